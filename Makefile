@@ -1,0 +1,52 @@
+# Everything sets itself up in .venv; a fresh machine needs Python >= 3.10, make and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types wheel pythons bench format clean
+
+help: ## show this list
+	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "PYTHON=... chooses the Python that .venv is made with (now: $(PYTHON))"
+
+install: $(INSTALLED) ## make .venv with everything in it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed: make PYTHON=/path/to/python ..." if sys.version_info < (3, 10) else 0)'
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[all,dev]' --constraint constraints.txt
+	@touch $@
+
+demo: $(INSTALLED) ## train a small model and deliver what it logs; artefacts go to demo-output/
+	@$(BIN)/python examples/demo.py
+
+test: $(INSTALLED) ## run every test
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## check types
+	@$(BIN)/pyright --warnings
+
+wheel: $(INSTALLED) ## build the sdist and the wheel into dist/, and check the wheel in a clean environment
+	@$(BIN)/python tools/check_wheel.py
+
+pythons: wheel ## check the wheel with every other supported Python on this machine
+	@$(BIN)/python tools/check_wheel.py --other-pythons
+
+bench: $(INSTALLED) ## run every benchmark
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file; done
+
+format: $(INSTALLED) ## format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## remove all that was made here, except .venv
+	@rm -rf dist build demo-output .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find tracelet_otel exporters tests examples benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,192 @@
+"""Builds the sdist, and from it the wheel, and checks the wheel where nothing else is installed.
+
+Checked are the wheel's files against the source tree, its metadata, that every module imports and every
+entry point loads from another folder with the core dependencies alone, and that
+``opentelemetry-instrument`` runs a program with it.
+
+With ``--other-pythons``, checks the wheel in ``dist/`` with every other supported Python that is found on
+``PATH`` or in pyenv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from packaging.metadata import Metadata
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+CONSTRAINTS = ROOT / "constraints.txt"
+PACKAGES = {"tracelet_otel": ROOT, "tracelet_otel_exporters": ROOT / "exporters"}
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+LOAD = """
+import functools, importlib, importlib.metadata, pkgutil, sys
+
+# Modules that only run beside these may import them at their top; an entry point's module may not.
+OPTIONAL = {"lightning", "mlflow", "pytorch_lightning", "tensorboard", "tensorboardX", "torch"}
+imported, skipped, failed = [], [], []
+
+
+def attempt(name, load, optional=frozenset()):
+    try:
+        load()
+        imported.append(name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if (missing or "").partition(".")[0] in optional:
+            skipped.append(f"{name} (needs {missing})")
+        else:
+            failed.append(f"{name}: {error!r}")
+
+
+distribution = importlib.metadata.distribution("tracelet-otel")
+for point in distribution.entry_points:
+    attempt(f"{point.group}: {point.name} = {point.value}", point.load)
+points = len(imported)
+for package in sys.argv[1:]:
+    path = importlib.import_module(package).__path__
+    for module in pkgutil.walk_packages(path, package + ".", onerror=lambda name: None):
+        attempt(module.name, functools.partial(importlib.import_module, module.name), OPTIONAL)
+for line in failed:
+    print(f"FAILED  {line}", file=sys.stderr)
+print(f"{points} entry points and {len(imported) - points} modules load", *skipped, sep="; not ")
+sys.exit(bool(failed) or not points)
+"""
+
+
+def run(*command: str | Path, cwd: Path = ROOT, constrain_builds: bool = False) -> str:
+    """The command's stdout. Ends the check with all the command's output if it fails."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "TRACELET_"))
+    }
+    environment.pop("PYTHONPATH", None)
+    if constrain_builds:  # build has no option for it; pip knows both variables, by its age
+        environment["PIP_CONSTRAINT"] = environment["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}exit {done.returncode}")
+    return done.stdout
+
+
+def build() -> Path:
+    """Builds into an emptied ``dist/``: the wheel's path."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--outdir", DIST, constrain_builds=True)
+    return built_wheel()
+
+
+def built_wheel() -> Path:
+    """The one wheel in ``dist/``."""
+    wheels = list(DIST.glob("*.whl"))
+    if len(wheels) != 1:
+        raise SystemExit(f"one wheel is expected in {DIST}, there are {len(wheels)}")
+    return wheels[0]
+
+
+def expected_files() -> set[str]:
+    """All files of both packages, as they are named in the wheel."""
+    return {
+        file.relative_to(root).as_posix()
+        for package, root in PACKAGES.items()
+        for file in (root / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def check_content(wheel: Path) -> None:
+    """The wheel holds both packages, py.typed and the licence, valid metadata, and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        info = next(name for name in names if name.endswith(".dist-info/METADATA")).rpartition("/")[0]
+        metadata = Metadata.from_email(archive.read(f"{info}/METADATA"), validate=True)
+    packaged = {name for name in names if not name.startswith(info + "/")}
+    expected = expected_files()
+    problems = [f"not in the wheel: {name}" for name in sorted(expected - packaged)]
+    problems += [f"does not belong into the wheel: {name}" for name in sorted(packaged - expected)]
+    required = {
+        f"{info}/licenses/LICENSE",
+        f"{info}/entry_points.txt",
+        *(f"{name}/py.typed" for name in PACKAGES),
+    }
+    problems += [f"not in the wheel: {name}" for name in sorted(required - names)]
+    if not (metadata.description or "").strip() or metadata.description_content_type != "text/markdown":
+        problems.append("the metadata lacks the README")
+    if metadata.license_expression != "Apache-2.0":
+        problems.append(f"the metadata's licence is {metadata.license_expression}")
+    if problems:
+        raise SystemExit("\n".join(problems))
+    print(f"{wheel.name}: {len(packaged)} files, metadata valid")
+
+
+def check_installed(wheel: Path, python: str) -> None:
+    """The wheel works in a new environment of ``python``, without any extra."""
+    with tempfile.TemporaryDirectory(prefix="tracelet-wheel-") as folder:
+        home = Path(folder)
+        run(python, "-m", "venv", home / "venv", cwd=home)
+        scripts = home / "venv" / ("Scripts" if os.name == "nt" else "bin")
+        installed = scripts / "python"
+        pip = (installed, "-m", "pip", "--disable-pip-version-check")
+        run(*pip, "install", "-qq", "--constraint", CONSTRAINTS, wheel, cwd=home)
+        run(*pip, "check", cwd=home)
+        version = run(installed, "--version", cwd=home).strip()
+        load = home / "load.py"
+        load.write_text(LOAD, encoding="utf-8")
+        print(f"{version}: {run(installed, load, *PACKAGES, cwd=home).strip()}")
+        greeting = run(scripts / "opentelemetry-instrument", installed, "-c", "print('trained')", cwd=home)
+        if greeting.split() != ["trained"]:
+            raise SystemExit(f"opentelemetry-instrument changed what the program prints: {greeting!r}")
+
+
+def candidates(version: str) -> Iterator[str]:
+    """Where a Python of this version may be. A pyenv shim may be there and refuse to run."""
+    if found := shutil.which(f"python{version}"):
+        yield found
+    if pyenv := shutil.which("pyenv"):
+        versions = Path(run(pyenv, "root").strip()) / "versions"
+        yield from sorted(str(path) for path in versions.glob(f"{version}.*/bin/python"))
+
+
+def works(pythons: Iterable[str], version: str) -> str | None:
+    """The first that runs, is of this version, and can make an environment."""
+    probe = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
+    for python in pythons:
+        done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return python
+    return None
+
+
+def main() -> None:
+    """Runs the checks; exits with a message if one fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--other-pythons", action="store_true", help="check the wheel in dist/ with them")
+    if not parser.parse_args().other_pythons:
+        wheel = build()
+        check_content(wheel)
+        check_installed(wheel, sys.executable)
+        return
+    wheel = built_wheel()
+    for version in PYTHONS:
+        if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
+            continue
+        if python := works(candidates(version), version):
+            check_installed(wheel, python)
+        else:
+            print(f"Python {version}: skipped, not on this machine")
+
+
+if __name__ == "__main__":
+    main()
