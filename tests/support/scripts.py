@@ -1,0 +1,55 @@
+"""Runs training scripts the way users do, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+_INSTRUMENT = str(Path(sys.executable).parent / "opentelemetry-instrument")
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """This process's environment without anything that steers us or a tracker."""
+    steering = ("TRACELET_", "OTEL_", "MLFLOW_", "RANK", "WORLD_SIZE", "TORCHELASTIC_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
+    environment.pop("PYTHONPATH", None)
+    # A test process must not inherit pytest's marks, or MLflow thinks that it is tested itself.
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    return {**environment, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1", **extra}
+
+
+def script_command(path: Path, *arguments: str, zero_code: bool = True) -> list[str]:
+    """The command that runs a script, with or without ``opentelemetry-instrument``."""
+    python = [sys.executable, str(path), *arguments]
+    return [_INSTRUMENT, *python] if zero_code else python
+
+
+def write_script(folder: Path, code: str, name: str = "train.py") -> Path:
+    """A script with this code, which may be indented."""
+    path = folder / name
+    path.write_text(textwrap.dedent(code), encoding="utf-8")
+    return path
+
+
+def run_script(
+    folder: Path,
+    code: str,
+    *arguments: str,
+    zero_code: bool = True,
+    variables: Mapping[str, str] | None = None,
+    timeout: float = 100,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script to its end, in ``folder``."""
+    return subprocess.run(
+        script_command(write_script(folder, code), *arguments, zero_code=zero_code),
+        cwd=folder,
+        env=clean_environment(**variables or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

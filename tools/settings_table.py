@@ -1,0 +1,62 @@
+"""Prints the table of settings, made of the fields of `tracelet_otel.settings.Settings`.
+
+With `--write`, puts it into README.md, between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+from tracelet_otel.settings import Settings
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+MARKS = "<!-- settings: made by tools/settings_table.py -->\n", "<!-- end of settings -->\n"
+
+
+def settings_table() -> str:
+    """One row a setting, as Markdown."""
+    defaults = Settings()
+    rows = [("`configure()`", "variable", "default", "meaning")]
+    for field in fields(Settings):
+        default = _shown(getattr(defaults, field.name), field.metadata["unit"])
+        rows.append(
+            (f"`{field.name}`", f"`{field.metadata['variable']}`", default, field.metadata["meaning"])
+        )
+    lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    return "".join([lines[0], "|---|---|---|---|\n", *lines[1:]])
+
+
+def _shown(default: Any, unit: str) -> str:
+    if isinstance(default, Mapping):
+        default = ",".join(cast("Mapping[str, Any]", default))
+    if isinstance(default, (int, float)):
+        return f"{default:,.0f} {unit}"
+    return f"`{default}`" if default else ""
+
+
+def with_table(text: str) -> str:
+    """The README with the table as it is now."""
+    start, end = (re.escape(mark) for mark in MARKS)
+    new, count = re.subn(f"(?<={start}).*?(?={end})", lambda _: settings_table(), text, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"{README} must have both marks once, has them {count} times")
+    return new
+
+
+def main() -> None:
+    """Prints the table, or writes it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="into README.md")
+    if parser.parse_args().write:
+        README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(settings_table(), end="")
+
+
+if __name__ == "__main__":
+    main()

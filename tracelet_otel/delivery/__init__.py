@@ -1,0 +1,1 @@
+"""Delivery: what stands between a pipeline and one backend."""

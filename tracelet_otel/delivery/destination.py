@@ -1,0 +1,72 @@
+"""What a delivery sends, and what it sends to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One request's worth of data: OTLP bytes, or the SDK's objects for exporters that take only these."""
+
+    metrics: bytes | MetricsData | None = None
+    logs: bytes | list[ReadableLogRecord] | None = None
+    points: int = 0
+    records: int = 0
+    size: int = 0
+    """Bytes it occupies in the queue, about."""
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What became of a batch."""
+
+    points: int = 0
+    records: int = 0
+
+
+class Destination(Protocol):
+    """Where a delivery sends to. Used by the delivery's thread alone."""
+
+    takes_otlp: bool
+    """Whether it is given OTLP bytes; else the SDK's own objects."""
+
+    def load(self) -> None:
+        """Imports what is needed, gets ready what is on this machine. Slow on a cold disk, but sure to end.
+
+        Raises:
+            DeliveryError: transient or permanent.
+        """
+        ...
+
+    def connect(self) -> None:
+        """Reaches the backend.
+
+        Raises:
+            DeliveryError: transient or permanent.
+        """
+        ...
+
+    def send(self, batch: Batch) -> Receipt:
+        """Writes a batch durably and says how much of it was taken.
+
+        Raises:
+            DeliveryError: nothing more of it can be written now (transient) or ever (permanent).
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the connection; not called when the deadline has passed."""
+        ...
+
+    def locations(self) -> list[str]:
+        """Where a person finds what was delivered, if there is such a place."""
+        ...
+
+    def refusals(self) -> str:
+        """Why parts of accepted batches were refused, for the closing line; empty if none were."""
+        ...

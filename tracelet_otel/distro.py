@@ -1,0 +1,64 @@
+"""What ``opentelemetry-instrument`` loads: the distribution, its configurator, and a safety net."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from opentelemetry.instrumentation.distro import BaseDistro
+from opentelemetry.sdk._configuration import _BaseConfigurator  # pyright: ignore[reportPrivateUsage]
+
+from tracelet_otel import process
+from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, sdk_disabled
+from tracelet_otel.summary import say
+
+OTEL_METRICS_EXPORTER = "OTEL_METRICS_EXPORTER"
+OTEL_LOGS_EXPORTER = "OTEL_LOGS_EXPORTER"
+OTEL_TRACES_EXPORTER = "OTEL_TRACES_EXPORTER"
+
+_tried = False
+
+
+class TraceletDistro(BaseDistro):
+    """The distribution. Its defaults are those of :mod:`tracelet_otel.settings`; nothing is left to set."""
+
+    def _configure(self, **kwargs: Any) -> None:
+        pass
+
+
+class TraceletConfigurator(_BaseConfigurator):
+    """Starts the session from the environment and offers its providers to OpenTelemetry's API."""
+
+    def _configure(self, **kwargs: Any) -> None:
+        start_from_environment(offer_providers=True)
+
+
+def ensure_configured() -> None:
+    """Starts the session where another distribution's configurator was loaded instead of ours.
+
+    Its global providers stay; what training logs goes through ours. An entry point of the group
+    ``opentelemetry_post_instrument``, which every distribution runs.
+    """
+    if not _tried:
+        start_from_environment(offer_providers=False)
+
+
+def start_from_environment(*, offer_providers: bool) -> None:
+    """Starts the zero-code session. A wrong setting is said in one line; the program runs on without us."""
+    global _tried
+    _tried = True
+    if sdk_disabled():
+        return
+    try:
+        settings = resolve()
+        log_names = parse_backends(os.environ.get(OTEL_LOGS_EXPORTER, ""), OTEL_LOGS_EXPORTER)
+        trace_names = parse_backends(os.environ.get(OTEL_TRACES_EXPORTER, ""), OTEL_TRACES_EXPORTER)
+        process.start(
+            settings,
+            signals=process.signals(list(settings.backends), list(log_names)),
+            zero_code=True,
+            offer_providers=offer_providers,
+            trace_exporters=list(trace_names) if offer_providers else [],
+        )
+    except ConfigurationError as error:
+        say(f"nothing is recorded: {error}")

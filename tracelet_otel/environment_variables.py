@@ -1,0 +1,14 @@
+"""Our claim to be the distribution that ``opentelemetry-instrument`` loads.
+
+``opentelemetry-instrument`` imports this module, in its own process, before it starts the program.
+Where several distributions are installed it would take whichever comes first on the disk; so ours names
+itself, unless the user named one.
+"""
+
+from __future__ import annotations
+
+import os
+
+if not {"OTEL_PYTHON_DISTRO", "OTEL_PYTHON_CONFIGURATOR"} & os.environ.keys():
+    os.environ["OTEL_PYTHON_DISTRO"] = "tracelet"
+    os.environ["OTEL_PYTHON_CONFIGURATOR"] = "tracelet"

@@ -1,0 +1,205 @@
+"""Providers, one reader and the fan-out: from what was recorded to a delivery per backend."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, ReadableLogRecord
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
+from opentelemetry.sdk.resources import Resource
+
+from tracelet_otel import encoding, recording, semconv
+from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.events import EventBuffer
+from tracelet_otel.guard import Guard, log_once
+from tracelet_otel.media import MediaFolder
+from tracelet_otel.reservoir import EXEMPLAR_FILTER, lossless_views
+from tracelet_otel.run import Run, RunScope
+from tracelet_otel.semconv import Status
+
+COLLECTION_TIMEOUT_S = 10.0
+"""How long the end of a process waits for a collection that is under way."""
+_POINT_BYTES = 200
+"""What one point occupies as an SDK object, about."""
+_UNLIMITED = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
+"""The SDK's limits, from its environment variables, would cut tags and drop the run's id."""
+_STATUS_EVENT = semconv.EVENT_PREFIX + "status"
+_RUN_EVENT = semconv.EVENT_PREFIX + "run"
+
+
+class _Reader(MetricReader):
+    """Collects when the pipeline asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._data: MetricsData | None = None
+
+    def take(self) -> MetricsData | None:
+        self._data = None
+        self.collect()
+        return self._data
+
+    def _receive_metrics(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> None:
+        self._data = metrics_data
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """The pipeline shuts down; nothing to do here."""
+
+
+def _encoded(chunk: encoding.Chunk) -> bytes:
+    try:
+        return encoding.encode(chunk.data).SerializeToString()
+    except Exception as error:  # what users give their own instruments: bools, numpy's numbers
+        log_once("foreign metrics", logging.WARNING, "a metric of another instrument is skipped: %r", error)
+        return encoding.encode(encoding.only_ours(chunk.data)).SerializeToString()
+
+
+class Pipeline:
+    """Collects every interval, in its own thread, and hands everything to every delivery.
+
+    Args:
+        resource: describes this process and its run.
+        run: the run that values belong to outside any ``with run():``.
+        interval: seconds between two collections.
+        media: where large payloads go.
+    """
+
+    def __init__(self, resource: Resource, run: Run, *, interval: float, media: MediaFolder) -> None:
+        self.scope = RunScope(run)
+        self.deliveries: list[Delivery] = []
+        self._interval = interval
+        self._media = media
+        self._woken = threading.Event()
+        self.wake = self._woken.set
+        """Has the pipeline collect now. Returns at once."""
+        self._stopped = False
+        self._hurried = False
+        self._collecting = threading.Lock()
+        self._held: list[ReadableLogRecord] = []
+        self._reader = _Reader()
+        self._events = EventBuffer(media, self.wake)
+        self.meter_provider = MeterProvider(
+            metric_readers=[self._reader],
+            resource=resource,
+            exemplar_filter=EXEMPLAR_FILTER,
+            views=lossless_views(),
+            shutdown_on_exit=False,
+        )
+        self.logger_provider = LoggerProvider(
+            resource=resource, shutdown_on_exit=False, log_record_limits=_UNLIMITED
+        )
+        self.logger_provider.add_log_record_processor(self._events)
+        self.recorder = recording.Recorder(self.meter_provider, self.logger_provider, self.scope, media)
+        self._thread = threading.Thread(target=self._work, name="tracelet-pipeline", daemon=True)
+
+    def start(self, deliveries: list[Delivery]) -> None:
+        """Starts collecting for these deliveries."""
+        self.deliveries = deliveries
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Collects and delivers at once from now on, without waiting for it: the process is about to end."""
+        self._hurried = True
+        self.wake()
+
+    def flush(self, idle_timeout: float) -> bool:
+        """Collects now and waits until every delivery is done; see :meth:`Delivery.flush`."""
+        self._collect()
+        if self._held:
+            self._collect()
+        done = [delivery.flush(idle_timeout) for delivery in self.deliveries]
+        return all(done)
+
+    def end_run(self, run: Run, status: Status) -> None:
+        """Records the final status of a run, if it ever opened."""
+        run.ended = True
+        if run.opened:
+            self.recorder.event("status", "", None, None, "", {semconv.RUN_STATUS: status}, None, run)
+
+    def stop(self, idle_timeout: float) -> None:
+        """Collects what is left, delivers it and ends all threads. What cannot be delivered is dropped."""
+        self._stopped = True
+        self.wake()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(idle_timeout)
+        with Guard("the last collection"):
+            self._collect()
+            if self._held:
+                self._collect()
+        for delivery in self.deliveries:  # all at once: one's deadline does not begin when another's ends
+            delivery.begin_closing()
+        for delivery in self.deliveries:
+            delivery.finish_closing(idle_timeout)
+        self._media.remove()
+
+    def _work(self) -> None:
+        while not self._stopped:
+            self._woken.wait(self._interval)
+            self._woken.clear()
+            with Guard("a collection"):
+                self._collect()
+            if self._hurried:
+                for delivery in self.deliveries:
+                    delivery.hurry()
+
+    def _collect(self) -> None:
+        """One collection, in an order that keeps a run's records around its points.
+
+        Records are drained after the metrics, so that the event that opens a run is there before its
+        first points; a status is held back until the next collection, so that it comes after its last.
+        """
+        if not self._collecting.acquire(timeout=COLLECTION_TIMEOUT_S):
+            log_once("collection", logging.WARNING, "a collection hangs, in a callback of some instrument")
+            return
+        try:
+            for callback in recording.collection_callbacks():
+                with Guard("a value that was logged on a device"):
+                    callback()
+            data = self._reader.take()
+            drained = self._events.drain()
+            statuses, self._held = (
+                self._held,
+                [r for r in drained if r.log_record.event_name == _STATUS_EVENT],
+            )
+            with Guard("encoding records"):
+                self._put_records([r for r in drained if r.log_record.event_name != _STATUS_EVENT])
+            with Guard("encoding metrics"):
+                if data is not None:
+                    self._put_metrics(data)
+            self._put_records(statuses)
+        finally:
+            self._collecting.release()
+
+    def _put_metrics(self, data: MetricsData) -> None:
+        for chunk in encoding.split(data):
+            encoded: bytes | None = None
+            for delivery in self.deliveries:
+                if delivery.takes_otlp:
+                    if not chunk.news:
+                        continue
+                    if encoded is None:
+                        encoded = _encoded(chunk)
+                    delivery.put(Batch(metrics=encoded, points=chunk.points, size=len(encoded)))
+                else:
+                    size = chunk.points * _POINT_BYTES
+                    delivery.put(Batch(metrics=chunk.data, points=chunk.points, size=size))
+
+    def _put_records(self, records: list[ReadableLogRecord]) -> None:
+        for part in encoding.split_logs(records):
+            encoded: bytes | None = None
+            ours = [r for r in part if (r.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)]
+            count = sum(1 for r in ours if r.log_record.event_name not in (_RUN_EVENT, _STATUS_EVENT))
+            for delivery in self.deliveries:
+                if not delivery.takes_otlp:
+                    size = sum(512 + encoding.payload_size(record) for record in part)
+                    delivery.put(Batch(logs=part, records=count, size=size))
+                elif ours:
+                    if encoded is None:
+                        encoded = encoding.encode_records(ours).SerializeToString()
+                    delivery.put(Batch(logs=encoded, records=count, size=len(encoded)))

@@ -1,0 +1,116 @@
+"""An exemplar reservoir that keeps every measurement: the history that a gauge's last value lacks."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, cast
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, Exemplar, ExemplarReservoir
+from opentelemetry.sdk.metrics.view import View
+from opentelemetry.trace import get_current_span
+from opentelemetry.util.types import Attributes
+
+from tracelet_otel import semconv
+from tracelet_otel.recording import POINT_KEY
+
+CARDINALITY_LIMIT = 1_000_000
+"""Tags (times runs) beyond which the SDK would fold points into one overflow series."""
+
+_FLOAT32 = Struct("<f")
+_SMALLEST_NORMAL = 2.0**-126
+_SHORT_FORMS = tuple(f"%.{digits}g" for digits in range(1, 9))  # constants: format() costs more
+
+
+def shortest_float32(value: float) -> float:
+    """The shortest decimal that reads back to the same float32: 0.001, not 0.0010000000474974513.
+
+    ``value`` must be exactly representable as a float32 and finite. Nine digits always suffice.
+    """
+    # Below the smallest normal float32 there are fewer significant digits than six.
+    for short_form in _SHORT_FORMS[5:] if abs(value) >= _SMALLEST_NORMAL else _SHORT_FORMS:
+        short = float(short_form % value)
+        try:
+            if _FLOAT32.unpack(_FLOAT32.pack(short))[0] == value:
+                return short
+        except OverflowError:  # rounded up past the largest float32
+            continue
+    return float(f"{value:.9g}")
+
+
+@dataclass(slots=True)
+class KeptPoint:
+    """An exemplar as far as any exporter can tell. Making the SDK's own, which is frozen, takes three times
+    as long, and there is one for every point.
+    """
+
+    filtered_attributes: Attributes
+    value: int | float
+    time_unix_nano: int
+    span_id: int | None = None
+    trace_id: int | None = None
+
+
+class LosslessReservoir(ExemplarReservoir):
+    """Keeps every measurement, in order, until it is collected.
+
+    Many threads offer while one collects. A deque's ``append`` and ``popleft`` are atomic, so no
+    point falls between two lists; memory is bounded by how much is logged within one collection
+    interval.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._measurements: deque[tuple[float, int, object, int, int]] = deque()
+
+    def offer(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> None:
+        """Keeps one measurement; O(1), no lock."""
+        # Numbers only, and not the context: the garbage collector would go through everything kept, over
+        # and over, in the thread that trains.
+        span_id = trace_id = 0
+        if len(context) > 1:
+            span = get_current_span(context).get_span_context()
+            span_id, trace_id = span.span_id, span.trace_id
+        self._measurements.append((value, time_unix_nano, context.get(POINT_KEY), span_id, trace_id))
+
+    def collect(self, point_attributes: Attributes) -> list[Exemplar]:
+        """Everything offered since the last call, in order, as exemplars with their step and span."""
+        pop = self._measurements.popleft
+        exemplars: list[KeptPoint] = []
+        for _ in range(len(self._measurements)):
+            value, measured, point, span_id, trace_id = pop()
+            if point is None:  # recorded by somebody else: no step
+                exemplars.append(KeptPoint(None, value, measured))
+                continue
+            step, time_unix_nano, single = cast("tuple[int, int | None, bool]", point)
+            exemplars.append(
+                KeptPoint(
+                    {semconv.STEP: step},
+                    shortest_float32(value) if single else value,
+                    time_unix_nano or measured,
+                    span_id or None,
+                    trace_id or None,
+                )
+            )
+        return cast("list[Exemplar]", exemplars)
+
+
+def _always_lossless(aggregation: object) -> Any:
+    return LosslessReservoir
+
+
+def lossless_views() -> list[View]:
+    """The views that make a ``MeterProvider`` keep every point; use with :data:`EXEMPLAR_FILTER`."""
+    return [
+        View(
+            instrument_name=name,
+            exemplar_reservoir_factory=_always_lossless,
+            aggregation_cardinality_limit=CARDINALITY_LIMIT,
+        )
+        for name in (semconv.SCALAR, semconv.SCALAR_NONFINITE)
+    ]
+
+
+EXEMPLAR_FILTER = AlwaysOnExemplarFilter()

@@ -1,0 +1,1 @@
+"""What describes the process that trains."""

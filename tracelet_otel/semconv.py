@@ -1,0 +1,77 @@
+"""Every attribute, metric and event name this project writes.
+
+Where OpenTelemetry has a convention its name is used; the rest lives under ``tracelet.``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+# -- metrics ------------------------------------------------------------------------------------
+SCALAR: Final = "training.scalar"
+"""Gauge: the live value of one tag. Its exemplars are the complete history."""
+SCALAR_NONFINITE: Final = "training.scalar.nonfinite"
+"""Counter of the NaN and infinite values of one tag, which a gauge refuses."""
+
+# -- attributes of points and records -----------------------------------------------------------
+TAG: Final = "tracelet.tag"
+RUN_ID: Final = "tracelet.run.id"
+RANK: Final = "tracelet.rank"
+STEP: Final = "tracelet.step"
+VALUE: Final = "tracelet.value"
+"""``NaN``, ``Infinity`` or ``-Infinity``: which value a non-finite point has."""
+
+# -- attributes of the run (resource and run event) ---------------------------------------------
+RUN_NAME: Final = "tracelet.run.name"
+PROJECT: Final = "tracelet.project"
+EXPERIMENT: Final = "tracelet.experiment"
+RUN_STATUS: Final = "tracelet.run.status"
+
+# -- attributes of records ----------------------------------------------------------------------
+MIME_TYPE: Final = "tracelet.mime_type"
+PAYLOAD_URI: Final = "tracelet.payload.uri"
+PAYLOAD_SHA256: Final = "tracelet.payload.sha256"
+PAYLOAD_SIZE: Final = "tracelet.payload.size"
+"""Bytes."""
+FILE_NAME: Final = "tracelet.file.name"
+"""Name of an artifact's or embedding's file inside the run, ``/`` separated."""
+INDEX: Final = "tracelet.index"
+"""Position among several images or sounds that were logged in one call."""
+WIDTH: Final = "tracelet.image.width"
+HEIGHT: Final = "tracelet.image.height"
+SAMPLE_RATE: Final = "tracelet.audio.sample_rate"
+"""Hertz."""
+MESH_CONFIG: Final = "tracelet.mesh.config"
+GRAPH_PART: Final = "tracelet.graph.part"
+"""``graph_def`` or ``run_metadata``."""
+CHECKPOINT_PATH: Final = "tracelet.checkpoint.path"
+CHECKPOINT_SIZE: Final = "tracelet.checkpoint.size"
+CHECKPOINT_SCORE: Final = "tracelet.checkpoint.score"
+CHECKPOINT_MONITOR: Final = "tracelet.checkpoint.monitor"
+CHECKPOINT_BEST: Final = "tracelet.checkpoint.best"
+TENSORBOARD_LOG_DIR: Final = "tensorboard.log_dir"
+
+# -- events -------------------------------------------------------------------------------------
+EVENT_PREFIX: Final = "tracelet."
+
+Kind = Literal[
+    "run",
+    "status",
+    "tags",
+    "params",
+    "text",
+    "image",
+    "figure",
+    "audio",
+    "video",
+    "histogram",
+    "pr_curve",
+    "mesh",
+    "embedding",
+    "artifact",
+    "layout",
+    "graph",
+]
+"""The kinds of record; the event's name is :data:`EVENT_PREFIX` and the kind."""
+
+Status = Literal["finished", "failed", "killed"]

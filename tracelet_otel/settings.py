@@ -1,0 +1,181 @@
+"""Every setting: argument of ``configure()``, environment variable, unit, default and meaning.
+
+An argument wins over its variable, a variable over the default. An empty variable counts as not set,
+as OpenTelemetry specifies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from dataclasses import field as dataclass_field
+from typing import Any, Literal, cast, get_args
+
+RUN_ID_VARIABLE = "TRACELET_RUN_ID"
+RUN_OWNER_VARIABLE = "TRACELET_RUN_OWNER"
+"""Process whose open run the variable above names: its children join that run. Set by us."""
+
+_LARGEST = {"export_interval": 1e9, "shutdown_timeout": 1e6}
+"""Beyond these the system's clocks cannot wait."""
+
+CheckpointPolicy = Literal["none", "best", "all"]
+
+
+class ConfigurationError(ValueError):
+    """A setting is wrong; the message says which, and what is allowed."""
+
+
+def _setting(variable: str, default: Any, meaning: str, *, unit: str = "") -> Any:
+    metadata = {"variable": variable, "meaning": meaning, "unit": unit}
+    if isinstance(default, dict):
+        return dataclass_field(default_factory=cast("dict[str, Any]", default).copy, metadata=metadata)
+    return dataclass_field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one pipeline. The metadata of the fields is the table in the documentation."""
+
+    backends: Mapping[str, Mapping[str, Any]] = _setting(
+        "OTEL_METRICS_EXPORTER",
+        {"mlflow": {}},
+        "Where to: `mlflow`, `otlp`, `console`, or any installed OpenTelemetry metrics exporter; several, "
+        "comma separated. As an argument also `{name: options}`; `mlflow` takes `tracking_uri`.",
+    )
+    project: str = _setting("TRACELET_PROJECT", "", "Project that trackers file the run under.")
+    experiment: str = _setting("TRACELET_EXPERIMENT", "", "Experiment (group of runs) inside the project.")
+    run_name: str = _setting("TRACELET_RUN_NAME", "", "Name of the run; script, date and time if not set.")
+    run_id: str = _setting(
+        RUN_ID_VARIABLE, "", "Id of the run; a run with this id is resumed. New if not set."
+    )
+    tags: Mapping[str, str] = _setting("TRACELET_TAGS", {}, "Labels of the run, `key=value,key=value`.")
+    export_interval: float = _setting(
+        "OTEL_METRIC_EXPORT_INTERVAL", 1000.0, "Time between two collections.", unit="ms"
+    )
+    shutdown_timeout: float = _setting(
+        "TRACELET_SHUTDOWN_TIMEOUT",
+        10.0,
+        "At exit: how long to wait for a backend that takes nothing any more. One that takes data is "
+        "waited for.",
+        unit="s",
+    )
+    max_queue_bytes: int = _setting(
+        "TRACELET_MAX_QUEUE_BYTES",
+        256 * 1024 * 1024,
+        "Memory for what a slow backend has not taken yet, per backend; what comes beyond is dropped and "
+        "counted.",
+        unit="bytes",
+    )
+    media_dir: str = _setting(
+        "TRACELET_MEDIA_DIR",
+        "",
+        "Folder (or fsspec URL) for payloads over 1 MiB until they are delivered; a temporary one if not "
+        "set.",
+    )
+    checkpoints: CheckpointPolicy = _setting(  # noqa: RUF009
+        "TRACELET_CHECKPOINTS", "none", "Which Lightning checkpoints to upload: `none`, `best` or `all`."
+    )
+
+
+def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
+    """The settings from arguments (None values count as not given), environment and defaults.
+
+    Raises:
+        ConfigurationError: a value is not allowed; the message names it and what is.
+    """
+    given = {name: value for name, value in (arguments or {}).items() if value is not None}
+    known = {field.name for field in fields(Settings)}
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"unknown setting {name!r}; allowed are {_listed(known)}")
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        variable: str = field.metadata["variable"]
+        if variable == RUN_ID_VARIABLE and os.environ.get(RUN_OWNER_VARIABLE) == str(os.getpid()):
+            variable = ""  # we set it ourselves, for our children
+        if field.name in given:
+            values[field.name] = _parse(field.name, given[field.name], f"argument {field.name}")
+        elif text := os.environ.get(variable, "").strip():
+            values[field.name] = _parse(field.name, text, f"environment variable {variable}")
+    return Settings(**values)
+
+
+def sdk_disabled() -> bool:
+    """Whether ``OTEL_SDK_DISABLED`` asks for no telemetry at all."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
+    if name == "backends":
+        return parse_backends(value, source)
+    if name == "tags":
+        return _parse_tags(value, source)
+    if name in ("export_interval", "shutdown_timeout", "max_queue_bytes"):
+        return _parse_number(name, value, source)
+    if not isinstance(value, str):
+        if name == "media_dir" and isinstance(value, os.PathLike):
+            return os.fspath(cast("os.PathLike[str]", value))
+        raise ConfigurationError(f"{source} must be text, got {type(value).__name__}: {value!r}")
+    if name == "checkpoints":
+        policy = value.lower()
+        if policy not in get_args(CheckpointPolicy):
+            raise ConfigurationError(
+                f"{source} must be one of {_listed(get_args(CheckpointPolicy))}, got {value!r}"
+            )
+        return policy
+    return value
+
+
+def _parse_number(name: str, value: Any, source: str) -> float | int:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{source} must be a number, got {value!r}") from None
+    if not 0 < number < float("inf"):
+        raise ConfigurationError(f"{source} must be above 0 and finite, got {value!r}")
+    if number > _LARGEST.get(name, number):
+        raise ConfigurationError(f"{source} must be at most {_LARGEST[name]:g}, got {value!r}")
+    return int(number) if name == "max_queue_bytes" else number
+
+
+def parse_backends(value: Any, source: str) -> dict[str, dict[str, Any]]:
+    """Backends as ``{name: options}`` from a comma separated text, a list of names, or such a mapping.
+
+    Raises:
+        ConfigurationError: it is none of these, or names no backend.
+    """
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, Mapping):
+        options: dict[str, dict[str, Any]] = {}
+        for name, given in cast("Mapping[Any, Any]", value).items():
+            if not isinstance(name, str) or not (given is None or isinstance(given, Mapping)):
+                raise ConfigurationError(
+                    f"{source} must map names to options, e.g. {{'mlflow': {{}}}}; got {value!r}"
+                )
+            options[name.strip()] = dict(cast("Mapping[str, Any]", given or {}))
+        return options
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        names = list(cast("Iterable[Any]", value))
+        if all(isinstance(name, str) for name in names):
+            stripped = [cast("str", name).strip() for name in names]
+            return {name: {} for name in stripped if name and name.lower() != "none"}
+    raise ConfigurationError(f"{source} must be a name, a list of names or a mapping of names; got {value!r}")
+
+
+def _parse_tags(value: Any, source: str) -> dict[str, str]:
+    if isinstance(value, str):
+        pairs = [item.split("=", 1) for item in value.split(",") if item.strip()]
+        if any(len(pair) != 2 or not pair[0].strip() for pair in pairs):
+            raise ConfigurationError(f"{source} must look like key=value,key=value; got {value!r}")
+        return {key.strip(): text.strip() for key, text in pairs}
+    if isinstance(value, Mapping):
+        return {str(key): str(text) for key, text in cast("Mapping[Any, Any]", value).items()}
+    raise ConfigurationError(f"{source} must be a mapping of text to text; got {value!r}")

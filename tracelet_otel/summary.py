@@ -1,0 +1,51 @@
+"""The few lines that a user sees: what was captured, delivered and dropped."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+
+from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.guard import log_once
+
+
+def say(line: str) -> None:
+    """Prints one line to stderr, and never fails doing so."""
+    try:
+        sys.stderr.write(f"tracelet-otel: {line}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # closed, or there is none
+        log_once("stderr", logging.DEBUG, "stderr is closed")
+
+
+def closing_lines(deliveries: Iterable[Delivery]) -> list[str]:
+    """One line a backend."""
+    return [_closing_line(delivery) for delivery in deliveries]
+
+
+def _closing_line(delivery: Delivery) -> str:
+    counts = delivery.counts
+    line = f"{delivery.name}: captured {_amount(counts.captured_points, counts.captured_records)}"
+    dropped = _amount(counts.dropped_points, counts.dropped_records)
+    if not dropped:
+        line += ", delivered all"
+    else:
+        line += f", delivered {_amount(counts.delivered_points, counts.delivered_records) or 'nothing'}"
+        line += f", dropped {dropped}"
+    reason = delivery.last_error or delivery.destination.refusals()
+    if dropped and reason:
+        line += f": {reason}"
+    locations = delivery.destination.locations()
+    if locations:
+        line += f" -> {locations[0]}" + (f" and {len(locations) - 1} more" if len(locations) > 1 else "")
+    return line
+
+
+def _amount(points: int, records: int) -> str:
+    parts: list[str] = []
+    if points:
+        parts.append(f"{points:,} point{'s' * (points != 1)}")
+    if records:
+        parts.append(f"{records:,} record{'s' * (records != 1)}")
+    return " and ".join(parts)
