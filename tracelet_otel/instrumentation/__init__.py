@@ -1,0 +1,1 @@
+"""Hooks into the libraries that training scripts log with."""
