@@ -1,0 +1,1 @@
+"""Trackers and their OpenTelemetry exporters."""

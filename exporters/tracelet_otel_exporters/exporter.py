@@ -1,0 +1,188 @@
+"""From OTLP requests to one tracker: decodes, opens runs, writes, and keeps count."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from tracelet_otel.decoding import (
+    decode_records,
+    decode_series,
+    parse_logs,
+    parse_metrics,
+    plain_series,
+    resource_run,
+    run_info,
+)
+from tracelet_otel.delivery.destination import Batch, Receipt
+from tracelet_otel.guard import log_once
+from tracelet_otel.records import Point, RunInfo, Series
+from tracelet_otel.semconv import RUN_STATUS, Status
+from tracelet_otel_exporters.tracker import Outcome, Tracker
+
+_STATUSES: dict[object, Status] = {"finished": "finished", "failed": "failed", "killed": "killed"}
+
+
+class TrackerExporter:
+    """Writes OTLP requests to one tracker; a :class:`~tracelet_otel.delivery.destination.Destination`.
+
+    Args:
+        tracker: the tracker's client; imported and connected at the first write.
+        run: the run that metrics of other instruments belong to. None: the run their resource names.
+        opens_for_plain: whether such a metric opens a run. Inside the distribution it does not: a
+            process that logs nothing must leave no run behind.
+    """
+
+    takes_otlp = True
+
+    def __init__(
+        self, tracker: Tracker, *, run: RunInfo | None = None, opens_for_plain: bool = False
+    ) -> None:
+        self.tracker = tracker
+        self._locations: dict[str, str] = {}
+        self._refused = ""
+        self._default = run
+        self._opens_for_plain = opens_for_plain
+        self._described: dict[str, RunInfo] = {}
+        self._open: set[str] = set()
+        self._closed: dict[str, Status] = {}
+        self._plain_steps: defaultdict[str, int] = defaultdict(int)
+
+    def load(self) -> None:
+        """Loads the tracker's library; raises what it raises."""
+        self.tracker.load()
+
+    def connect(self) -> None:
+        """Connects the tracker; raises what it raises."""
+        self.tracker.connect()
+
+    def send(self, batch: Batch) -> Receipt:
+        """Writes a batch of OTLP bytes."""
+        receipt = Receipt()
+        if isinstance(batch.metrics, bytes):
+            receipt.points = self.write_metrics(batch.metrics).accepted
+        if isinstance(batch.logs, bytes):
+            receipt.records = self.write_logs(batch.logs).accepted
+        return receipt
+
+    def close(self) -> None:
+        """Nothing to end: runs are closed by their status records."""
+
+    def locations(self) -> list[str]:
+        """Where a person finds the runs that were opened here."""
+        return list(self._locations.values())
+
+    def refusals(self) -> str:
+        """The last reason for which the tracker refused a point or record."""
+        return self._refused
+
+    def write_metrics(self, data: bytes) -> Outcome:
+        """Writes the points of a metrics request; ``accepted`` counts points.
+
+        Raises:
+            DeliveryError: as the tracker says; the whole request may be repeated if transient.
+        """
+        request = parse_metrics(data)
+        by_run: defaultdict[str, list[Series]] = defaultdict(list)
+        for series in decode_series(request):
+            by_run[series.run_id].append(series)
+        outcome = Outcome()
+        for run_id, members in by_run.items():
+            self._ensure_open(run_id)
+            outcome.add(self.tracker.write_points(run_id, members))
+        self._write_plain(request)
+        self._close_again()
+        self._report(outcome)
+        return outcome
+
+    def write_logs(self, data: bytes) -> Outcome:
+        """Writes the records of a logs request; ``accepted`` counts records.
+
+        Raises:
+            DeliveryError: as the tracker says; the whole request may be repeated if transient.
+        """
+        outcome = Outcome()
+        for record in decode_records(parse_logs(data)):
+            if record.kind == "run":
+                self._described[record.run_id] = run_info(record)
+                self._closed.pop(record.run_id, None)
+                self._open_run(record.run_id)
+                continue
+            if record.kind == "status":
+                if record.run_id in self._open:
+                    status = _STATUSES.get(record.attributes.get(RUN_STATUS), "finished")
+                    closing = self.tracker.close_run(record.run_id, status)
+                    closing.accepted = 0  # what it wrote at the end was counted when it came
+                    outcome.add(closing)
+                    self._open.discard(record.run_id)
+                    self._closed[record.run_id] = status
+                continue
+            self._ensure_open(record.run_id)
+            outcome.add(self.tracker.write_record(record))
+        self._close_again()
+        self._report(outcome)
+        return outcome
+
+    def _close_again(self) -> None:
+        """Closes runs that a late value opened again; the run's own end has been said."""
+        for run_id in self._open & self._closed.keys():
+            self.tracker.close_run(run_id, self._closed[run_id])
+            self._open.discard(run_id)
+
+    def close_all(self, status: Status = "finished") -> None:
+        """Closes every run that is open here."""
+        for run_id in sorted(self._open):
+            self._report(self.tracker.close_run(run_id, status))
+            self._open.discard(run_id)
+
+    def _ensure_open(self, run_id: str) -> None:
+        if run_id not in self._open:
+            self._open_run(run_id)
+
+    def _open_run(self, run_id: str) -> None:
+        self._locations[run_id] = self.tracker.open_run(self._described.get(run_id) or RunInfo(run_id))
+        self._open.add(run_id)
+
+    def _write_plain(self, request: ExportMetricsServiceRequest) -> None:
+        run = self._default
+        if run is None:
+            infos = (resource_run(resource.resource) for resource in request.resource_metrics)
+            run = next((info for info in infos if info is not None), None)
+        if run is None:
+            return
+        if run.id not in self._open:
+            if not self._opens_for_plain:
+                return
+            self._described.setdefault(run.id, run)
+        series: list[Series] = []
+        for name, value, time_unix_nano in plain_series(request, run.id):
+            point = Point(self._plain_steps[name], value, time_unix_nano)
+            self._plain_steps[name] += 1
+            series.append(Series(run.id, name, [point]))
+        if series:
+            self._ensure_open(run.id)
+            self._report(self.tracker.write_points(run.id, series))
+
+    def _report(self, outcome: Outcome) -> None:
+        name = self.tracker.name
+        if outcome.rejected:
+            self._refused = f"{_shortened(outcome.rejected[-1].name)}: {outcome.rejected[-1].reason}"
+            log_once(
+                f"{name} rejected",
+                logging.WARNING,
+                "%s refused %d of what was logged, e.g. %s: %s",
+                name,
+                len(outcome.rejected),
+                _shortened(outcome.rejected[0].name),
+                outcome.rejected[0].reason,
+            )
+        for name_, reason in outcome.lossy:
+            log_once(
+                f"{name} lossy {reason[:40]}", logging.INFO, "%s: %s: %s", name, _shortened(name_), reason
+            )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 100 else f"{name[:100]}... ({len(name)} characters)"

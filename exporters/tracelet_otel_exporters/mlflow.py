@@ -1,0 +1,254 @@
+"""MLflow, through its own client: every point exact, every record in MLflow's most native form."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from tracelet_otel.delivery.errors import DeliveryError, PermanentError
+from tracelet_otel.records import Point, Record, RunInfo, Series
+from tracelet_otel.semconv import Status
+from tracelet_otel_exporters import mlflow_artifacts, mlflow_params, mlflow_records, mlflow_runs, names
+from tracelet_otel_exporters.mlflow_connection import (
+    Connection,
+    RefusedError,
+    errors,
+    import_mlflow,
+    resolve,
+    translated,
+)
+from tracelet_otel_exporters.mlflow_runs import OpenRun
+from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
+
+MAX_POINTS: Final = 1000
+"""A request's limit."""
+MAX_BYTES: Final = 900_000
+"""Of a request's body: MLflow's documented limit is 1 MB."""
+NAMES_FILE: Final = "tracelet/names.json"
+
+_STATUSES: Final = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_INT64: Final = 2**63
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class _Sample(NamedTuple):
+    key: str
+    value: float
+    time_ms: int
+    step: int
+    tag: str
+
+
+class MLflowTracker:
+    """MLflow as a :class:`~tracelet_otel_exporters.tracker.Tracker`.
+
+    It neither sets nor uses what belongs to the user's own ``mlflow``: the tracking URI, the active
+    run, experiment and model, logging and telemetry.
+
+    Args:
+        tracking_uri: MLflow's tracking URI. None: ``MLFLOW_TRACKING_URI``, else MLflow's default,
+            ``sqlite:///mlflow.db`` in the folder that is current now (and stays it after a chdir).
+    """
+
+    name = "mlflow"
+    library = "mlflow"
+    capabilities = Capabilities(
+        time_resolution_ns=1_000_000,
+        keeps_nan=True,
+        keeps_infinity=False,  # its SQL stores hold the largest float instead
+        keeps_repeated_step=True,
+        idempotent_retry=True,
+    )
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        if not isinstance(tracking_uri, (str, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"tracking_uri must be text, got {tracking_uri!r}")
+        self._tracking_uri = tracking_uri
+        try:
+            self._folder = Path.cwd()
+        except OSError:  # a folder that was deleted
+            self._folder = Path(tempfile.gettempdir())
+        self._connection: Connection | None = None
+        self._runs: dict[str, OpenRun] = {}
+
+    def load(self) -> None:
+        """Imports MLflow; a SQLite database is opened, or created, which takes MLflow seconds."""
+        with errors():
+            import_mlflow()
+        if resolve(self._tracking_uri, self._folder).startswith("sqlite"):
+            self.connect()
+
+    def connect(self) -> None:
+        """Reaches the backend."""
+        if self._connection is None:
+            self._connection = Connection(self._tracking_uri, self._folder)
+        else:
+            self._connection.ping()
+
+    def open_run(self, run: RunInfo) -> str:
+        """Finds or creates the run; for one that is open already, updates name and tags."""
+        connection = self._connected()
+        open_run = self._runs.get(run.id)
+        if open_run is None:
+            open_run = mlflow_runs.open_run(connection, run, self._folder)
+            mlflow_params.write_tags(connection, open_run, run.tags)
+            self._runs[run.id] = open_run
+        elif run != open_run.info:
+            if run.name and run.name != open_run.info.name:
+                mlflow_runs.rename(connection, open_run, run.name)
+            mlflow_params.write_tags(connection, open_run, run.tags)
+            open_run.info = run
+        uri = _without_credentials(connection.uri)
+        if connection.is_http:
+            return f"{uri}/#/experiments/{open_run.experiment_id}/runs/{open_run.id}"
+        return f"{uri} experiment {open_run.experiment_id} run {open_run.id}"
+
+    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
+        """Writes points, 1,000 a request; a repeat of the call leaves the same content."""
+        run = self._run(run_id)
+        outcome = Outcome()
+        samples = (sample for one in series for sample in self._samples(run, one, outcome))
+        for batch in _batches(samples):
+            outcome.add(self._log(run, batch))
+        if run.names_changed and any(names.is_cut(key) for key in run.names.get("metrics", ())):
+            self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
+        return outcome
+
+    def write_record(self, record: Record) -> Outcome:
+        """Writes one record of any kind but ``run`` and ``status``."""
+        run = self._run(record.run_id)
+        write = mlflow_records.WRITERS.get(record.kind)
+        if write is None:
+            _LOGGER.warning("MLflow: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
+            return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
+        try:
+            return write(self._connected(), run, record)
+        except (FileNotFoundError, ValueError) as error:
+            return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
+        except DeliveryError:
+            raise
+        except Exception as error:  # reading a media file: any of fsspec's file systems
+            raise translated(error) from error
+
+    def close_run(self, run_id: str, status: Status) -> Outcome:
+        """Writes the companion files, then the final status and the end time."""
+        run = self._run(run_id)
+        if run.names_changed:
+            self._write_names(run)
+        mlflow_runs.finish(self._connected(), run, _STATUSES[status])
+        del self._runs[run_id]
+        return Outcome()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise PermanentError("connect() was not called")
+        return self._connection
+
+    def _run(self, run_id: str) -> OpenRun:
+        if (run := self._runs.get(run_id)) is None:
+            raise PermanentError(f"run {run_id} is not open")
+        return run
+
+    def _samples(self, run: OpenRun, series: Series, outcome: Outcome) -> Iterator[_Sample]:
+        """The points that MLflow can take; says in ``outcome`` what it cannot and what it changes."""
+        tag, key = series.tag, names.metric_key(series.tag, series.rank)
+        run.note("metrics", key, f"{tag}/rank_{series.rank}" if series.rank else tag)
+        seen: set[tuple[int, int, float | None]] = set()
+        for point in series.points:
+            step, value, time_unix_nano = point
+            if not -_INT64 <= step < _INT64:
+                outcome.rejected.append(Problem(tag, f"step {step} is no 64-bit integer"))
+                continue
+            time_ms = (time_unix_nano + 500_000) // 1_000_000
+            if time_ms < 0:
+                outcome.lossy.append(Problem(tag, "time before 1970 became 1970: MLflow takes no other"))
+                time_ms = 0
+            # MLflow's primary key. What it would merge anyway is left out: it makes a batch slow.
+            identity = (step, time_ms, None if value != value else value)
+            if identity in seen:
+                outcome.accepted += 1
+                outcome.lossy.append(_repeated(tag, point))
+                continue
+            seen.add(identity)
+            if math.isinf(value):
+                outcome.lossy.append(Problem(tag, "infinity is stored as the largest float"))
+            yield _Sample(key, value, time_ms, step, tag)
+
+    def _log(self, run: OpenRun, batch: Sequence[_Sample]) -> Outcome:
+        try:
+            self._log_batch(run, batch)
+        except RefusedError as error:
+            if not error.is_invalid:
+                raise
+            if len(batch) == 1:
+                return Outcome(rejected=[Problem(batch[0].tag, str(error))])
+            middle = len(batch) // 2
+            outcome = self._log(run, batch[:middle])
+            outcome.add(self._log(run, batch[middle:]))
+            return outcome
+        return Outcome(len(batch))
+
+    def _log_batch(self, run: OpenRun, batch: Sequence[_Sample]) -> None:
+        connection = self._connected()
+        with connection.calls():
+            if connection.is_http:
+                metrics = [
+                    {"key": s.key, "value": _json(s.value), "timestamp": s.time_ms, "step": s.step}
+                    for s in batch
+                ]
+                connection.post("/api/2.0/mlflow/runs/log-batch", {"run_id": run.id, "metrics": metrics})
+                return
+            from mlflow.entities import Metric
+
+            entities: list[Any] = [Metric(s.key, s.value, s.time_ms, s.step) for s in batch]
+            connection.store.log_batch(run.id, entities, [], [])
+
+    def _write_names(self, run: OpenRun) -> None:
+        connection = self._connected()
+        if run.is_resumed:  # earlier and other processes have changed names too
+            for kind, changed in mlflow_artifacts.read_json(connection, run, NAMES_FILE).items():
+                if isinstance(changed, dict):
+                    run.names[kind] = {**changed, **run.names.get(kind, {})}
+        mlflow_artifacts.write_json(connection, run, NAMES_FILE, run.names)
+        run.names_changed = False
+
+
+def _batches(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
+    batch: list[_Sample] = []
+    size, key, key_size = 0, None, 0
+    for sample in samples:
+        if sample.key != key:
+            key = sample.key
+            key_size = len(json.dumps(key)) + 110  # the numbers and their names
+        if batch and (len(batch) == MAX_POINTS or size + key_size > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(sample)
+        size += key_size
+    if batch:
+        yield batch
+
+
+def _json(value: float) -> float | str:
+    """As protobuf's JSON mapping has it, which MLflow's server reads."""
+    if value != value:
+        return "NaN"
+    return value if abs(value) != math.inf else "Infinity" if value > 0 else "-Infinity"
+
+
+def _repeated(tag: str, point: Point) -> Problem:
+    return Problem(
+        tag, f"step {point.step} repeats value and millisecond of another point: MLflow merges them"
+    )
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host)).rstrip("/") if host != parts.netloc else uri.rstrip("/")
