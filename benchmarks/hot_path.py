@@ -1,0 +1,434 @@
+"""What recording costs the thread that trains, and how soon after the last call every point is in MLflow.
+
+    python benchmarks/hot_path.py [--points 50000] [--repeats 5] [--json results.json]
+
+Prints one table, each figure as the median of the repeats with the lowest and the highest; exits with 1
+where a median misses its target. Everything compared is measured in the same process, in turns.
+
+On the training thread, in blocks of 5,000 calls over 10 tags:
+
+added to add_scalar     `SummaryWriter.add_scalar` with the hook minus without it, by blocks that follow
+                        each other on the same writer
+hook alone              the same for `EventFileWriter.add_event`, on a writer without queue, thread and
+                        file: what the hook does, without the noise of what it hooks into
+Gauge.set               of a plain `MeterProvider` with one reader, with the same two attributes
+
+What we add is taken as CPU time of the training thread: that is what the hook does there, and it is the
+same on an idle and on a busy machine. `Gauge.set` waits for nothing, so it is CPU time too. But what a plain
+`add_scalar` costs training is its wall time: two thirds of it the thread waits for the writer's own thread,
+behind a queue of ten events. Wall against wall is shown as well, without a target: it depends on what else
+runs on the machine more than on the hook. While training waits it does not matter what the hook does, so
+there it shows less than its CPU time on an idle machine, and anything on a busy one.
+
+Behind the training thread, the pipeline's collects and encodes every point. Python's threads share one
+lock, so in the worst case training waits for this too: "all threads" is what recording adds to the CPU time
+of the whole process in an uninterrupted loop of `add_scalar`, collected every second.
+
+To MLflow (sqlite), from the last call of a loop until `flush()` returned:
+
+after add_scalar        the points come at the pace of TensorBoard; most are delivered meanwhile
+after log_scalar        the points come faster than they can be delivered; most are left at the end
+log_batch               what there is to compare with: a loop over `MlflowClient.log_batch` that writes the
+                        same points, 1,000 a call
+
+"CPU" is that of all threads meanwhile; it leaves out the disk, which each request waits for twice. Both
+sides are connected, and their run exists, before the clock starts; each writes to a new copy of an empty
+database. Afterwards every point is read back and compared; any difference ends the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+import torch
+from mlflow.entities import Metric
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from torch.utils.tensorboard import SummaryWriter
+
+import tracelet_otel
+from tracelet_otel import recording, semconv
+from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.destination import Batch, Receipt
+from tracelet_otel.instrumentation.tensorboard import TensorBoardInstrumentor
+from tracelet_otel.media import MediaFolder
+from tracelet_otel.pipeline import Pipeline
+from tracelet_otel.run import Run
+
+TAGS = tuple(f"train/metric_{index}" for index in range(10))
+BLOCK = 5_000
+BATCH = 1_000
+
+
+class Point(NamedTuple):
+    tag: str
+    value: float
+    step: int
+
+
+class Time(NamedTuple):
+    """Microseconds a call."""
+
+    wall: float
+    cpu: float
+
+    def minus(self, other: Time) -> Time:
+        return Time(self.wall - other.wall, self.cpu - other.cpu)
+
+
+class Row(NamedTuple):
+    """One line of the table: a figure of each repeat."""
+
+    name: str
+    unit: str
+    figures: list[float]
+    target: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+    @property
+    def verdict(self) -> str:
+        if self.target is None:
+            return ""
+        return "OK" if self.median <= self.target else "over"
+
+
+def make_points(count: int) -> list[Point]:
+    # Six digits at most, so that what comes back from float32 is what was logged.
+    return [Point(TAGS[i % len(TAGS)], i * 7919 % 1_000_003 % 100_000 / 1000, i) for i in range(count)]
+
+
+def median_time(times: list[Time]) -> Time:
+    return Time(*(statistics.median(column) for column in zip(*times, strict=True)))
+
+
+def timed(action: Callable[[], object], calls: int, cpu: Callable[[], float] = time.thread_time) -> Time:
+    begin, begin_cpu = time.perf_counter(), cpu()
+    action()
+    spent_cpu, spent = cpu() - begin_cpu, time.perf_counter() - begin
+    return Time(spent / calls * 1e6, spent_cpu / calls * 1e6)
+
+
+def ratios(name: str, pairs: Iterable[tuple[float, float]], target: float | None = None) -> Row:
+    return Row(name, "x", [ours / theirs for ours, theirs in pairs], target)
+
+
+# -- the training thread ------------------------------------------------------------------------
+class Nowhere:
+    """A destination that takes everything; also what an event-file writer hands its bytes to."""
+
+    takes_otlp = True
+
+    def load(self) -> None: ...
+
+    def connect(self) -> None: ...
+
+    def send(self, batch: Batch) -> Receipt:
+        return Receipt(batch.points, batch.records)
+
+    def close(self) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def locations(self) -> list[str]:
+        return []
+
+    def refusals(self) -> str:
+        return ""
+
+
+def start_pipeline(run: Run, folder: Path, interval: float) -> Pipeline:
+    pipeline = Pipeline(Resource({}), run, interval=interval, media=MediaFolder(str(folder / "media")))
+    pipeline.start([Delivery("nowhere", Nowhere(), max_queue_bytes=2**30)])
+    recording.install(pipeline.recorder)
+    return pipeline
+
+
+def stop_pipeline(pipeline: Pipeline, expected: int) -> None:
+    recording.install(None)
+    pipeline.stop(60)
+    (delivery,) = pipeline.deliveries
+    if delivery.counts.delivered_points != expected:
+        sys.exit(f"{delivery.counts.delivered_points} points were recorded, not {expected}")
+
+
+def new_event(tag: str) -> Any:
+    protos: Any = (event_pb2, summary_pb2)  # their modules are generated and have no types
+    value = protos[1].Summary.Value(tag=tag, simple_value=0.125)
+    return protos[0].Event(wall_time=time.time(), summary=protos[1].Summary(value=[value]))
+
+
+def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]:
+    run = Run(id="0123456789abcdef0123456789abcdef")
+    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    gauge: Any = provider.get_meter("bare").create_gauge(semconv.SCALAR)
+    attributes = {tag: {semconv.TAG: tag, semconv.RUN_ID: run.id} for tag in TAGS}
+    events = {tag: new_event(tag) for tag in TAGS}
+    event_writer: Any = EventFileWriter(str(folder / "events"))
+    event_writer._async_writer.close()
+    event_writer._async_writer = Nowhere()
+    writer = SummaryWriter(str(folder / "logs"))
+    instrumentor = TensorBoardInstrumentor()
+
+    def add_scalars(block: list[Point]) -> None:
+        for tag, value, step in block:
+            writer.add_scalar(tag, value, step)
+
+    def add_events(block: list[Point]) -> None:
+        for tag, _, step in block:
+            event = events[tag]
+            event.step = step
+            event_writer.add_event(event)
+
+    def set_gauge(block: list[Point]) -> None:
+        for tag, value, _ in block:
+            gauge.set(value, attributes[tag])
+
+    def without_gauge(block: list[Point]) -> None:
+        for tag, _, _ in block:
+            attributes[tag]
+
+    blocks = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)]
+    medians: dict[str, list[Time]] = {}
+    pipeline = start_pipeline(run, folder, interval=3600)  # collects when it is told to
+    recorded = 0
+    for repeat in range(-1, repeats):  # the first one warms up
+        times: dict[str, list[Time]] = {}
+        for block in blocks:
+            count = len(block)
+            for name, action in (("add_scalar", add_scalars), ("hook", add_events)):
+                plain = timed(partial(action, block), count)
+                writer.flush()
+                instrumentor.instrument()
+                hooked = timed(partial(action, block), count)
+                writer.flush()
+                instrumentor.uninstrument()
+                recorded += count
+                times.setdefault("pipeline", []).append(timed(pipeline._collect, count))
+                pipeline.flush(60)
+                times.setdefault(name, []).append(plain)
+                times.setdefault(f"added to {name}", []).append(hooked.minus(plain))
+            bare = timed(partial(set_gauge, block), count).minus(timed(partial(without_gauge, block), count))
+            times.setdefault("Gauge.set", []).append(bare)
+        if repeat >= 0:
+            for name, taken in times.items():
+                medians.setdefault(name, []).append(median_time(taken))
+    stop_pipeline(pipeline, recorded)
+
+    everything: list[float] = []
+    instrumentor.instrument()
+    for _ in range(repeats):
+        plain = timed(partial(add_scalars, points), len(points), time.process_time)
+        writer.flush()
+        pipeline = start_pipeline(run, folder, interval=1)
+        hooked = timed(partial(add_scalars, points), len(points), time.process_time)
+        writer.flush()
+        stop_pipeline(pipeline, len(points))
+        everything.append(hooked.cpu - plain.cpu)
+    instrumentor.uninstrument()
+    writer.close()
+
+    def rows(name: str, key: str) -> list[Row]:
+        return [
+            Row(f"{name}, CPU", "us", [taken.cpu for taken in medians[key]]),
+            Row(f"{name}, wall", "us", [taken.wall for taken in medians[key]]),
+        ]
+
+    bare, plain = medians["Gauge.set"], medians["add_scalar"]
+    added, hook = medians["added to add_scalar"], medians["added to hook"]
+    return [
+        *rows("Gauge.set", "Gauge.set"),
+        *rows("plain add_scalar", "add_scalar"),
+        *rows("added to add_scalar", "added to add_scalar"),
+        *rows("hook alone", "added to hook"),
+        Row("pipeline: collect and encode, CPU", "us", [taken.cpu for taken in medians["pipeline"]]),
+        Row("added to add_scalar, all threads, CPU", "us", everything),
+        ratios(
+            "added to add_scalar / Gauge.set", [(a.cpu, b.cpu) for a, b in zip(added, bare, strict=True)], 1.6
+        ),
+        ratios("hook alone / Gauge.set", [(a.cpu, b.cpu) for a, b in zip(hook, bare, strict=True)]),
+        ratios("added / plain add_scalar", [(a.cpu, b.wall) for a, b in zip(added, plain, strict=True)], 0.3),
+        ratios("hook alone / plain add_scalar", [(a.cpu, b.wall) for a, b in zip(hook, plain, strict=True)]),
+        ratios(
+            "added / plain add_scalar, wall / wall",
+            [(a.wall, b.wall) for a, b in zip(added, plain, strict=True)],
+        ),
+    ]
+
+
+def add_all(writer: SummaryWriter, points: list[Point]) -> None:
+    for tag, value, step in points:
+        writer.add_scalar(tag, value, step)
+
+
+def log_all(points: list[Point]) -> None:
+    for tag, value, step in points:
+        tracelet_otel.log_scalar(tag, value, step)
+
+
+# -- to MLflow ----------------------------------------------------------------------------------
+class Delivered(NamedTuple):
+    loop: float
+    """Microseconds a point."""
+    rest: Time
+    """From the end of the loop until everything was in MLflow."""
+
+
+def deliver(uri: str, points: list[Point], loop: Callable[[], None]) -> Delivered:
+    tracelet_otel.configure(backends={"mlflow": {"tracking_uri": uri}}, run_name="hot path")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the line that names the run
+            tracelet_otel.log_params({"points": len(points)})
+        tracelet_otel.flush()  # connected, and the run exists
+        looped = timed(loop, len(points))
+        flushed = timed(flush, len(points), time.process_time)
+    finally:
+        with contextlib.redirect_stderr(io.StringIO()):  # the closing lines
+            tracelet_otel.shutdown()
+        TensorBoardInstrumentor().uninstrument()
+    return Delivered(looped.wall, flushed)
+
+
+def flush() -> None:
+    if not tracelet_otel.flush():
+        sys.exit("flush() did not deliver everything")
+
+
+def log_batches(uri: str, points: list[Point]) -> Delivered:
+    client = mlflow.MlflowClient(uri)
+    run_id = client.create_run("0", run_name="hot path").info.run_id
+    client.log_param(run_id, "points", len(points))
+
+    def log() -> None:
+        iterator = iter(points)
+        while batch := list(islice(iterator, BATCH)):
+            now = time.time_ns() // 1_000_000
+            client.log_batch(run_id, [Metric(tag, value, now, step) for tag, value, step in batch])
+
+    return Delivered(0, timed(log, len(points), time.process_time))
+
+
+def check(uri: str, points: list[Point]) -> None:
+    """Ends the program unless the database holds exactly these points, in one run."""
+    client = mlflow.MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    for tag in TAGS:
+        found = client.get_metric_history(run.info.run_id, tag)
+        expected = [(point.step, point.value) for point in points if point.tag == tag]
+        if sorted((point.step, point.value) for point in found) != expected:
+            sys.exit(f"{uri}, {tag}: {len(found)} points, not the {len(expected)} that were logged")
+
+
+def measure_delivery(points: list[Point], repeats: int, folder: Path) -> list[Row]:
+    template = folder / "template.db"
+    mlflow.MlflowClient(f"sqlite:///{template}").search_experiments()
+    results: dict[str, list[Delivered]] = {"add_scalar": [], "log_batch": [], "log_scalar": []}
+    for repeat in range(repeats):
+        for name, taken in results.items():
+            database = shutil.copy(template, folder / f"{name}-{repeat}.db")
+            uri = f"sqlite:///{database}"
+            if name == "log_batch":
+                taken.append(log_batches(uri, points))
+            elif name == "log_scalar":
+                taken.append(deliver(uri, points, lambda: log_all(points)))
+            else:
+                with SummaryWriter(str(folder / f"logs-{repeat}")) as writer:
+                    taken.append(deliver(uri, points, lambda: add_all(writer, points)))
+            check(uri, points)
+
+    theirs = [result.rest for result in results["log_batch"]]
+    rows = [
+        Row("log_batch, CPU", "us", [rest.cpu for rest in theirs]),
+        Row("log_batch, wall", "us", [rest.wall for rest in theirs]),
+    ]
+    for name in ("add_scalar", "log_scalar"):
+        ours = results[name]
+        walls = [(result.rest.wall, rest.wall) for result, rest in zip(ours, theirs, strict=True)]
+        cpus = [(result.rest.cpu, rest.cpu) for result, rest in zip(ours, theirs, strict=True)]
+        rows += [
+            Row(f"loop of {name}, wall", "us", [result.loop for result in ours]),
+            Row(f"after {name}, CPU", "us", [result.rest.cpu for result in ours]),
+            Row(f"after {name}, wall", "us", [result.rest.wall for result in ours]),
+            ratios(f"after {name} / log_batch, CPU", cpus),
+            ratios(f"after {name} / log_batch, wall", walls, 1.0 if name == "add_scalar" else None),
+        ]
+    return rows
+
+
+def report(rows: list[Row]) -> None:
+    width = max(len(row.name) for row in rows)
+    print(f"{'':<{width}}{'median':>10}{'min':>10}{'max':>10}{'target':>10}")
+    for row in rows:
+        numbers = "".join(f"{figure:10.2f}" for figure in (row.median, min(row.figures), max(row.figures)))
+        target = "" if row.target is None else f"{row.target:10.2f}  {row.verdict}"
+        print(f"{row.name:<{width}}{numbers}{target} {row.unit}".rstrip())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--points", type=int, default=50_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--part", choices=("thread", "mlflow"), help="measure only this part")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    points = make_points(options.points)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="hot-path-") as folder:
+        os.environ.setdefault("TRACELET_MEDIA_DIR", folder)
+        if options.part != "mlflow":
+            rows += measure_thread(points, options.repeats, Path(folder))
+        if options.part != "thread":
+            rows += measure_delivery(points, options.repeats, Path(folder))
+    print(
+        f"{options.points} points over {len(TAGS)} tags, {options.repeats} repeats; us: for a call or point"
+    )
+    report(rows)
+    if options.json:
+        summary = {
+            "points": options.points,
+            "rows": [{**row._asdict(), "median": row.median, "verdict": row.verdict} for row in rows],
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "mlflow": mlflow.__version__,
+            "cpus": os.cpu_count(),
+        }
+        options.json.write_text(json.dumps(summary, indent=1) + "\n")
+    return int(any(row.verdict == "over" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

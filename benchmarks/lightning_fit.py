@@ -1,0 +1,225 @@
+"""What recording costs a Lightning fit: 2,000 steps with 5 metrics logged at every step.
+
+    python benchmarks/lightning_fit.py [--repeats 5] [--json results.json]
+
+Every variant trains the same small network on scikit-learn's digits (batch 64, on the CPU), in one
+process, since a process of its own would compare the machine's moods more than the variants; they take
+turns, after one round that does not count. The time is that of `Trainer.fit`, in which a logger writes
+everything; tracelet delivers behind training, and what is left when the fit ends is the flush, shown
+apart. "own us/step" is the CPU time of training's thread alone: it leaves out what other threads and
+other programs take from it.
+
+plain         `logger=False`, nothing records
+tracelet      `logger=False`, into MLflow (sqlite) through tracelet_otel
+tensorboard   Lightning's TensorBoardLogger
+mlflow        Lightning's MLFlowLogger into MLflow (sqlite)
+
+At the end, all 10,000 points must be in MLflow, at their steps, for every fit of variant `tracelet`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import lightning
+import mlflow
+import torch
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tracelet_otel
+
+METRICS = ("loss", "accuracy", "confidence", "grad_norm", "weight_norm")
+BATCH_SIZE = 64
+
+
+class Classifier(lightning.LightningModule):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = nn.Sequential(
+            nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 10)
+        )
+
+    def training_step(self, batch: Any) -> Any:
+        images, labels = batch
+        logits = self.network(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        with torch.no_grad():
+            weight = next(self.network.parameters())
+            values = {
+                "loss": loss,
+                "accuracy": (logits.argmax(1) == labels).float().mean(),
+                "confidence": logits.softmax(1).amax(1).mean(),
+                "grad_norm": weight.grad.norm() if weight.grad is not None else torch.zeros(()),
+                "weight_norm": weight.norm(),
+            }
+        self.log_dict(values, on_step=True, on_epoch=False)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.001)
+
+
+class Times(NamedTuple):
+    """Seconds of one fit."""
+
+    wall: float
+    thread: float
+    """CPU time of the thread that trains."""
+    flush: float = 0.0
+
+
+def fit(steps: int, hidden: int, loader: Any, logger: Any, folder: str) -> Times:
+    torch.manual_seed(0)
+    model = Classifier(hidden)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=1,
+        logger=logger,
+        max_epochs=-1,
+        max_steps=steps,
+    )
+    begin, begin_thread = time.perf_counter(), time.thread_time()
+    trainer.fit(model, loader)
+    return Times(time.perf_counter() - begin, time.thread_time() - begin_thread)
+
+
+def fit_recorded(uri: str, name: str, *arguments: Any) -> Times:
+    tracelet_otel.configure(
+        backends={"mlflow": {"tracking_uri": uri}}, experiment="lightning_fit", run_name=name
+    )
+    try:
+        times = fit(*arguments)
+        begin = time.perf_counter()
+        tracelet_otel.flush()
+        return times._replace(flush=time.perf_counter() - begin)
+    finally:
+        tracelet_otel.shutdown()
+        for entry in entry_points(group="opentelemetry_instrumentor"):
+            if entry.value.startswith("tracelet_otel."):
+                entry.load()().uninstrument()
+
+
+def check(uri: str, names: list[str], steps: int) -> int:
+    """The points of all recorded fits in MLflow, each checked to be at its step."""
+    client = mlflow.MlflowClient(uri)
+    experiment: Any = client.get_experiment_by_name("lightning_fit")
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    found = 0
+    for name in names:
+        for metric in METRICS:
+            history = client.get_metric_history(runs[name], metric)
+            if sorted(point.step for point in history) != list(range(steps)):
+                sys.exit(
+                    f"run {name}, metric {metric}: {len(history)} points, not one at each of {steps} steps"
+                )
+            found += len(history)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--hidden", type=int, default=256, help="width of the network")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--mlflow-repeats", type=int, default=1, help="of the slow MLFlowLogger")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; the others are left to delivery")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(options.threads)
+    images, labels = load_digits(return_X_y=True)
+    data = TensorDataset(torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels))
+    loader = DataLoader(data, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
+
+    times: dict[str, list[Times]] = {"plain": [], "tracelet": [], "tensorboard": [], "mlflow": []}
+    with tempfile.TemporaryDirectory(prefix="lightning-fit-") as folder:
+        ours, theirs = f"sqlite:///{folder}/ours.db", f"sqlite:///{folder}/theirs.db"
+
+        def train(variant: str, repeat: int) -> Times:
+            steps = options.steps if repeat >= 0 else min(100, options.steps)
+            arguments = (steps, options.hidden, loader)
+            if variant == "tracelet":
+                return fit_recorded(ours, f"fit {repeat}", *arguments, False, folder)
+            if variant == "tensorboard":
+                return fit(*arguments, TensorBoardLogger(folder), folder)
+            if variant == "mlflow":
+                return fit(*arguments, MLFlowLogger("theirs", tracking_uri=theirs), folder)
+            return fit(*arguments, False, folder)
+
+        for repeat in range(-1, options.repeats):  # the first round warms up
+            for variant, results in times.items():
+                if variant == "mlflow" and repeat >= options.mlflow_repeats:
+                    continue
+                result = train(variant, repeat)
+                if repeat >= 0:
+                    results.append(result)
+        points = check(ours, [f"fit {repeat}" for repeat in range(options.repeats)], options.steps)
+    report(options, {variant: results for variant, results in times.items() if results}, points)
+
+
+def report(options: argparse.Namespace, times: dict[str, list[Times]], points: int) -> None:
+    walls = {variant: [result.wall for result in results] for variant, results in times.items()}
+    threads = {variant: [result.thread for result in results] for variant, results in times.items()}
+    medians = {variant: statistics.median(seconds) for variant, seconds in walls.items()}
+    ratios = [ours / plain for ours, plain in zip(walls["tracelet"], walls["plain"], strict=True)]
+    flushes = [result.flush for result in times["tracelet"]]
+    print(f"{options.steps} steps, {len(METRICS)} metrics at every step, {options.repeats} rounds")
+    columns = ("median s", "min s", "max s", "us/step", "own us/step", "ratio")
+    print(f"{'variant':<12}" + "".join(f"{column:>12}" for column in columns))
+    for variant, median in medians.items():
+        per_step = median / options.steps * 1e6
+        own = statistics.median(threads[variant]) / options.steps * 1e6
+        low, high, ratio = min(walls[variant]), max(walls[variant]), median / medians["plain"]
+        print(f"{variant:<12}{median:12.3f}{low:12.3f}{high:12.3f}{per_step:12.0f}{own:12.0f}{ratio:12.3f}")
+    print(f"ratio tracelet/plain by round: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
+    print(f"flush after the fit: median {statistics.median(flushes):.2f} s")
+    print(f"{points} of {options.steps * len(METRICS) * options.repeats} points in MLflow, each at its step")
+    if options.json:
+        summary = {
+            "steps": options.steps,
+            "metrics": len(METRICS),
+            "hidden": options.hidden,
+            "threads": options.threads,
+            "seconds": walls,
+            "thread_seconds": threads,
+            "flush_seconds": flushes,
+            "ratio": medians["tracelet"] / medians["plain"],
+            "ratios": ratios,
+            "points": points,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "cpus": os.cpu_count(),
+        }
+        options.json.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

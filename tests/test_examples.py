@@ -1,0 +1,85 @@
+"""The demo: that it passes, and that it would not if anything differed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import demo
+from tests.support import mlflow_content as mlflow
+from tests.support.scripts import clean_environment
+
+DEMO = Path(demo.__file__)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_demo_finds_everything_in_mlflow(tmp_path: Path, empty_database: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    shutil.copy(empty_database, output / "mlflow.db")
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--output", str(output), "--epochs", "2"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {
+        match[1]: (int(match[2]), int(match[3]), match[4])
+        for match in re.finditer(r"^(\S+) +(\d+) +(\d+)  (yes|NO)$", done.stdout, re.M)
+    }
+    assert rows["train/loss"][2] == "yes"
+    assert rows["learning_rate"] == (46, 46, "yes")
+    assert rows["histograms"] == (9, 9, "yes")
+    assert rows["images"] == (4, 4, "yes")
+    assert rows["parameters"] == (4, 4, "yes")
+    assert {row[2] for row in rows.values()} == {"yes"}
+    assert done.stdout.count("delivered all") == 2
+    assert f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+
+    database = output / "mlflow.db"
+    assert [run.status for run in mlflow.runs(database)] == ["FINISHED", "FINISHED"]
+    (folder,) = output.glob("logs/*/tensorboard_digits")
+    assert_a_change_is_noticed(database, folder)
+
+
+def assert_a_change_is_noticed(database: Path, folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{database}")
+    run = mlflow.runs(database)[0]
+    run_id = mlflow.tags(database, run.id)["tracelet.run.id"]
+    assert demo.check(client, "tensorboard_digits", run_id, folder)
+    with sqlite3.connect(database) as connection:
+        changed = connection.execute(
+            "update metrics set value = value + 0.0001 where key = 'train/loss' and step = 3"
+        )
+        assert changed.rowcount >= 1
+    connection.close()
+    assert not demo.check(client, "tensorboard_digits", run_id, folder)
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "time", "same"),
+    [(7, 0.1, 1000.9, True), (8, 0.1, 1000.0, False), (7, 0.1000001, 1000.0, False), (7, 0.1, 1001.1, False)],
+)
+def test_the_demo_compares_step_value_and_time(step: int, value: float, time: float, same: bool) -> None:
+    logged = [(7, struct.pack("<f", 0.1), 1000.0)]
+    assert demo.same_points(logged, [(step, struct.pack("<f", value), time)], 1.0) is same
+
+
+def test_the_demo_notices_a_missing_point() -> None:
+    logged = [(7, struct.pack("<f", 0.1), 1000.0)]
+    assert not demo.same_points(logged, [], 1.0)
