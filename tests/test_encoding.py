@@ -120,7 +120,7 @@ def test_other_instruments_become_plain_series() -> None:
     meter.create_counter("batches").add(7)
     meter.create_histogram("latency").record(3.0)
     (request,) = collect(pipe)
-    plain = {name: value for name, value, _ in plain_series(parse_metrics(request), "r")}
+    plain = {name: value for name, value, _ in plain_series(parse_metrics(request))}
     assert plain == {
         "temperature{floor=2,room=lab}": 20.5,
         "batches": 7.0,

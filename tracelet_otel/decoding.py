@@ -22,10 +22,12 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tracelet_otel import semconv
 from tracelet_otel.delivery.errors import PermanentError
 from tracelet_otel.guard import log_once, logging
-from tracelet_otel.records import Point, Record, RunInfo, Series
+from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind
 
 _KINDS: frozenset[str] = frozenset(get_args(Kind))
+_SYSTEM = ("system.", "process.", "hw.")
+"""How the names of metrics about the machine begin, by OpenTelemetry's conventions."""
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -112,13 +114,17 @@ def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
         value = attributes.get(semconv.VALUE)
         nonfinite = _NONFINITE.get(value) if isinstance(value, str) else None
         points: list[Point] = []
+        sequence: object = None
         for exemplar in data_point.exemplars:
             filtered = exemplar.filtered_attributes
             # One attribute, the step, in nearly every exemplar: worth its own line at this rate.
             if len(filtered) == 1 and filtered[0].key == semconv.STEP:
                 step = filtered[0].value.int_value
             else:
-                step = int(decode_attributes(filtered).get(semconv.STEP, 0))
+                others = decode_attributes(filtered)
+                step = int(others.get(semconv.STEP, 0))
+                if not points:
+                    sequence = others.get(semconv.SEQUENCE)
             if nonfinite is not None:
                 logged = nonfinite
             elif exemplar.HasField("as_double"):
@@ -126,20 +132,50 @@ def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
             else:
                 logged = float(exemplar.as_int)
             points.append(Point(step, logged, exemplar.time_unix_nano))
-        yield Series(run_id, tag, points, rank if isinstance(rank, int) else None)
+        yield Series(
+            run_id,
+            tag,
+            points,
+            rank if isinstance(rank, int) else None,
+            sequence if isinstance(sequence, int) else None,
+        )
 
 
-def plain_series(request: ExportMetricsServiceRequest, run_id: str) -> Iterator[tuple[str, float, int]]:
-    """All other metrics of a request as ``(name, value, time_unix_nano)``, for the run ``run_id``.
+def plain_series(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, float, int]]:
+    """All other metrics but those of the machine as ``(name, value, time_unix_nano)``.
 
     A gauge or sum keeps its name; a histogram becomes ``name.count``, ``name.sum``, ``name.min`` and
     ``name.max``. Attributes are appended to the name as ``{key=value,...}``, sorted.
     """
+    for metric in _metrics(request):
+        if metric.name not in (semconv.SCALAR, semconv.SCALAR_NONFINITE) and not is_system(metric.name):
+            yield from _plain(metric)
+
+
+def is_system(name: str) -> bool:
+    """Whether a metric of this name is about the machine."""
+    return name.startswith(_SYSTEM)
+
+
+def system_points(request: ExportMetricsServiceRequest) -> Iterator[SystemPoint]:
+    """The gauges and sums of a request that are about the machine."""
+    for metric in _metrics(request):
+        kind = metric.WhichOneof("data")
+        if is_system(metric.name) and kind in ("gauge", "sum"):
+            for point in cast("Iterable[NumberDataPoint]", getattr(metric, kind).data_points):
+                value = point.as_double if point.HasField("as_double") else float(point.as_int)
+                attributes = {
+                    name: item
+                    for name, item in decode_attributes(point.attributes).items()
+                    if isinstance(item, (str, int, float))
+                }
+                yield SystemPoint(metric.name, attributes, value, point.time_unix_nano)
+
+
+def _metrics(request: ExportMetricsServiceRequest) -> Iterator[Metric]:
     for resource in request.resource_metrics:
         for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                if metric.name not in (semconv.SCALAR, semconv.SCALAR_NONFINITE):
-                    yield from _plain(metric)
+            yield from scope.metrics
 
 
 def _plain(metric: Metric) -> Iterator[tuple[str, float, int]]:

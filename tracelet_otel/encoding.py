@@ -67,7 +67,7 @@ def split(data: MetricsData) -> Iterator[Chunk]:
                     if not point.exemplars:
                         quiet.append(point)
                     for start in range(0, len(point.exemplars), MAX_EXEMPLARS):
-                        part = point.exemplars[start : start + MAX_EXEMPLARS]
+                        part = _numbered(point.exemplars, start)
                         pieces.append((metric, _with_exemplars(metric, point, part)))
                 if quiet:
                     whole.append(replace(metric, data=replace(metric.data, data_points=quiet)))
@@ -79,6 +79,16 @@ def split(data: MetricsData) -> Iterator[Chunk]:
                     points,
                     points > 0 or other,
                 )
+
+
+def _numbered(exemplars: Sequence[Exemplar], start: int) -> Sequence[Exemplar]:
+    """The exemplars of one data point on the wire; the first one says its number in the series."""
+    part = exemplars[start : start + MAX_EXEMPLARS]
+    number = (exemplars[0].filtered_attributes or {}).get(semconv.SEQUENCE)
+    if start and isinstance(number, int):
+        attributes = {**(part[0].filtered_attributes or {}), semconv.SEQUENCE: number + start}
+        part = [replace(part[0], filtered_attributes=attributes), *part[1:]]
+    return part
 
 
 def _with_exemplars(metric: Metric, point: NumberDataPoint, exemplars: Sequence[Exemplar]) -> NumberDataPoint:
@@ -191,19 +201,31 @@ def _encode_exemplars(exemplars: Sequence[Exemplar]) -> bytes:
     parts: list[bytes] = []
     for exemplar in exemplars:
         value, time_unix_nano = exemplar.value, exemplar.time_unix_nano
-        if not exemplar.filtered_attributes:
-            other = EncodedExemplar(as_double=value, time_unix_nano=time_unix_nano)
+        attributes = exemplar.filtered_attributes or {}
+        if len(attributes) != 1 or semconv.STEP not in attributes:  # the first one, and other people's
+            other = _encode_exemplar(exemplar)
             parts.append(EncodedPoint(exemplars=[other]).SerializeToString())
             continue
         item.as_double = value
         item.time_unix_nano = time_unix_nano
-        step.int_value = exemplar.filtered_attributes[semconv.STEP]  # pyright: ignore[reportAttributeAccessIssue]
+        step.int_value = attributes[semconv.STEP]  # pyright: ignore[reportAttributeAccessIssue]
         if ids != (exemplar.trace_id, exemplar.span_id):
             ids = trace_id, span_id = exemplar.trace_id, exemplar.span_id
             item.trace_id = trace_id.to_bytes(16, "big") if trace_id and span_id else b""
             item.span_id = span_id.to_bytes(8, "big") if trace_id and span_id else b""
         parts.append(message.SerializeToString())
     return b"".join(parts)
+
+
+def _encode_exemplar(exemplar: Exemplar) -> EncodedExemplar:
+    encoded = EncodedExemplar(as_double=exemplar.value, time_unix_nano=exemplar.time_unix_nano)
+    for name, value in (exemplar.filtered_attributes or {}).items():
+        if isinstance(value, int):  # ours are
+            encoded.filtered_attributes.add(key=name, value=AnyValue(int_value=value))
+    if exemplar.trace_id and exemplar.span_id:
+        encoded.trace_id = exemplar.trace_id.to_bytes(16, "big")
+        encoded.span_id = exemplar.span_id.to_bytes(8, "big")
+    return encoded
 
 
 def split_logs(records: Sequence[ReadableLogRecord]) -> Iterator[list[ReadableLogRecord]]:

@@ -20,6 +20,7 @@ embedding      one file of a projector folder, named by attribute ``tracelet.fil
 artifact       any file, named by attribute ``tracelet.file.name``; a checkpoint also has
                ``tracelet.checkpoint.*`` and may have no payload
 layout         JSON of TensorBoard's custom-scalar layout
+environment    JSON, see :mod:`tracelet_otel.resource.environment`: where and with what the run runs
 graph          a serialized ``GraphDef`` or ``RunMetadata``, see ``tracelet.graph.part``
 =============  =====================================================================================
 """
@@ -50,6 +51,20 @@ class Series:
     tag: str
     points: list[Point]
     rank: int | None = None
+    sequence: int | None = None
+    """Number of the first point within its series, see ``tracelet.sequence``; the others follow it."""
+
+
+class SystemPoint(NamedTuple):
+    """One measurement of the machine, named as OpenTelemetry's conventions have it."""
+
+    name: str
+    """For example ``system.cpu.utilization``, ``process.memory.usage``, ``hw.gpu.utilization``."""
+    attributes: Mapping[str, str | int | float | bool]
+    """For example ``{"cpu": 0, "state": "idle"}``, ``{"hw.id": "0"}``."""
+    value: float
+    """In the convention's unit: fractions of 1, bytes, watts."""
+    time_unix_nano: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from struct import Struct
@@ -64,6 +65,7 @@ class LosslessReservoir(ExemplarReservoir):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._measurements: deque[tuple[float, int, object, int, int]] = deque()
+        self._sequence = time.time_ns() // 1000  # above that of any earlier process that wrote the series
 
     def offer(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> None:
         """Keeps one measurement; O(1), no lock."""
@@ -94,6 +96,12 @@ class LosslessReservoir(ExemplarReservoir):
                     trace_id or None,
                 )
             )
+        if exemplars:
+            exemplars[0].filtered_attributes = {
+                **(exemplars[0].filtered_attributes or {}),
+                semconv.SEQUENCE: self._sequence,
+            }
+            self._sequence += len(exemplars)
         return cast("list[Exemplar]", exemplars)
 
 

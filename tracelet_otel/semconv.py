@@ -18,6 +18,10 @@ TAG: Final = "tracelet.tag"
 RUN_ID: Final = "tracelet.run.id"
 RANK: Final = "tracelet.rank"
 STEP: Final = "tracelet.step"
+SEQUENCE: Final = "tracelet.sequence"
+"""On the first exemplar of a data point: its number within its series and process, counted from the
+microseconds since 1970 at which the series began. With the number of exemplars it tells a data point that
+comes again from a new one."""
 VALUE: Final = "tracelet.value"
 """``NaN``, ``Infinity`` or ``-Infinity``: which value a non-finite point has."""
 
@@ -71,6 +75,7 @@ Kind = Literal[
     "artifact",
     "layout",
     "graph",
+    "environment",
 ]
 """The kinds of record; the event's name is :data:`EVENT_PREFIX` and the kind."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -15,11 +17,13 @@ from tracelet_otel.decoding import (
     plain_series,
     resource_run,
     run_info,
+    system_points,
 )
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.guard import log_once
 from tracelet_otel.records import Point, RunInfo, Series
 from tracelet_otel.semconv import RUN_STATUS, Status
+from tracelet_otel_exporters.companion import Companions
 from tracelet_otel_exporters.tracker import Outcome, Tracker
 
 _STATUSES: dict[object, Status] = {"finished": "finished", "failed": "failed", "killed": "killed"}
@@ -33,14 +37,21 @@ class TrackerExporter:
         run: the run that metrics of other instruments belong to. None: the run their resource names.
         opens_for_plain: whether such a metric opens a run. Inside the distribution it does not: a
             process that logs nothing must leave no run behind.
+        companions: folder for companion files until the tracker has them. None: a temporary one.
     """
 
     takes_otlp = True
 
     def __init__(
-        self, tracker: Tracker, *, run: RunInfo | None = None, opens_for_plain: bool = False
+        self,
+        tracker: Tracker,
+        *,
+        run: RunInfo | None = None,
+        opens_for_plain: bool = False,
+        companions: Path | None = None,
     ) -> None:
         self.tracker = tracker
+        self._companions = Companions(companions or Path(tempfile.gettempdir(), "tracelet-otel-companions"))
         self._locations: dict[str, str] = {}
         self._refused = ""
         self._default = run
@@ -68,7 +79,12 @@ class TrackerExporter:
         return receipt
 
     def close(self) -> None:
-        """Nothing to end: runs are closed by their status records."""
+        """Ends the client. Runs are closed by their status records, others stay open."""
+        try:
+            for run_id in sorted(self._open):
+                self._upload_companions(run_id)
+        finally:
+            self.tracker.close()
 
     def locations(self) -> list[str]:
         """Where a person finds the runs that were opened here."""
@@ -91,7 +107,10 @@ class TrackerExporter:
         outcome = Outcome()
         for run_id, members in by_run.items():
             self._ensure_open(run_id)
-            outcome.add(self.tracker.write_points(run_id, members))
+            written = self.tracker.write_points(run_id, members)
+            self._set_aside(run_id, written)
+            outcome.add(written)
+        self._write_system(request)
         self._write_plain(request)
         self._close_again()
         self._report(outcome)
@@ -113,6 +132,7 @@ class TrackerExporter:
             if record.kind == "status":
                 if record.run_id in self._open:
                     status = _STATUSES.get(record.attributes.get(RUN_STATUS), "finished")
+                    self._upload_companions(record.run_id)
                     closing = self.tracker.close_run(record.run_id, status)
                     closing.accepted = 0  # what it wrote at the end was counted when it came
                     outcome.add(closing)
@@ -120,7 +140,9 @@ class TrackerExporter:
                     self._closed[record.run_id] = status
                 continue
             self._ensure_open(record.run_id)
-            outcome.add(self.tracker.write_record(record))
+            written = self.tracker.write_record(record)
+            self._set_aside(record.run_id, written)
+            outcome.add(written)
         self._close_again()
         self._report(outcome)
         return outcome
@@ -128,12 +150,14 @@ class TrackerExporter:
     def _close_again(self) -> None:
         """Closes runs that a late value opened again; the run's own end has been said."""
         for run_id in self._open & self._closed.keys():
+            self._upload_companions(run_id)
             self.tracker.close_run(run_id, self._closed[run_id])
             self._open.discard(run_id)
 
     def close_all(self, status: Status = "finished") -> None:
         """Closes every run that is open here."""
         for run_id in sorted(self._open):
+            self._upload_companions(run_id)
             self._report(self.tracker.close_run(run_id, status))
             self._open.discard(run_id)
 
@@ -145,25 +169,56 @@ class TrackerExporter:
         self._locations[run_id] = self.tracker.open_run(self._described.get(run_id) or RunInfo(run_id))
         self._open.add(run_id)
 
-    def _write_plain(self, request: ExportMetricsServiceRequest) -> None:
+    def _set_aside(self, run_id: str, outcome: Outcome) -> None:
+        try:
+            self._companions.add(run_id, outcome.aside)
+        except (OSError, ValueError) as error:
+            log_once(
+                f"{self.tracker.name} companion",
+                logging.ERROR,
+                "%s: %d values that it cannot keep natively are lost: %s",
+                self.tracker.name,
+                len(outcome.aside),
+                error,
+            )
+            outcome.accepted -= len(outcome.aside)
+        outcome.aside.clear()
+
+    def _upload_companions(self, run_id: str) -> None:
+        self._companions.upload(run_id, lambda name, path: self.tracker.write_file(run_id, name, path))
+
+    def _plain_run(self, request: ExportMetricsServiceRequest) -> RunInfo | None:
+        """The run that metrics of other instruments belong to, if it is one to write to."""
         run = self._default
         if run is None:
             infos = (resource_run(resource.resource) for resource in request.resource_metrics)
             run = next((info for info in infos if info is not None), None)
+        if run is None or (run.id not in self._open and not self._opens_for_plain):
+            return None
+        self._described.setdefault(run.id, run)
+        return run
+
+    def _write_system(self, request: ExportMetricsServiceRequest) -> None:
+        points = list(system_points(request))
+        run = self._plain_run(request) if points else None
+        if run is not None:
+            self._ensure_open(run.id)
+            self._report(self.tracker.write_system(run.id, points))
+
+    def _write_plain(self, request: ExportMetricsServiceRequest) -> None:
+        run = self._plain_run(request)
         if run is None:
             return
-        if run.id not in self._open:
-            if not self._opens_for_plain:
-                return
-            self._described.setdefault(run.id, run)
         series: list[Series] = []
-        for name, value, time_unix_nano in plain_series(request, run.id):
+        for name, value, time_unix_nano in plain_series(request):
             point = Point(self._plain_steps[name], value, time_unix_nano)
             self._plain_steps[name] += 1
             series.append(Series(run.id, name, [point]))
         if series:
             self._ensure_open(run.id)
-            self._report(self.tracker.write_points(run.id, series))
+            written = self.tracker.write_points(run.id, series)
+            self._set_aside(run.id, written)
+            self._report(written)
 
     def _report(self, outcome: Outcome) -> None:
         name = self.tracker.name

@@ -78,6 +78,7 @@ class TrackerMetricExporter(MetricExporter):
             with self._lock:
                 if self._exporter is not None:
                     self._exporter.close_all()
+                    self._exporter.close()
                     self._exporter = None
         except Exception as error:
             log_once(

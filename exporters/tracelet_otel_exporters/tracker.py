@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tracelet_otel.records import Record, RunInfo, Series
+from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 
 
@@ -19,6 +20,22 @@ class Problem(NamedTuple):
 
     name: str
     """Tag, parameter or file."""
+    reason: str
+
+
+class PointAside(NamedTuple):
+    """A point that the tracker could not keep as it was logged; it goes into the run's companion file."""
+
+    tag: str
+    rank: int | None
+    point: Point
+    reason: str
+
+
+class RecordAside(NamedTuple):
+    """A record whose exact content the tracker could not keep; it goes into the run's companion file."""
+
+    record: Record
     reason: str
 
 
@@ -32,12 +49,15 @@ class Outcome:
     """Accepted, but stored with loss."""
     rejected: list[Problem] = field(default_factory=list[Problem])
     """Not stored, and never will be. One entry a point or record."""
+    aside: list[PointAside | RecordAside] = field(default_factory=list["PointAside | RecordAside"])
+    """For the companion file. They count as accepted: the exporter sees to it that they are kept."""
 
     def add(self, other: Outcome) -> None:
         """Adds another write's outcome to this one."""
         self.accepted += other.accepted
         self.lossy += other.lossy
         self.rejected += other.rejected
+        self.aside += other.aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +107,18 @@ class Tracker(Protocol):
         """Writes one record of any kind but ``run`` and ``status``."""
         ...
 
+    def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
+        """Writes measurements of the machine to the tracker's own place for them."""
+        ...
+
+    def write_file(self, run_id: str, name: str, path: Path) -> None:
+        """Stores a file with the run, as an artifact of that name; one of the same name is replaced."""
+        ...
+
     def close_run(self, run_id: str, status: Status) -> Outcome:
-        """Writes what is left (companion files) and sets the run's final status."""
+        """Writes what is left and sets the run's final status; returns when the tracker has everything."""
+        ...
+
+    def close(self) -> None:
+        """Ends the client: no thread, process or connection of it is left. Runs that are open stay so."""
         ...
