@@ -3,10 +3,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tests.test_spool import metrics
+from tracelet_otel.decoding import decode_series, parse_metrics
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.delivery.spool import Spool, read
 
 
 class Place:
@@ -125,6 +132,151 @@ def test_closing_gives_up_on_a_backend_that_hangs_and_says_so() -> None:
     assert delivery.counts.dropped_points == 5
     assert delivery.last_error == "no answer within 0.3 s"
     place.gate.set()
+
+
+def spooled(tmp_path: Path) -> list[bytes]:
+    """The tags of what the spool holds."""
+    return tags([item.metrics for item in read(tmp_path / "spool")])
+
+
+def tags(received: list[Any]) -> list[bytes]:
+    return [next(decode_series(parse_metrics(data))).tag.encode() for data in received]
+
+
+def real_batch(number: int, points: int = 1) -> Batch:
+    return metrics(str(number), range(points))
+
+
+def numbers(count: int, first: int = 0) -> list[bytes]:
+    return [b"%d" % number for number in range(first, count)]
+
+
+def test_what_a_backend_that_hangs_has_not_taken_is_in_the_spool(tmp_path: Path) -> None:
+    place = Place()
+    place.gate.clear()
+    spool = Spool(tmp_path / "spool", max_bytes=10**9)
+    delivery = Delivery("place", place, max_queue_bytes=10**6, spool=spool)
+    for number in range(5):
+        delivery.put(real_batch(number, points=3))
+    assert place.entered.wait(5)
+    started = time.monotonic()
+    assert not delivery.close(0.3)
+    assert time.monotonic() - started < 3
+    assert (delivery.counts.spooled_points, delivery.counts.dropped_points) == (15, 0)
+    assert spooled(tmp_path) == numbers(5)
+    place.gate.set()
+
+
+def test_an_outage_goes_to_the_spool_and_is_drained_in_order_when_it_ends(tmp_path: Path) -> None:
+    away = threading.Event()
+    failed = threading.Event()
+
+    def fail(attempt: int) -> Exception | None:
+        if away.is_set():
+            failed.set()
+            return TransientError("down")
+        return None
+
+    place = Place(fail=fail)
+    spool = Spool(tmp_path / "spool", max_bytes=10**9)
+    delivery = Delivery("place", place, max_queue_bytes=10**6, spool=spool)
+    for number in range(3):
+        delivery.put(real_batch(number))
+    assert delivery.flush(5)
+    away.set()
+    delivery.put(real_batch(3))
+    assert failed.wait(5)
+    while not list((tmp_path / "spool").glob("*.jsonl")):  # at the latest with the second attempt
+        delivery.put(real_batch(4))
+    for number in range(5, 20):
+        delivery.put(real_batch(number))
+    away.clear()
+    assert delivery.flush(10)
+    delivery.put(real_batch(20))
+    assert delivery.close(10)
+    assert list(dict.fromkeys(tags(place.received))) == numbers(21)
+    assert delivery.counts.delivered_points == delivery.counts.captured_points == len(place.received)
+    assert not (tmp_path / "spool").exists()
+
+
+def test_an_outage_that_lasts_is_in_the_spool_as_a_whole(tmp_path: Path) -> None:
+    failed = threading.Event()
+
+    def fail(attempt: int) -> Exception:
+        failed.set()
+        return TransientError("down")
+
+    spool = Spool(tmp_path / "spool", max_bytes=10**9)
+    delivery = Delivery("place", Place(fail=fail), max_queue_bytes=10**6, spool=spool)
+    delivery.put(real_batch(0))
+    assert failed.wait(5)
+    for number in range(1, 10):
+        delivery.put(real_batch(number))
+    assert not delivery.close(0.3)
+    assert spooled(tmp_path) == numbers(10)
+    assert (delivery.counts.spooled_points, delivery.counts.dropped_points) == (10, 0)
+
+
+def test_a_backend_that_cannot_be_used_spools_everything_and_delays_nothing(tmp_path: Path) -> None:
+    class Refusing(Place):
+        def connect(self) -> None:
+            super().connect()
+            raise PermanentError("bad credentials")
+
+    place = Refusing()
+    spool = Spool(tmp_path / "spool", max_bytes=10**9)
+    delivery = Delivery("place", place, max_queue_bytes=10**6, spool=spool)
+    for number in range(10):
+        delivery.put(real_batch(number))
+        delivery.flush(30)  # returns at once, or the test takes minutes
+    assert not delivery.close(30)
+    assert place.connects == 1
+    assert spooled(tmp_path) == numbers(10)
+    assert delivery.last_error == "bad credentials"
+
+
+def test_a_full_queue_goes_to_the_spool(tmp_path: Path) -> None:
+    place = Place()
+    place.gate.clear()
+    delivery = Delivery("place", place, max_queue_bytes=1, spool=Spool(tmp_path / "spool", max_bytes=10**9))
+    for number in range(10):
+        delivery.put(real_batch(number))
+    place.gate.set()
+    assert delivery.close(10)
+    assert tags(place.received) == numbers(10)
+
+
+def test_an_unwritable_spool_is_loud_and_memory_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    place = Place()
+    place.gate.clear()
+    spool = Spool(tmp_path / "file" / "spool", max_bytes=10**9)
+    delivery = Delivery("place", place, max_queue_bytes=real_batch(0).size * 3, spool=spool)
+    delivery.put(real_batch(0))
+    assert place.entered.wait(5)
+    for number in range(1, 10):
+        delivery.put(real_batch(number))
+    assert "cannot write the spool" in caplog.text
+    place.gate.set()
+    assert delivery.close(10)
+    assert tags(place.received) == numbers(3)
+    assert delivery.counts.dropped_points == 7
+    assert "cannot be written" in delivery.last_error
+
+
+def test_a_deadline_ends_a_delivery_that_works_too(tmp_path: Path) -> None:
+    place = Place(fail=lambda attempt: time.sleep(0.1))
+    spool = Spool(tmp_path / "spool", max_bytes=10**9)
+    delivery = Delivery("place", place, max_queue_bytes=10**6, spool=spool)
+    for number in range(100):
+        delivery.put(real_batch(number))
+    assert not delivery.close(5, time.monotonic() + 0.5)
+    counts = delivery.counts
+    assert 0 < counts.delivered_points < 90
+    assert counts.delivered_points + counts.spooled_points == 100
+    assert spooled(tmp_path) == numbers(100, first=counts.delivered_points)
 
 
 def test_closing_waits_for_a_backend_that_is_slow_but_works() -> None:

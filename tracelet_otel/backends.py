@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from os import environ
-from typing import Any, Literal
+from os import PathLike, environ
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
@@ -14,13 +15,19 @@ from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.delivery.file import FileDestination
+from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.records import RunInfo
+from tracelet_otel.routing import take_route
 from tracelet_otel.settings import ConfigurationError
 from tracelet_otel_exporters.exporter import TrackerExporter
 from tracelet_otel_exporters.tracker import Tracker
 
 MOST_FAILURES = 3
 """Attempts at exporting records through an OpenTelemetry exporter, each with the exporter's own retries."""
+FILE = "file"
+SPOOLS = "spool"
+COMPANIONS = "companions"
 TRACKER_GROUP = "tracelet_otel_tracker"
 METRICS_GROUP = "opentelemetry_metrics_exporter"
 LOGS_GROUP = "opentelemetry_logs_exporter"
@@ -34,6 +41,7 @@ def find(group: str, name: str) -> EntryPoint | None:
 def available() -> list[str]:
     """The names that :func:`make_delivery` knows."""
     names = {item.name for group in (TRACKER_GROUP, METRICS_GROUP) for item in entry_points(group=group)}
+    names.add(FILE)
     return sorted(name for name in names if not name.startswith("otlp_proto"))
 
 
@@ -48,29 +56,60 @@ def make_delivery(
     *,
     run: RunInfo,
     max_queue_bytes: int,
+    state: Path,
+    session: str,
+    max_spool_bytes: int,
     signals: frozenset[Literal["metrics", "logs"]] = frozenset({"metrics", "logs"}),
 ) -> Delivery:
     """Starts the delivery to one backend.
 
     Args:
         name: a tracker, ``otlp``, ``console`` or any installed OpenTelemetry exporter.
-        options: the backend's own keyword arguments.
+        options: the backend's own keyword arguments, and those of its :class:`~tracelet_otel.routing.Route`.
         run: the run that metrics of other instruments belong to.
         max_queue_bytes: bound of the delivery's queue.
+        state: folder of spools and companion files.
+        session: the name of this process's folder below it.
+        max_spool_bytes: bound of the delivery's spool.
         signals: what to send, for backends that are no trackers.
 
     Raises:
         ConfigurationError: there is no such backend, it is not installed, or it does not take an option.
     """
+    route, options = take_route(name, options)
+    folder = state / SPOOLS / session / name
+    if name == FILE:
+        destination: Destination = make_file(folder, options, max_spool_bytes)
+        return Delivery(name, destination, max_queue_bytes=max_queue_bytes, route=route)
     tracker = find(TRACKER_GROUP, name)
-    if tracker is not None:
-        destination: Destination = TrackerExporter(_make_tracker(name, tracker, options), run=run)
-    else:
+    if tracker is None:
         destination = StandardExporters(name, options, signals)
-    return Delivery(name, destination, max_queue_bytes=max_queue_bytes)
+        return Delivery(name, destination, max_queue_bytes=max_queue_bytes, route=route)
+    destination = TrackerExporter(
+        make_tracker(name, tracker, options), run=run, companions=state / COMPANIONS / name
+    )
+    spool = Spool(folder, max_bytes=max_spool_bytes)
+    return Delivery(name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route)
 
 
-def _make_tracker(name: str, entry_point: EntryPoint, options: Mapping[str, Any]) -> Tracker:
+def make_file(folder: Path, options: Mapping[str, Any], max_bytes: int) -> FileDestination:
+    """Backend ``file``; its option ``path`` is the folder to write to, in place of the spool's.
+
+    Raises:
+        ConfigurationError: there are other options, or ``path`` is no path.
+    """
+    path = options.get("path", folder)
+    if options.keys() - {"path"} or not isinstance(path, (str, PathLike)):
+        raise ConfigurationError(f"backend 'file' takes path, the name of a folder; got {dict(options)!r}")
+    return FileDestination(Path(cast("str", path)).absolute(), max_bytes=max_bytes)
+
+
+def make_tracker(name: str, entry_point: EntryPoint, options: Mapping[str, Any]) -> Tracker:
+    """The client of a tracker; nothing is imported but its class.
+
+    Raises:
+        ConfigurationError: its library is not installed, or it does not take an option.
+    """
     tracker_class = entry_point.load()
     if importlib.util.find_spec(tracker_class.library) is None:
         raise ConfigurationError(

@@ -18,6 +18,7 @@ from tracelet_otel.events import EventBuffer
 from tracelet_otel.guard import Guard, log_once
 from tracelet_otel.media import MediaFolder
 from tracelet_otel.reservoir import EXEMPLAR_FILTER, lossless_views
+from tracelet_otel.routing import Route
 from tracelet_otel.run import Run, RunScope
 from tracelet_otel.semconv import Status
 
@@ -122,8 +123,8 @@ class Pipeline:
         if run.opened:
             self.recorder.event("status", "", None, None, "", {semconv.RUN_STATUS: status}, None, run)
 
-    def stop(self, idle_timeout: float) -> None:
-        """Collects what is left, delivers it and ends all threads. What cannot be delivered is dropped."""
+    def stop(self, idle_timeout: float, deadline: float | None = None) -> None:
+        """Collects what is left, delivers it and ends all threads; see :meth:`Delivery.close`."""
         self._stopped = True
         self.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -135,7 +136,7 @@ class Pipeline:
         for delivery in self.deliveries:  # all at once: one's deadline does not begin when another's ends
             delivery.begin_closing()
         for delivery in self.deliveries:
-            delivery.finish_closing(idle_timeout)
+            delivery.finish_closing(idle_timeout, deadline)
         self._media.remove()
 
     def _work(self) -> None:
@@ -172,34 +173,48 @@ class Pipeline:
             with Guard("encoding metrics"):
                 if data is not None:
                     self._put_metrics(data)
-            self._put_records(statuses)
+            self._put_records(statuses, ends=True)
         finally:
             self._collecting.release()
 
     def _put_metrics(self, data: MetricsData) -> None:
-        for chunk in encoding.split(data):
-            encoded: bytes | None = None
-            for delivery in self.deliveries:
-                if delivery.takes_otlp:
-                    if not chunk.news:
-                        continue
-                    if encoded is None:
-                        encoded = _encoded(chunk)
-                    delivery.put(Batch(metrics=encoded, points=chunk.points, size=len(encoded)))
-                else:
-                    size = chunk.points * _POINT_BYTES
-                    delivery.put(Batch(metrics=chunk.data, points=chunk.points, size=size))
+        for route, deliveries in self._by_route():
+            for chunk in encoding.split(route.metrics(data)):
+                encoded: bytes | None = None
+                for delivery in deliveries:
+                    if delivery.takes_otlp:
+                        if not chunk.news:
+                            continue
+                        if encoded is None:
+                            encoded = _encoded(chunk)
+                        delivery.put(Batch(metrics=encoded, points=chunk.points, size=len(encoded)))
+                    else:
+                        size = chunk.points * _POINT_BYTES
+                        delivery.put(Batch(metrics=chunk.data, points=chunk.points, size=size))
 
-    def _put_records(self, records: list[ReadableLogRecord]) -> None:
+    def _put_records(self, records: list[ReadableLogRecord], *, ends: bool = False) -> None:
+        for route, deliveries in self._by_route():
+            self._put_routed(route.records(records), deliveries, ends=ends)
+
+    def _by_route(self) -> list[tuple[Route, list[Delivery]]]:
+        """Deliveries that get the same, together: for them it is encoded once."""
+        groups: dict[object, tuple[Route, list[Delivery]]] = {}
+        for delivery in self.deliveries:
+            groups.setdefault(delivery.route.identity, (delivery.route, []))[1].append(delivery)
+        return list(groups.values())
+
+    def _put_routed(
+        self, records: list[ReadableLogRecord], deliveries: list[Delivery], *, ends: bool
+    ) -> None:
         for part in encoding.split_logs(records):
             encoded: bytes | None = None
             ours = [r for r in part if (r.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)]
             count = sum(1 for r in ours if r.log_record.event_name not in (_RUN_EVENT, _STATUS_EVENT))
-            for delivery in self.deliveries:
+            for delivery in deliveries:
                 if not delivery.takes_otlp:
                     size = sum(512 + encoding.payload_size(record) for record in part)
                     delivery.put(Batch(logs=part, records=count, size=size))
                 elif ours:
                     if encoded is None:
                         encoded = encoding.encode_records(ours).SerializeToString()
-                    delivery.put(Batch(logs=encoded, records=count, size=len(encoded)))
+                    delivery.put(Batch(logs=encoded, records=count, size=len(encoded), ends=ends))

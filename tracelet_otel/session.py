@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from tracelet_otel.records import RunInfo
 from tracelet_otel.resource import launcher
 from tracelet_otel.run import Run
 from tracelet_otel.semconv import Status
-from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings
+from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
 from tracelet_otel.summary import closing_lines, say
 
 Signals = Mapping[str, frozenset[Literal["metrics", "logs"]]]
@@ -82,13 +83,20 @@ class Session:
         info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags)
         both: frozenset[Literal["metrics", "logs"]] = frozenset({"metrics", "logs"})
         made: list[Delivery] = []
+        name_of_session = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         try:
             for name in dict.fromkeys([*self.settings.backends, *signals]):
                 options = self.settings.backends.get(name, {})
                 kinds = signals.get(name, both)
-                limit = self.settings.max_queue_bytes
                 delivery = backends.make_delivery(
-                    name, options, run=info, max_queue_bytes=limit, signals=kinds
+                    name,
+                    options,
+                    run=info,
+                    max_queue_bytes=self.settings.max_queue_bytes,
+                    state=state_folder(self.settings.spool_dir),
+                    session=name_of_session,
+                    max_spool_bytes=self.settings.max_spool_bytes,
+                    signals=kinds,
                 )
                 made.append(delivery)
         except Exception:
@@ -133,7 +141,9 @@ class Session:
             run.ended = True  # here: a writer that is bound to it goes on to the next session's run
             if status is not None:
                 self.end_run(run, status)
-        self.pipeline.stop(self.settings.shutdown_timeout)
+        timeout = self.settings.shutdown_timeout
+        # Whoever sends a signal kills soon after; who ends by themselves wait for a backend that works.
+        self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
         self.restore_variables(self._variables)
         if self._announced:
             for line in closing_lines(self._deliveries):

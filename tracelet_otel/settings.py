@@ -7,9 +7,11 @@ as OpenTelemetry specifies.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from dataclasses import field as dataclass_field
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 RUN_ID_VARIABLE = "TRACELET_RUN_ID"
@@ -40,8 +42,8 @@ class Settings:
     backends: Mapping[str, Mapping[str, Any]] = _setting(
         "OTEL_METRICS_EXPORTER",
         {"mlflow": {}},
-        "Where to: `mlflow`, `otlp`, `console`, or any installed OpenTelemetry metrics exporter; several, "
-        "comma separated. As an argument also `{name: options}`; `mlflow` takes `tracking_uri`.",
+        "Where to: `mlflow`, `wandb`, `aim`, `clearml`, `file`, `otlp`, `console`, or any installed "
+        "OpenTelemetry metrics exporter; several, comma separated. As an argument also `{name: options}`.",
     )
     project: str = _setting("TRACELET_PROJECT", "", "Project that trackers file the run under.")
     experiment: str = _setting("TRACELET_EXPERIMENT", "", "Experiment (group of runs) inside the project.")
@@ -57,14 +59,26 @@ class Settings:
         "TRACELET_SHUTDOWN_TIMEOUT",
         10.0,
         "At exit: how long to wait for a backend that takes nothing any more. One that takes data is "
-        "waited for.",
+        "waited for, unless a signal ends the process. What is left goes to the spool.",
         unit="s",
     )
     max_queue_bytes: int = _setting(
         "TRACELET_MAX_QUEUE_BYTES",
         256 * 1024 * 1024,
-        "Memory for what a slow backend has not taken yet, per backend; what comes beyond is dropped and "
-        "counted.",
+        "Memory for what a slow backend has not taken yet, per backend; what comes beyond goes to the spool.",
+        unit="bytes",
+    )
+    spool_dir: str = _setting(
+        "TRACELET_SPOOL_DIR",
+        "",
+        "Folder for what a backend has not taken, and of backend `file`; `tracelet-otel` in "
+        "`$XDG_STATE_HOME` or `~/.local/state` if not set.",
+    )
+    max_spool_bytes: int = _setting(
+        "TRACELET_MAX_SPOOL_BYTES",
+        16 * 1024**3,
+        "What the spool of one process and backend may hold, media included; what comes beyond, the newest, "
+        "is dropped and counted.",
         unit="bytes",
     )
     media_dir: str = _setting(
@@ -101,6 +115,20 @@ def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
     return Settings(**values)
 
 
+def state_folder(spool_dir: str = "") -> Path:
+    """Where spools and companion files wait for their delivery.
+
+    Source of the default: XDG Base Directory Specification 0.8, ``XDG_STATE_HOME``.
+    """
+    if spool_dir:
+        return Path(spool_dir).expanduser().absolute()
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):  # relative ones are to be ignored, as that specification says
+        base = os.environ.get("HOME") or tempfile.gettempdir()
+        base = f"{base}/.local/state"
+    return Path(base, "tracelet-otel")
+
+
 def sdk_disabled() -> bool:
     """Whether ``OTEL_SDK_DISABLED`` asks for no telemetry at all."""
     return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -115,10 +143,10 @@ def _parse(name: str, value: Any, source: str) -> Any:
         return parse_backends(value, source)
     if name == "tags":
         return _parse_tags(value, source)
-    if name in ("export_interval", "shutdown_timeout", "max_queue_bytes"):
+    if name in ("export_interval", "shutdown_timeout", "max_queue_bytes", "max_spool_bytes"):
         return _parse_number(name, value, source)
     if not isinstance(value, str):
-        if name == "media_dir" and isinstance(value, os.PathLike):
+        if name in ("media_dir", "spool_dir") and isinstance(value, os.PathLike):
             return os.fspath(cast("os.PathLike[str]", value))
         raise ConfigurationError(f"{source} must be text, got {type(value).__name__}: {value!r}")
     if name == "checkpoints":
@@ -142,7 +170,7 @@ def _parse_number(name: str, value: Any, source: str) -> float | int:
         raise ConfigurationError(f"{source} must be above 0 and finite, got {value!r}")
     if number > _LARGEST.get(name, number):
         raise ConfigurationError(f"{source} must be at most {_LARGEST[name]:g}, got {value!r}")
-    return int(number) if name == "max_queue_bytes" else number
+    return int(number) if name.endswith("_bytes") else number
 
 
 def parse_backends(value: Any, source: str) -> dict[str, dict[str, Any]]:

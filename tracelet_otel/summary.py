@@ -1,8 +1,9 @@
-"""The few lines that a user sees: what was captured, delivered and dropped."""
+"""The few lines that a user sees: what was captured, delivered, spooled and dropped."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterable
 
@@ -28,14 +29,20 @@ def _closing_line(delivery: Delivery) -> str:
     counts = delivery.counts
     line = f"{delivery.name}: captured {_amount(counts.captured_points, counts.captured_records)}"
     dropped = _amount(counts.dropped_points, counts.dropped_records)
-    if not dropped:
+    spooled = _amount(counts.spooled_points, counts.spooled_records)
+    left = delivery.spool is not None and bool(delivery.spool)  # a status alone counts as nothing
+    if not dropped and not left:
         line += ", delivered all"
     else:
         line += f", delivered {_amount(counts.delivered_points, counts.delivered_records) or 'nothing'}"
-        line += f", dropped {dropped}"
+        line += f", spooled {spooled or 'the end of the run'}" if left else ""
+        line += f", dropped {dropped}" if dropped else ""
     reason = delivery.last_error or delivery.destination.refusals()
-    if dropped and reason:
+    if (dropped or left) and reason:
         line += f": {reason}"
+    if left and delivery.spool is not None:
+        folder = shlex.quote(str(delivery.spool.folder))
+        line += f"; deliver it with: tracelet-otel replay {folder} --backend {delivery.name}"
     locations = delivery.destination.locations()
     if locations:
         line += f" -> {locations[0]}" + (f" and {len(locations) - 1} more" if len(locations) > 1 else "")

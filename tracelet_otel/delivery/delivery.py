@@ -1,4 +1,4 @@
-"""Queue and retry around one destination, in a thread of its own, so that no backend waits for another."""
+"""Queue, retry and spool around one destination, in a thread of its own: no backend waits for another."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 
+from tracelet_otel.delivery.backlog import Backlog
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.guard import log_once
+from tracelet_otel.routing import Route
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
@@ -24,8 +26,8 @@ what a tracker's client computes, training waits for."""
 BEHIND_POINTS = 20_000
 """Queued points from which on a delivery works without rest: about two seconds of work for a slow tracker,
 which is what an exit may have to wait for."""
-RECORD_WEIGHT = 100
-"""Points that cost as much as one record, about."""
+STALLED_S = 5.0
+"""Time after which a backend that does not answer counts as away: what comes then goes to the spool."""
 LONGEST_REST_S = 10.0
 
 
@@ -37,16 +39,19 @@ class Counts:
     captured_records: int = 0
     delivered_points: int = 0
     delivered_records: int = 0
+    spooled_points: int = 0
+    """In the spool, at the end."""
+    spooled_records: int = 0
 
     @property
     def dropped_points(self) -> int:
-        """Points that were captured and not delivered."""
-        return self.captured_points - self.delivered_points
+        """Points that were captured and are neither delivered nor in the spool."""
+        return self.captured_points - self.delivered_points - self.spooled_points
 
     @property
     def dropped_records(self) -> int:
-        """Records that were captured and not delivered."""
-        return self.captured_records - self.delivered_records
+        """Records that were captured and are neither delivered nor in the spool."""
+        return self.captured_records - self.delivered_records - self.spooled_records
 
 
 class Delivery:
@@ -55,19 +60,32 @@ class Delivery:
     Args:
         name: the backend's name, for messages.
         destination: where to.
-        max_queue_bytes: what is queued beyond this is dropped and counted, newest first.
+        max_queue_bytes: what is queued beyond this goes to the spool.
+        spool: where batches go that the backend does not take. None, or one that is full or cannot be
+            written: they are dropped and counted, newest first.
+        route: what the backend gets; None is everything.
     """
 
-    def __init__(self, name: str, destination: Destination, *, max_queue_bytes: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        destination: Destination,
+        *,
+        max_queue_bytes: int,
+        spool: Spool | None = None,
+        route: Route | None = None,
+    ) -> None:
         self.name = name
+        self.route = route or Route()
         self.destination = destination
         self.counts = Counts()
         self.last_error = ""
         self.takes_otlp = destination.takes_otlp
-        self._max_queue_bytes = max_queue_bytes
-        self._queue: deque[Batch] = deque()
-        self._queued_bytes = 0
-        self._queued_weight = 0
+        self.spool = spool
+        self._backlog = Backlog(name, max_bytes=max_queue_bytes, spool=spool)
+        self._failing = False
+        self._unusable = False
+        self._since = 0.0
         self._waiters = 0
         self._hurried = False
         self._condition = threading.Condition()
@@ -80,27 +98,27 @@ class Delivery:
         self._thread.start()
 
     def put(self, batch: Batch) -> None:
-        """Queues a batch, or drops it if the queue is full. Never waits for the backend."""
+        """Takes a batch, or drops it if there is no place left. Never waits for the backend."""
         with self._condition:
             self.counts.captured_points += batch.points
             self.counts.captured_records += batch.records
-            if self._closing or self._queued_bytes + batch.size > self._max_queue_bytes:
-                self.last_error = "the delivery is closed" if self._closing else "its queue is full"
-                log_once(
-                    f"queue {self.name}",
-                    logging.WARNING,
-                    "%s: %d points and %d records dropped: %s (%d bytes; setting TRACELET_MAX_QUEUE_BYTES)",
-                    self.name,
-                    batch.points,
-                    batch.records,
-                    self.last_error,
-                    self._max_queue_bytes,
-                )
+            if not self._closing and self._backlog.add(batch, away=self._is_away()):
+                self._condition.notify_all()
                 return
-            self._queue.append(batch)
-            self._queued_bytes += batch.size
-            self._queued_weight += batch.points + RECORD_WEIGHT * batch.records
-            self._condition.notify_all()
+            self.last_error = "the delivery is closed" if self._closing else self._backlog.last_error
+            log_once(
+                f"queue {self.name}",
+                logging.ERROR,
+                "%s: %d points and %d records dropped: %s",
+                self.name,
+                batch.points,
+                batch.records,
+                self.last_error,
+            )
+
+    def _is_away(self) -> bool:
+        stalled = self._busy and not self._loading and time.monotonic() - self._since > STALLED_S
+        return self._failing or self._unusable or stalled
 
     def hurry(self) -> None:
         """Rests no more: the process is about to end."""
@@ -129,43 +147,53 @@ class Delivery:
             self._progress = time.monotonic()
             self._condition.notify_all()
 
-    def close(self, idle_timeout: float) -> bool:
-        """Delivers what is queued, then ends the thread. What is left counts as dropped.
+    def close(self, idle_timeout: float, deadline: float | None = None) -> bool:
+        """Delivers what is queued, then ends the thread. What is left goes to the spool.
 
         Args:
             idle_timeout: as of :meth:`flush`.
+            deadline: of ``time.monotonic()``: not beyond it, even if the backend takes data.
 
         Returns:
             Whether everything was sent.
         """
         self.begin_closing()
-        return self.finish_closing(idle_timeout)
+        return self.finish_closing(idle_timeout, deadline)
 
-    def finish_closing(self, idle_timeout: float) -> bool:
+    def finish_closing(self, idle_timeout: float, deadline: float | None = None) -> bool:
         """The waiting half of :meth:`close`."""
-        done = self._wait(idle_timeout)
-        with self._condition:
-            self._abandoned = True
-            self._condition.notify_all()
+        done = False
+        try:
+            done = self._wait(idle_timeout, deadline)
+        finally:  # also when a second Ctrl-C ends the waiting
+            with self._condition:
+                self._abandoned = True
+                if not done:
+                    self._backlog.spill_all()
+                self.counts.spooled_points, self.counts.spooled_records = self._backlog.close()
+                self._condition.notify_all()
         if done:
             self._thread.join(idle_timeout)
         elif not self.last_error:
             self.last_error = f"no answer within {idle_timeout:g} s"
         return done
 
-    def _wait(self, idle_timeout: float) -> bool:
+    def _wait(self, idle_timeout: float, deadline: float | None = None) -> bool:
         with self._condition:
             self._waiters += 1
             self._condition.notify_all()  # end a rest or a back-off now: somebody waits
             try:
-                return self._wait_until_empty(idle_timeout)
+                return self._wait_until_empty(idle_timeout, deadline)
             finally:
                 self._waiters -= 1
 
-    def _wait_until_empty(self, idle_timeout: float) -> bool:
-        while self._queue or self._busy:
+    def _wait_until_empty(self, idle_timeout: float, deadline: float | None) -> bool:
+        while self._backlog or self._busy:
             patience = max(idle_timeout, LOADING_TIMEOUT_S) if self._loading else idle_timeout
-            remaining = self._progress + patience - time.monotonic()
+            end = self._progress + patience
+            if self._unusable:
+                return False
+            remaining = (end if deadline is None else min(end, deadline)) - time.monotonic()
             if remaining <= 0:
                 return False
             self._condition.wait(min(remaining, 0.5))  # loading may end without a sign of progress
@@ -174,9 +202,12 @@ class Delivery:
     def _rest(self, worked: float) -> None:
         """Leaves the interpreter to training, unless somebody waits for this delivery or it is behind."""
         self._condition.wait_for(
-            lambda: self._waiters or self._closing or self._hurried or self._queued_weight > BEHIND_POINTS,
+            lambda: self._waiters or self._closing or self._hurried or self._is_behind(),
             min(worked * (1 / SHARE - 1), LONGEST_REST_S),
         )
+
+    def _is_behind(self) -> bool:
+        return self._backlog.weight > BEHIND_POINTS or self._backlog.is_spooling
 
     def _load(self) -> None:
         self._loading = True
@@ -189,22 +220,28 @@ class Delivery:
         connected = False
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._queue or self._abandoned)
+                self._condition.wait_for(lambda: self._backlog or self._abandoned)
                 if self._abandoned:
                     break
-                batch = self._queue[0]
+                batch = self._take()
                 self._busy = True
+                self._since = time.monotonic()
             if not connected:
                 connected = self._attempt(self._load) is not None
+                self._since = time.monotonic()
                 connected = connected and self._attempt(self.destination.connect) is not None
+            if not connected and self.spool is not None:
+                self._give_up()
+                return
             started = time.thread_time()
-            receipt = self._attempt(lambda b=batch: self.destination.send(b)) if connected else None
+            self._since = time.monotonic()
+            receipt = None
+            if connected and batch is not None:
+                receipt = self._attempt(lambda b=batch: self.destination.send(b))
             with self._condition:
-                if self._abandoned:  # counted as dropped already; the closing line is out
+                if self._abandoned:  # it is in the spool; the closing line is out
                     break
-                self._queue.popleft()
-                self._queued_bytes -= batch.size
-                self._queued_weight -= batch.points + RECORD_WEIGHT * batch.records
+                self._backlog.done()
                 self._busy = False
                 self._progress = time.monotonic()
                 if isinstance(receipt, Receipt):
@@ -215,6 +252,22 @@ class Delivery:
         if connected:
             self._attempt(self.destination.close)
 
+    def _give_up(self) -> None:
+        """The backend cannot be used as it is set up: everything waits in the spool for a replay."""
+        with self._condition:
+            self._unusable = True
+            self._busy = False
+            if not self._abandoned:
+                self._backlog.spill_all()
+            self._condition.notify_all()
+
+    def _take(self) -> Batch | None:
+        try:
+            return self._backlog.take()
+        except (OSError, ValueError) as error:
+            self._note(error)
+            return None
+
     def _attempt(self, action: object) -> object | None:
         """Calls ``action`` until it works or cannot; its result (True for None), or None if it cannot."""
         assert callable(action)
@@ -224,6 +277,7 @@ class Delivery:
                 result = action()
             except TransientError as error:
                 self._note(error)
+                self._failing = True
                 delay = min(backoff, LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
                 delay = max(delay, error.retry_after or 0.0)
                 backoff *= 2
@@ -237,15 +291,17 @@ class Delivery:
                         return None
             except Exception as error:  # permanent, or a defect of the exporter: neither may stop the rest
                 self._note(error)
+                self._failing = False
                 return None
             else:
                 with self._condition:
+                    self._failing = False
                     self._progress = time.monotonic()
                 return True if result is None else result
 
     def _note(self, error: Exception) -> None:
         # These messages are written for people; anything else is a defect and shows its type.
         self.last_error = str(error) if isinstance(error, (DeliveryError, OSError)) else repr(error)
-        retried = "; it is tried again" if isinstance(error, TransientError) else "; this data is dropped"
+        retried = "; it is tried again" if isinstance(error, TransientError) else "; it is not tried again"
         log_once(f"delivery {self.name}", logging.WARNING, "%s: %s%s", self.name, self.last_error, retried)
         logging.getLogger("tracelet_otel").debug("%s failed", self.name, exc_info=error)

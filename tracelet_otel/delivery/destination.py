@@ -19,6 +19,8 @@ class Batch:
     records: int = 0
     size: int = 0
     """Bytes it occupies in the queue, about."""
+    ends: bool = False
+    """Whether it ends a run: nothing that was recorded before may come after it."""
 
 
 @dataclass(slots=True)
