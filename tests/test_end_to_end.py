@@ -11,6 +11,7 @@ import pytest
 from tests.support import event_files
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import run_script
+from tracelet_otel.delivery.spool import folders, read
 
 SCRIPTS = {
     "tight_loop": """
@@ -176,6 +177,9 @@ def test_an_unwritable_folder_is_said_and_training_goes_on(tmp_path: Path) -> No
         tmp_path, code, variables={"MLFLOW_TRACKING_URI": "sqlite:////proc/no/such/folder/mlflow.db"}
     )
     assert (done.returncode, done.stdout) == (0, "trained\n")
-    assert "captured 100 points, delivered nothing, dropped 100 points: " in done.stderr
+    assert "captured 100 points, delivered nothing, spooled 100 points: " in done.stderr
+    assert "deliver it with: tracelet-otel replay " in done.stderr
+    (spool,) = folders(tmp_path / "state")
+    assert sum(batch.points for batch in read(spool)) == 100
     assert "No such file or directory: '/proc/no'" in done.stderr
     assert "Traceback" not in done.stderr

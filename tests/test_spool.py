@@ -5,12 +5,14 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 
 from tracelet_otel import semconv
 from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics
@@ -37,15 +39,15 @@ def metrics(tag: str, steps: range, *, value: float = 0.1) -> Batch:
     return Batch(metrics=data, points=len(steps), size=len(data))
 
 
-def logs(kind: str, payload: bytes | None = None, **attributes: str) -> Batch:
+def logs(kind: str, payload: bytes | None = None, attributes: Mapping[str, str] | None = None) -> Batch:
     request = ExportLogsServiceRequest()
     record = request.resource_logs.add().scope_logs.add().log_records.add()
     record.event_name = semconv.EVENT_PREFIX + kind
     if payload is not None:
         record.body.bytes_value = payload
-    record.trace_id, record.severity_number = b"\x02" * 16, 9
+    record.trace_id, record.severity_text = b"\x02" * 16, "INFO"
     record.attributes.append(text(semconv.RUN_ID, "r"))
-    record.attributes.extend(text(key, value) for key, value in attributes.items())
+    record.attributes.extend(text(key, value) for key, value in (attributes or {}).items())
     data = request.SerializeToString()
     return Batch(logs=data, records=int(kind not in ("run", "status")), size=len(data), ends=kind == "status")
 
@@ -80,7 +82,7 @@ def test_metrics_of_other_kinds_come_back() -> None:
     histogram.explicit_bounds.append(0.5)
     exemplar = histogram.exemplars.add(as_int=-5)
     exemplar.filtered_attributes.append(text("a", "b"))
-    scope.metrics[0].histogram.aggregation_temporality = 2
+    scope.metrics[0].histogram.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
     scope.metrics.add(name="s").sum.data_points.add(as_double=math.inf).exemplars.add(as_double=-math.inf)
     again = parse_line(metrics_line(ExportMetricsServiceRequest.FromString(request.SerializeToString())))
     assert again == request
@@ -192,7 +194,7 @@ def test_media_moves_with_the_spool(tmp_path: Path) -> None:
     source = tmp_path / "temporary"
     source.write_bytes(payload)
     spool = Spool(tmp_path / "here", max_bytes=10**6)
-    spool.append(logs("image", **{semconv.PAYLOAD_URI: str(source), semconv.PAYLOAD_SHA256: digest}))
+    spool.append(logs("image", None, {semconv.PAYLOAD_URI: str(source), semconv.PAYLOAD_SHA256: digest}))
     spool.close()
     source.unlink()
     (tmp_path / "here").rename(tmp_path / "there")

@@ -20,7 +20,6 @@ from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import take_route
 from tracelet_otel.settings import ConfigurationError
-from tracelet_otel_exporters.exporter import TrackerExporter
 from tracelet_otel_exporters.tracker import Tracker
 
 MOST_FAILURES = 3
@@ -85,6 +84,8 @@ def make_delivery(
     if tracker is None:
         destination = StandardExporters(name, options, signals)
         return Delivery(name, destination, max_queue_bytes=max_queue_bytes, route=route)
+    from tracelet_otel_exporters.exporter import TrackerExporter  # which imports this package
+
     destination = TrackerExporter(
         make_tracker(name, tracker, options), run=run, companions=state / COMPANIONS / name
     )

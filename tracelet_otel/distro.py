@@ -8,7 +8,11 @@ from typing import Any
 from opentelemetry.instrumentation.distro import BaseDistro
 from opentelemetry.sdk._configuration import _BaseConfigurator  # pyright: ignore[reportPrivateUsage]
 
+# The backport of the standard library's, whose type BaseDistro names.
+from opentelemetry.util._importlib_metadata import EntryPoint
+
 from tracelet_otel import process
+from tracelet_otel.instrumentors import SAMPLED
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, sdk_disabled
 from tracelet_otel.summary import say
 
@@ -24,6 +28,11 @@ class TraceletDistro(BaseDistro):
 
     def _configure(self, **kwargs: Any) -> None:
         pass
+
+    def load_instrumentor(self, entry_point: EntryPoint, **kwargs: Any) -> None:
+        """Loads an instrumentor, but for those that we sample ourselves, and not every second."""
+        if entry_point.name not in SAMPLED:
+            super().load_instrumentor(entry_point, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
 
 class TraceletConfigurator(_BaseConfigurator):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from collections import deque
+from collections.abc import Callable
 
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, ReadableLogRecord
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
+from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import encoding, recording, semconv
@@ -20,6 +21,7 @@ from tracelet_otel.media import MediaFolder
 from tracelet_otel.reservoir import EXEMPLAR_FILTER, lossless_views
 from tracelet_otel.routing import Route
 from tracelet_otel.run import Run, RunScope
+from tracelet_otel.sampler import Reader, Sampler
 from tracelet_otel.semconv import Status
 
 COLLECTION_TIMEOUT_S = 10.0
@@ -29,28 +31,6 @@ _POINT_BYTES = 200
 _UNLIMITED = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
 """The SDK's limits, from its environment variables, would cut tags and drop the run's id."""
 _STATUS_EVENT = semconv.EVENT_PREFIX + "status"
-_RUN_EVENT = semconv.EVENT_PREFIX + "run"
-
-
-class _Reader(MetricReader):
-    """Collects when the pipeline asks for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._data: MetricsData | None = None
-
-    def take(self) -> MetricsData | None:
-        self._data = None
-        self.collect()
-        return self._data
-
-    def _receive_metrics(
-        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
-    ) -> None:
-        self._data = metrics_data
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """The pipeline shuts down; nothing to do here."""
 
 
 def _encoded(chunk: encoding.Chunk) -> bytes:
@@ -79,11 +59,13 @@ class Pipeline:
         self._woken = threading.Event()
         self.wake = self._woken.set
         """Has the pipeline collect now. Returns at once."""
+        self.sampler: Sampler | None = None
+        self._undescribed: deque[tuple[Run, Callable[[], bytes]]] = deque()
         self._stopped = False
         self._hurried = False
         self._collecting = threading.Lock()
         self._held: list[ReadableLogRecord] = []
-        self._reader = _Reader()
+        self._reader = Reader()
         self._events = EventBuffer(media, self.wake)
         self.meter_provider = MeterProvider(
             metric_readers=[self._reader],
@@ -116,6 +98,10 @@ class Pipeline:
             self._collect()
         done = [delivery.flush(idle_timeout) for delivery in self.deliveries]
         return all(done)
+
+    def describe(self, run: Run, payload: Callable[[], bytes]) -> None:
+        """Adds the environment's record to a run, made by ``payload()`` on this pipeline's thread."""
+        self._undescribed.append((run, payload))
 
     def end_run(self, run: Run, status: Status) -> None:
         """Records the final status of a run, if it ever opened."""
@@ -162,6 +148,12 @@ class Pipeline:
             for callback in recording.collection_callbacks():
                 with Guard("a value that was logged on a device"):
                     callback()
+            while self._undescribed:
+                run, payload = self._undescribed.popleft()
+                with Guard("describing the environment"):
+                    self.recorder.event(
+                        "environment", "", None, payload(), "application/json", None, None, run
+                    )
             data = self._reader.take()
             drained = self._events.drain()
             statuses, self._held = (
@@ -173,6 +165,10 @@ class Pipeline:
             with Guard("encoding metrics"):
                 if data is not None:
                     self._put_metrics(data)
+            with Guard("sampling the machine"):
+                sample = self.sampler.sample() if self.sampler and self.scope.default.opened else None
+                if sample is not None and not self._stopped:
+                    self._put_metrics(sample)
             self._put_records(statuses, ends=True)
         finally:
             self._collecting.release()
@@ -209,7 +205,8 @@ class Pipeline:
         for part in encoding.split_logs(records):
             encoded: bytes | None = None
             ours = [r for r in part if (r.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)]
-            count = sum(1 for r in ours if r.log_record.event_name not in (_RUN_EVENT, _STATUS_EVENT))
+            kinds = [(r.log_record.event_name or "").removeprefix(semconv.EVENT_PREFIX) for r in ours]
+            count = sum(1 for kind in kinds if kind not in semconv.ATTENDANTS)
             for delivery in deliveries:
                 if not delivery.takes_otlp:
                     size = sum(512 + encoding.payload_size(record) for record in part)

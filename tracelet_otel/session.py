@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -9,17 +10,20 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import backends, recording, semconv
 from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.instrumentation import argparse
+from tracelet_otel.instrumentors import disabled
 from tracelet_otel.media import MediaFolder
 from tracelet_otel.pipeline import Pipeline
 from tracelet_otel.records import RunInfo
-from tracelet_otel.resource import launcher
+from tracelet_otel.resource import environment, launcher
 from tracelet_otel.run import Run
+from tracelet_otel.sampler import Sampler
 from tracelet_otel.semconv import Status
 from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
 from tracelet_otel.summary import closing_lines, say
@@ -72,9 +76,12 @@ class Session:
         self.pipeline = Pipeline(
             self.resource, self.run, interval=settings.export_interval / 1000, media=self.media
         )
+        if not self.joined and launch.is_first_of_node:
+            self.pipeline.sampler = Sampler(self.resource)
         self.signals = signals or {}
         self._deliveries = self._make_deliveries(self.signals)
         self._ends_run = not self.joined and launch.rank in (None, 0)
+        self._described: bytes | None = None
         self._announced = False
         self._variables: dict[str, str | None] = {}
 
@@ -117,6 +124,7 @@ class Session:
     def record(self) -> None:
         """Begins to record. Without a backend nothing is recorded, so that nothing piles up."""
         recording.install(self.pipeline.recorder if self.records else None)
+        argparse.on_parsed(self._parsed if self.records else None)
 
     def start(self) -> None:
         """Begins to deliver what is recorded."""
@@ -137,6 +145,7 @@ class Session:
         """Ends the runs with ``status`` (None leaves them open), delivers, and says what became of it all."""
         if recording.recorder() is self.pipeline.recorder:
             recording.install(None)
+            argparse.on_parsed(None)
         for run in self.pipeline.scope.all():
             run.ended = True  # here: a writer that is bound to it goes on to the next session's run
             if status is not None:
@@ -159,13 +168,33 @@ class Session:
         if not run.name and not self.joined:
             run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.pipeline.recorder.event("run", "", None, run.description(), "application/json", None, None, run)
+        if self._ends_run and not disabled("environment"):
+            now = environment.snapshot()
+            self.pipeline.describe(run, lambda: self._environment(now))
         if run is self.run:
             self._variables = self.share(run)
+            if self._ends_run and (arguments := argparse.captured()):
+                self._record_arguments(arguments)
         if not self._announced:
             self._announced = True
             names = ", ".join(delivery.name for delivery in self._deliveries)
             say(f"run {run.name or run.id} -> {names}")
         finish_with_multiprocessing()
+
+    def _environment(self, now: environment.Snapshot) -> bytes:
+        if self._described is None:  # every run of a sweep has the same
+            self._described = json.dumps(
+                environment.environment_record(now, gpus=not disabled("gpu"))
+            ).encode()
+        return self._described
+
+    def _parsed(self, arguments: Mapping[str, Any]) -> None:
+        if self.run.opened and not self.run.ended and self._ends_run:
+            self._record_arguments(arguments)
+
+    def _record_arguments(self, arguments: Mapping[str, Any]) -> None:
+        payload = json.dumps(dict(arguments)).encode()
+        self.pipeline.recorder.event("params", "", None, payload, "application/json", None, None, self.run)
 
     def share(self, run: Run) -> dict[str, str | None]:
         """Has child processes that log join this run; what :meth:`restore_variables` needs."""

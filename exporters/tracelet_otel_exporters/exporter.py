@@ -22,7 +22,7 @@ from tracelet_otel.decoding import (
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.guard import log_once
 from tracelet_otel.records import Point, RunInfo, Series
-from tracelet_otel.semconv import RUN_STATUS, Status
+from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, Status
 from tracelet_otel_exporters.companion import Companions
 from tracelet_otel_exporters.tracker import Outcome, Tracker
 
@@ -142,6 +142,8 @@ class TrackerExporter:
             self._ensure_open(record.run_id)
             written = self.tracker.write_record(record)
             self._set_aside(record.run_id, written)
+            if record.kind in ATTENDANTS:
+                written.accepted = 0
             outcome.add(written)
         self._close_again()
         self._report(outcome)

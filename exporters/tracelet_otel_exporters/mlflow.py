@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError
-from tracelet_otel.records import Point, Record, RunInfo, Series
+from tracelet_otel.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
-from tracelet_otel_exporters import mlflow_artifacts, mlflow_params, mlflow_records, mlflow_runs, names
+from tracelet_otel_exporters import (
+    mlflow_artifacts,
+    mlflow_params,
+    mlflow_points,
+    mlflow_records,
+    mlflow_runs,
+    mlflow_system,
+    names,
+)
 from tracelet_otel_exporters.mlflow_connection import (
     Connection,
     RefusedError,
@@ -23,26 +29,14 @@ from tracelet_otel_exporters.mlflow_connection import (
     resolve,
     translated,
 )
+from tracelet_otel_exporters.mlflow_points import Sample
 from tracelet_otel_exporters.mlflow_runs import OpenRun
 from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
 
-MAX_POINTS: Final = 1000
-"""A request's limit."""
-MAX_BYTES: Final = 900_000
-"""Of a request's body: MLflow's documented limit is 1 MB."""
 NAMES_FILE: Final = "tracelet/names.json"
 
 _STATUSES: Final = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-_INT64: Final = 2**63
 _LOGGER: Final = logging.getLogger(__name__)
-
-
-class _Sample(NamedTuple):
-    key: str
-    value: float
-    time_ms: int
-    step: int
-    tag: str
 
 
 class MLflowTracker:
@@ -113,8 +107,8 @@ class MLflowTracker:
         """Writes points, 1,000 a request; a repeat of the call leaves the same content."""
         run = self._run(run_id)
         outcome = Outcome()
-        samples = (sample for one in series for sample in self._samples(run, one, outcome))
-        for batch in _batches(samples):
+        samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome))
+        for batch in mlflow_points.batches(samples):
             outcome.add(self._log(run, batch))
         if run.names_changed and any(names.is_cut(key) for key in run.names.get("metrics", ())):
             self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
@@ -136,6 +130,19 @@ class MLflowTracker:
         except Exception as error:  # reading a media file: any of fsspec's file systems
             raise translated(error) from error
 
+    def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
+        """Writes measurements of the machine as MLflow's own system metrics."""
+        run = self._run(run_id)
+        outcome = Outcome()
+        for batch in mlflow_points.batches(mlflow_system.samples(run, points)):
+            outcome.add(self._log(run, batch))
+        return outcome
+
+    def write_file(self, run_id: str, name: str, path: Path) -> None:
+        """Stores a file as an artifact; one of the same name is replaced."""
+        run = self._run(run_id)
+        mlflow_artifacts.write_file(self._connected(), run, mlflow_artifacts.file_path(run, name), path)
+
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Writes the companion files, then the final status and the end time."""
         run = self._run(run_id)
@@ -144,6 +151,13 @@ class MLflowTracker:
         mlflow_runs.finish(self._connected(), run, _STATUSES[status])
         del self._runs[run_id]
         return Outcome()
+
+    def close(self) -> None:
+        """Ends the connection; runs that are open stay so."""
+        self._runs.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -155,32 +169,7 @@ class MLflowTracker:
             raise PermanentError(f"run {run_id} is not open")
         return run
 
-    def _samples(self, run: OpenRun, series: Series, outcome: Outcome) -> Iterator[_Sample]:
-        """The points that MLflow can take; says in ``outcome`` what it cannot and what it changes."""
-        tag, key = series.tag, names.metric_key(series.tag, series.rank)
-        run.note("metrics", key, f"{tag}/rank_{series.rank}" if series.rank else tag)
-        seen: set[tuple[int, int, float | None]] = set()
-        for point in series.points:
-            step, value, time_unix_nano = point
-            if not -_INT64 <= step < _INT64:
-                outcome.rejected.append(Problem(tag, f"step {step} is no 64-bit integer"))
-                continue
-            time_ms = (time_unix_nano + 500_000) // 1_000_000
-            if time_ms < 0:
-                outcome.lossy.append(Problem(tag, "time before 1970 became 1970: MLflow takes no other"))
-                time_ms = 0
-            # MLflow's primary key. What it would merge anyway is left out: it makes a batch slow.
-            identity = (step, time_ms, None if value != value else value)
-            if identity in seen:
-                outcome.accepted += 1
-                outcome.lossy.append(_repeated(tag, point))
-                continue
-            seen.add(identity)
-            if math.isinf(value):
-                outcome.lossy.append(Problem(tag, "infinity is stored as the largest float"))
-            yield _Sample(key, value, time_ms, step, tag)
-
-    def _log(self, run: OpenRun, batch: Sequence[_Sample]) -> Outcome:
+    def _log(self, run: OpenRun, batch: Sequence[Sample]) -> Outcome:
         try:
             self._log_batch(run, batch)
         except RefusedError as error:
@@ -194,14 +183,11 @@ class MLflowTracker:
             return outcome
         return Outcome(len(batch))
 
-    def _log_batch(self, run: OpenRun, batch: Sequence[_Sample]) -> None:
+    def _log_batch(self, run: OpenRun, batch: Sequence[Sample]) -> None:
         connection = self._connected()
         with connection.calls():
             if connection.is_http:
-                metrics = [
-                    {"key": s.key, "value": _json(s.value), "timestamp": s.time_ms, "step": s.step}
-                    for s in batch
-                ]
+                metrics = mlflow_points.as_json(batch)
                 connection.post("/api/2.0/mlflow/runs/log-batch", {"run_id": run.id, "metrics": metrics})
                 return
             from mlflow.entities import Metric
@@ -217,35 +203,6 @@ class MLflowTracker:
                     run.names[kind] = {**changed, **run.names.get(kind, {})}
         mlflow_artifacts.write_json(connection, run, NAMES_FILE, run.names)
         run.names_changed = False
-
-
-def _batches(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
-    batch: list[_Sample] = []
-    size, key, key_size = 0, None, 0
-    for sample in samples:
-        if sample.key != key:
-            key = sample.key
-            key_size = len(json.dumps(key)) + 110  # the numbers and their names
-        if batch and (len(batch) == MAX_POINTS or size + key_size > MAX_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(sample)
-        size += key_size
-    if batch:
-        yield batch
-
-
-def _json(value: float) -> float | str:
-    """As protobuf's JSON mapping has it, which MLflow's server reads."""
-    if value != value:
-        return "NaN"
-    return value if abs(value) != math.inf else "Infinity" if value > 0 else "-Infinity"
-
-
-def _repeated(tag: str, point: Point) -> Problem:
-    return Problem(
-        tag, f"step {point.step} repeats value and millisecond of another point: MLflow merges them"
-    )
 
 
 def _without_credentials(uri: str) -> str:

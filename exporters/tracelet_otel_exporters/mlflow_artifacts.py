@@ -59,6 +59,15 @@ def write_payload(connection: Connection, run: OpenRun, path: str, record: Recor
             digest.update(chunk)
     if record.sha256 and digest.hexdigest() != record.sha256:
         raise ValueError(f"media file {record.uri} is not the one that was logged: its SHA-256 differs")
+    write_file(connection, run, path, source)
+
+
+def write_file(connection: Connection, run: OpenRun, path: str, source: Path) -> None:
+    """Writes a local file as an artifact of that path, never through memory.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
         link = Path(folder) / path.rpartition("/")[2]
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from tracelet_otel import semconv
 from tracelet_otel.records import Record
 from tracelet_otel_exporters import mlflow_artifacts as artifacts
-from tracelet_otel_exporters import mlflow_params, rendering
+from tracelet_otel_exporters import mlflow_environment, mlflow_params, rendering
 from tracelet_otel_exporters.mlflow_connection import Connection
 from tracelet_otel_exporters.mlflow_runs import OpenRun
 from tracelet_otel_exporters.tracker import Outcome
@@ -128,6 +128,11 @@ def _graph(connection: Connection, run: OpenRun, record: Record) -> Outcome:
     return Outcome(1)
 
 
+def _environment(connection: Connection, run: OpenRun, record: Record) -> Outcome:
+    mlflow_environment.write(connection, run, record, _object(record))
+    return Outcome(1)
+
+
 WRITERS: Final[Mapping[str, Writer]] = {
     "params": _params,
     "tags": _tags,
@@ -143,6 +148,7 @@ WRITERS: Final[Mapping[str, Writer]] = {
     "artifact": _artifact,
     "layout": _layout,
     "graph": _graph,
+    "environment": _environment,
 }
 """By kind: what writes it. Raises OSError or ValueError where the record's content is unreadable."""
 

@@ -30,6 +30,8 @@ MAX_TAG_VALUE: Final = 8000
 MAX_PER_REQUEST: Final = 100
 """Parameters or tags."""
 
+_MOST_SEEN: Final = 100_000
+"""Points of one millisecond: a script may give all of its points the same time."""
 _MLFLOW_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _VCS_TAGS: Final = {
     "vcs.ref.head.revision": "mlflow.source.git.commit",
@@ -37,6 +39,36 @@ _VCS_TAGS: Final = {
     "vcs.repository.url.full": "mlflow.source.git.repoURL",
 }
 """OpenTelemetry's attributes that MLflow has tags of its own for."""
+
+
+Identity = tuple[int, int, "float | None"]
+"""What MLflow knows a point of a key by: step, milliseconds, value (None: NaN)."""
+
+
+class Seen:
+    """The points of one key in its latest millisecond: those that the next write might repeat.
+
+    A call that comes again is told from a point that was logged again by the point's number.
+    """
+
+    __slots__ = ("_places", "time_ms")
+
+    def __init__(self) -> None:
+        self.time_ms = -1
+        self._places: dict[Identity, int | None] = {}
+
+    def is_other(self, identity: Identity, place: int | None) -> bool:
+        """Whether MLflow has another point of this identity; never for points without numbers."""
+        known = self._places.get(identity)
+        return None not in (known, place) and known != place
+
+    def add(self, identity: Identity, place: int | None) -> None:
+        """Remembers a point, and forgets those of an earlier millisecond."""
+        if identity[1] > self.time_ms:
+            self.time_ms = identity[1]
+            self._places = {}
+        if identity[1] == self.time_ms and len(self._places) < _MOST_SEEN:
+            self._places[identity] = place
 
 
 @dataclass(slots=True)
@@ -58,6 +90,12 @@ class OpenRun:
     """By kind of name: changed name to original name."""
     files: dict[str, str] = field(default_factory=dict[str, str])
     """Artifact path to the digest of the record that is stored there."""
+    start_time_ms: int = 0
+    """When MLflow's run was created; that stays when it is resumed."""
+    latest: dict[str, Seen] = field(default_factory=dict[str, Seen])
+    """By key."""
+    first_readings: dict[str, float] = field(default_factory=dict[str, float])
+    """Of what only grows, by name: MLflow's own begin with 0."""
     has_images: bool = False
     names_changed: bool = False
     """Since they were written to the run."""
@@ -87,6 +125,7 @@ def open_run(connection: Connection, info: RunInfo, folder: Path) -> OpenRun:
         experiment_id=run.info.experiment_id,
         is_resumed=is_resumed,
         params=dict(run.data.params),
+        start_time_ms=int(run.info.start_time or 0),
     )
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tracelet_otel_exporters import mlflow_runs
+from tracelet_otel_exporters import clearml_runs, mlflow_runs
 from tracelet_otel_exporters.mlflow import MLflowTracker
 
 with warnings.catch_warnings():
@@ -33,6 +33,7 @@ with warnings.catch_warnings():
 @pytest.fixture(autouse=True)
 def _no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_runs, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(clearml_runs, "SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -59,5 +59,5 @@ def test_a_server_that_never_answers_costs_the_deadline_and_no_more(tmp_path: Pa
         after = time.time() - float(done.stdout)
     assert done.returncode == 0
     assert after < 20  # the import of MLflow, on a busy machine, and the 2 seconds
-    assert "delivered nothing, dropped 5,001 points and 3 records: no answer within 2 s" in done.stderr
+    assert "delivered nothing, spooled 5,001 points and 3 records: no answer within 2 s" in done.stderr
     assert "Traceback" not in done.stderr

@@ -24,9 +24,11 @@ from PIL import Image
 
 from tracelet_otel import semconv
 from tracelet_otel.delivery.errors import PermanentError, TransientError
-from tracelet_otel.records import Point, Record, RunInfo, Series
-from tracelet_otel_exporters import mlflow_runs
-from tracelet_otel_exporters.mlflow import MAX_BYTES, MLflowTracker, _batches, _Sample
+from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
+from tracelet_otel_exporters import mlflow_runs, mlflow_system
+from tracelet_otel_exporters.mlflow import MLflowTracker
+from tracelet_otel_exporters.mlflow_points import MAX_BYTES, STAND_IN, Sample, batches
+from tracelet_otel_exporters.tracker import Outcome, PointAside, Tracker
 
 NOW = 1_700_000_000_123_456_789
 
@@ -82,6 +84,10 @@ def png(color: str = "red", size: tuple[int, int] = (40, 20), kind: str = "PNG")
     return buffer.getvalue()
 
 
+def points_aside(outcome: Outcome) -> list[PointAside]:
+    return [aside for aside in outcome.aside if isinstance(aside, PointAside)]
+
+
 # -- points -------------------------------------------------------------------------------------------
 
 
@@ -89,7 +95,10 @@ def test_points_keep_value_step_time_and_order(opened: Opened) -> None:
     values = [0.1, -0.0, 1e-320, 0.30000000000000004, 1e308, 7.0]
     points = [Point(step, value, NOW + step * 2_000_000) for step, value in enumerate(values)]
     outcome = opened.tracker.write_points(opened.run_id, [Series(opened.run_id, "train/loss", points)])
-    assert (outcome.accepted, outcome.lossy, outcome.rejected) == (6, [], [])
+    assert (outcome.accepted, outcome.rejected) == (6, [])
+    assert [(repr(aside.point.value), aside.reason[: len(STAND_IN)]) for aside in points_aside(outcome)] == [
+        ("-0.0", STAND_IN)
+    ]
     expected = [(p.step, p.value, (p.time_unix_nano + 500_000) // 1_000_000) for p in points]
     assert opened.history("train/loss") == expected
 
@@ -100,6 +109,7 @@ def test_nan_and_infinity(opened: Opened) -> None:
     outcome = opened.tracker.write_points(opened.run_id, [Series(opened.run_id, "v", points)])
     assert outcome.accepted == 3
     assert len(outcome.lossy) == 2
+    assert [aside.point for aside in points_aside(outcome)] == points[1:]
     stored = [value for _, value, _ in opened.history("v")]
     assert math.isnan(stored[0])
     assert stored[1:] == [sys.float_info.max, -sys.float_info.max]
@@ -120,6 +130,7 @@ def test_a_bad_point_costs_only_itself(opened: Opened) -> None:
     assert outcome.accepted == 3
     assert [problem.name for problem in outcome.rejected] == ["b"]
     assert len(outcome.lossy) == 1
+    assert [aside.point for aside in points_aside(outcome)] == [points[2]]
     assert sorted(value for _, value, _ in opened.history("b")) == [1.0, 3.0, 4.0]
 
 
@@ -144,7 +155,34 @@ def test_an_exact_repeat_is_reported(opened: Opened) -> None:
     outcome = opened.tracker.write_points(opened.run_id, [Series(opened.run_id, "r", points)])
     assert outcome.accepted == 4
     assert len(outcome.lossy) == 2
+    assert [aside.point.step for aside in points_aside(outcome)] == [1, 1]
+    assert [math.isnan(aside.point.value) for aside in points_aside(outcome)] == [False, True]
     assert len(opened.history("r")) == 2
+
+
+def test_an_exact_repeat_in_a_later_write_is_told_from_a_retry(opened: Opened) -> None:
+    first = Series(opened.run_id, "r", [Point(1, 1.0, NOW), Point(2, math.inf, NOW)], rank=2, sequence=100)
+    for _ in range(2):  # the second is a retry
+        assert len(points_aside(opened.tracker.write_points(opened.run_id, [first]))) == 1
+    again = Series(opened.run_id, "r", [Point(1, 1.0, NOW), Point(3, 1.0, NOW)], rank=2, sequence=102)
+    for _ in range(2):
+        outcome = opened.tracker.write_points(opened.run_id, [again])
+        assert outcome.accepted == 2
+        assert [(one.tag, one.rank, one.point) for one in points_aside(outcome)] == [
+            ("r", 2, Point(1, 1.0, NOW))
+        ]
+    later = Series(opened.run_id, "r", [Point(1, 1.0, NOW + 1_000_000)], rank=2, sequence=104)
+    assert points_aside(opened.tracker.write_points(opened.run_id, [later])) == []
+    assert sorted(step for step, _, _ in opened.history("r/rank_2")) == [1, 1, 2, 3]
+
+
+def test_values_that_mlflow_stores_as_one_are_both_kept(opened: Opened) -> None:
+    largest = sys.float_info.max
+    points = [Point(1, largest, NOW), Point(1, math.inf, NOW), Point(2, 0.0, NOW), Point(2, -0.0, NOW)]
+    outcome = opened.tracker.write_points(opened.run_id, [Series(opened.run_id, "m", points)])
+    assert outcome.accepted == 4
+    assert [repr(aside.point.value) for aside in points_aside(outcome)] == ["inf", "-0.0"]
+    assert len(opened.history("m")) == 2
 
 
 def test_a_repeated_call_leaves_the_same_content(opened: Opened) -> None:
@@ -186,11 +224,152 @@ def test_a_cut_name_is_kept_at_once_and_by_a_later_process(
 
 
 def test_requests_stay_below_both_limits() -> None:
-    samples = [_Sample("漢" * 250, 1.0, NOW // 1_000_000, i, "t") for i in range(1500)]
-    batches = list(_batches(iter(samples)))
-    assert [sample for batch in batches for sample in batch] == samples
-    assert all(len(json.dumps([s[:4] for s in batch])) < MAX_BYTES for batch in batches)
-    assert [len(batch) for batch in _batches(s._replace(key="k") for s in samples)] == [1000, 500]
+    samples = [Sample("漢" * 250, 1.0, NOW // 1_000_000, i, "t") for i in range(1500)]
+    cut = list(batches(iter(samples)))
+    assert [sample for batch in cut for sample in batch] == samples
+    assert all(len(json.dumps([s[:4] for s in batch])) < MAX_BYTES for batch in cut)
+    assert [len(batch) for batch in batches(s._replace(key="k") for s in samples)] == [1000, 500]
+
+
+# -- the machine ----------------------------------------------------------------------------------------
+
+
+def machine_points(time_unix_nano: int, received: float) -> list[SystemPoint]:
+    def point(name: str, value: float, **attributes: Any) -> SystemPoint:
+        named = {key.replace("_", "."): item for key, item in attributes.items()}
+        return SystemPoint(name, named, value, time_unix_nano)
+
+    return [
+        *(point("system.cpu.utilization", 0.75, cpu=cpu, state="idle") for cpu in (1, 2)),
+        point("system.memory.usage", 8e9, state="used"),
+        point("system.memory.utilization", 0.5, state="used"),
+        point("system.filesystem.utilization", 0.25),
+        point("system.network.io", received, device="eth0", direction="receive"),
+        point("hw.gpu.utilization", 0.9, hw_id="0", hw_gpu_task="general"),
+        point("hw.gpu.memory.usage", 2e9, hw_id="0"),
+        point("hw.power", 120.0, hw_id="0", hw_type="gpu"),
+        point("hw.gpu.power.limit", 240.0, hw_id="0", hw_type="gpu"),
+        point("system.swap.usage", 7.0, state="used"),
+    ]
+
+
+def test_the_machine_is_shown_as_mlflows_own_monitor_does(
+    opened: Opened, new_tracker: Callable[[str], MLflowTracker], uri: str
+) -> None:
+    start = opened.run.info.start_time
+    now = (start + 65_000) * 1_000_000
+    outcome = opened.tracker.write_system(opened.run_id, machine_points(now, 5e6))
+    assert (outcome.rejected, outcome.lossy) == ([], [])
+    later = machine_points(now + 10_000_000_000, 7.5e6)
+    for _ in range(2):  # a retry changes nothing
+        opened.tracker.write_system(opened.run_id, later)
+    resumed = new_tracker(uri)
+    resumed.open_run(opened.info)
+    resumed.write_system(opened.run_id, machine_points(now + 20_000_000_000, 9e6))
+    assert [value for _, value, _ in opened.history("system/network_receive_megabytes")] == [0.0, 2.5, 0.0]
+    assert [step for step, _, _ in opened.history("system/cpu_utilization_percentage")] == [65, 75, 85]
+    latest = {key: value for key, value in opened.run.data.metrics.items() if key.startswith("system/")}
+    assert latest == {
+        "system/cpu_utilization_percentage": 25.0,
+        "system/cpu_0_utilization_percentage": 25.0,
+        "system/cpu_1_utilization_percentage": 25.0,
+        "system/system_memory_usage_megabytes": 8000.0,
+        "system/system_memory_usage_percentage": 50.0,
+        "system/disk_usage_percentage": 25.0,
+        "system/network_receive_megabytes": 0.0,
+        "system/gpu_0_utilization_percentage": 90.0,
+        "system/gpu_0_memory_usage_megabytes": 2000.0,
+        "system/gpu_0_power_usage_watts": 120.0,
+        "system/gpu_0_power_usage_percentage": 50.0,
+        "system/gpu_0_power_limit_watts": 240.0,
+        "system/system.swap.usage/state:used": 7.0,
+    }
+
+
+def test_names_of_the_machine_are_mlflows(sqlite_uri: str, new_tracker: Any) -> None:
+    # What MLflow's own monitor measures on this machine, we write under the very same names.
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    theirs: set[str] = set()
+    for monitor in (CPUMonitor(), DiskMonitor(), NetworkMonitor()):
+        monitor.collect_metrics()
+        theirs |= monitor.metrics.keys()
+    assert theirs <= {name for name, _ in mlflow_system._NAMES.values()}
+
+
+def test_a_node_has_names_of_its_own(sqlite_uri: str, new_tracker: Callable[[str], MLflowTracker]) -> None:
+    opened = Opened(new_tracker(sqlite_uri), sqlite_uri)
+    points = [
+        SystemPoint("process.thread.count", {"host.name": node}, value, NOW)
+        for node, value in {"a": 1.0, "b": 2.0}.items()
+    ]
+    opened.tracker.write_system(opened.run_id, points)
+    assert opened.run.data.metrics == {"system/a/process_threads": 1.0, "system/b/process_threads": 2.0}
+
+
+ENVIRONMENT = {
+    "git": {"commit": "a" * 40, "branch": "main", "repository": "https://host/r.git", "dirty": False},
+    "python": {"version": "3.11.9", "executable": "/usr/bin/python"},
+    "packages": {"torch": "2.9.0", "numpy": "2.3.0"},
+    "entry_point": "train.py",
+    "host": {"name": "node", "user": "ada"},
+}
+
+
+def test_environment(opened: Opened) -> None:
+    assert opened.write_json("environment", ENVIRONMENT, tag="").accepted == 1
+    tags = {key: value for key, value in opened.run.data.tags.items() if key.startswith("mlflow.")}
+    assert tags["mlflow.source.name"] == "train.py"
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.source.git.commit"] == "a" * 40
+    assert tags["mlflow.source.git.branch"] == "main"
+    assert tags["mlflow.source.git.repoURL"] == "https://host/r.git"
+    assert tags["mlflow.source.git.dirty"] == "false"
+    assert tags["mlflow.user"] == "ada"
+    assert opened.read("tracelet/requirements.txt") == b"numpy==2.3.0\ntorch==2.9.0\n"
+    assert json.loads(opened.read("tracelet/environment.json")) == ENVIRONMENT
+
+
+def test_environments_of_ranks_and_attempts_are_all_kept(
+    opened: Opened, new_tracker: Callable[[str], MLflowTracker], uri: str
+) -> None:
+    opened.write_json("environment", ENVIRONMENT, tag="")
+    opened.write_json("environment", {"host": {"name": "b"}}, tag="", attributes={semconv.RANK: 3})
+    resumed = Opened(new_tracker(uri), uri, opened.run_id)
+    for _ in range(2):
+        resumed.write_json("environment", {**ENVIRONMENT, "git": {"commit": "b" * 40}}, tag="")
+    files = [name for name in opened.files("tracelet") if "environment" in name]
+    assert len(files) == 3
+    commits = {json.loads(opened.read(name)).get("git", {}).get("commit", "")[:1] for name in files}
+    assert commits == {"a", "b", ""}
+    assert opened.run.data.tags["mlflow.source.git.commit"] == "b" * 40
+    assert json.loads(opened.read("tracelet/environment.json"))["git"] == {"commit": "b" * 40}
+
+
+def test_a_file_is_stored_and_replaced(opened: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "other name.jsonl"
+    for content in (b"first", b"second\0"):
+        path.write_bytes(content)
+        opened.tracker.write_file(opened.run_id, "tracelet/companion-1.jsonl", path)
+        assert opened.read("tracelet/companion-1.jsonl") == content
+    assert [name for name in opened.files() if "companion" in name] == ["tracelet/companion-1.jsonl"]
+
+
+def test_closing_the_client_leaves_the_run_open_and_the_users_mlflow_working(
+    opened: Opened, new_tracker: Callable[[str], MLflowTracker], uri: str
+) -> None:
+    tracker: Tracker = opened.tracker
+    tracker.close()
+    tracker.close()
+    with pytest.raises(PermanentError):
+        tracker.write_points(opened.run_id, [])
+    assert opened.run.info.status == "RUNNING"
+    tracker.connect()
+    tracker.open_run(opened.info)
+    series = [Series(opened.run_id, "m", [Point(0, 1.0, NOW)])]
+    assert tracker.write_points(opened.run_id, series).accepted == 1
 
 
 # -- runs ---------------------------------------------------------------------------------------------

@@ -14,7 +14,19 @@ _INSTRUMENT = str(Path(sys.executable).parent / "opentelemetry-instrument")
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """This process's environment without anything that steers us or a tracker."""
-    steering = ("TRACELET_", "OTEL_", "MLFLOW_", "RANK", "WORLD_SIZE", "TORCHELASTIC_")
+    steering = (
+        "TRACELET_",
+        "OTEL_",
+        "MLFLOW_",
+        "WANDB_",
+        "AIM_",
+        "CLEARML_",
+        "TRAINS_",
+        "SLURM_",
+        "RANK",
+        "WORLD_SIZE",
+        "TORCHELASTIC_",
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
     environment.pop("PYTHONPATH", None)
     # A test process must not inherit pytest's marks, or MLflow thinks that it is tested itself.

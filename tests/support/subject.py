@@ -38,7 +38,7 @@ class Subject(Protocol):
         ...
 
     def points(self, run_id: str) -> dict[str, list[StoredPoint]]:
-        """Every point, by the tag as it was logged (rank n > 0: ``tag/rank_n``), in the order of the steps."""
+        """Every point, by the tag as it was logged (rank n > 0: ``tag/rank_n``), by step."""
         ...
 
     def params(self, run_id: str) -> dict[str, str]:

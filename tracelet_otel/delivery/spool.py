@@ -293,10 +293,12 @@ def _batch(
         for scope in resource.scope_logs
         for record in scope.log_records
     ]
-    run = (semconv.EVENT_PREFIX + "run", semconv.EVENT_PREFIX + "status")
-    records = sum(1 for name in names if name.startswith(semconv.EVENT_PREFIX) and name not in run)
+    kinds = [
+        name.removeprefix(semconv.EVENT_PREFIX) for name in names if name.startswith(semconv.EVENT_PREFIX)
+    ]
+    records = sum(1 for kind in kinds if kind not in semconv.ATTENDANTS)
     data = request.SerializeToString()
-    return Batch(logs=data, records=records, size=len(data), ends=run[1] in names)
+    return Batch(logs=data, records=records, size=len(data), ends="status" in kinds)
 
 
 def _media(request: ExportLogsServiceRequest) -> Iterator[tuple[KeyValue, str]]:

@@ -1,0 +1,114 @@
+"""Points as MLflow takes them: which it can keep, which change, which it would merge; and batches of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from tracelet_otel.records import Point, Series
+from tracelet_otel_exporters import names
+from tracelet_otel_exporters.mlflow_runs import Identity, OpenRun, Seen
+from tracelet_otel_exporters.tracker import Outcome, PointAside, Problem
+
+MAX_POINTS: Final = 1000
+"""A request's limit."""
+MAX_BYTES: Final = 900_000
+"""Of a request's body: MLflow's documented limit is 1 MB."""
+STAND_IN: Final = "stored natively as a stand-in: "
+"""How the reason of a companion line begins whose point is shown all the same, near its value.
+
+Without it the native point, if there is one of the same step and millisecond, is another that was logged.
+"""
+
+_INT64: Final = 2**63
+
+
+class Sample(NamedTuple):
+    """One point as MLflow gets it."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+    tag: str
+
+
+def samples(run: OpenRun, series: Series, outcome: Outcome) -> Iterator[Sample]:
+    """The points that MLflow can take; says in ``outcome`` what it cannot and what it changes."""
+    tag, key = series.tag, names.metric_key(series.tag, series.rank)
+    run.note("metrics", key, f"{tag}/rank_{series.rank}" if series.rank else tag)
+    ours: dict[Identity, int] = {}
+    known = run.latest.setdefault(key, Seen())
+    for number, point in enumerate(series.points):
+        step, value, time_unix_nano = point
+        if not -_INT64 <= step < _INT64:
+            outcome.rejected.append(Problem(tag, f"step {step} is no 64-bit integer"))
+            continue
+        time_ms = (time_unix_nano + 500_000) // 1_000_000
+        reason = ""
+        if time_ms < 0:
+            reason, time_ms = STAND_IN + "time before 1970 became 1970: MLflow takes no other", 0
+        elif math.isinf(value):
+            reason = STAND_IN + "infinity is stored as the largest float"
+        elif value == 0.0 and math.copysign(1.0, value) < 0.0:
+            reason = STAND_IN + "SQLite has no negative zero"
+        # MLflow's primary key. What it would merge anyway is left out: it makes a batch slow.
+        stored = math.copysign(sys.float_info.max, value) if abs(value) == math.inf else value
+        identity = (step, time_ms, None if value != value else stored)
+        if identity in ours or (
+            time_ms == known.time_ms and known.is_other(identity, _place(series, number))
+        ):
+            outcome.accepted += 1
+            reason = f"step {step} repeats value and millisecond of another point: MLflow merges them"
+            _aside(outcome, series, point, reason)
+            continue
+        ours[identity] = number
+        if reason:
+            _aside(outcome, series, point, reason)
+        yield Sample(key, value, time_ms, step, tag)
+    latest = max((time_ms for _, time_ms, _ in ours), default=-1)
+    for identity, number in ours.items():
+        if identity[1] == latest:
+            known.add(identity, _place(series, number))
+
+
+def _place(series: Series, number: int) -> int | None:
+    """The number of a point within all of its series."""
+    return None if series.sequence is None else series.sequence + number
+
+
+def _aside(outcome: Outcome, series: Series, point: Point, reason: str) -> None:
+    outcome.lossy.append(Problem(series.tag, reason))
+    outcome.aside.append(PointAside(series.tag, series.rank, point, reason))
+
+
+def batches(points: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Batches below both of a request's limits."""
+    batch: list[Sample] = []
+    size, key, key_size = 0, None, 0
+    for point in points:
+        if point.key != key:
+            key = point.key
+            key_size = len(json.dumps(key)) + 110  # the numbers and their names
+        if batch and (len(batch) == MAX_POINTS or size + key_size > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(point)
+        size += key_size
+    if batch:
+        yield batch
+
+
+def as_json(points: Iterable[Sample]) -> list[dict[str, Any]]:
+    """The points as MLflow's REST API has them."""
+    return [{"key": p.key, "value": _json(p.value), "timestamp": p.time_ms, "step": p.step} for p in points]
+
+
+def _json(value: float) -> float | str:
+    """As protobuf's JSON mapping has it, which MLflow's server reads."""
+    if value != value:
+        return "NaN"
+    return value if abs(value) != math.inf else "Infinity" if value > 0 else "-Infinity"

@@ -1,0 +1,1 @@
+"""The command line ``tracelet-otel``: what is done outside of training."""

@@ -1,0 +1,141 @@
+"""The commands of ``tracelet-otel`` and their options. What they do is imported when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Backends = Annotated[
+    list[str] | None, typer.Option("--backend", "-b", help="Where to; several times or comma separated.")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="Option of a backend as backend.key=value, for example mlflow.tracking_uri=URI."
+    ),
+]
+Timeout = Annotated[
+    float, typer.Option(min=0.0, help="Seconds without progress after which a backend is given up.")
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from tracelet_otel.version import VERSION
+
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What training wrote, delivered to experiment trackers; and what is wrong if it is not."""
+
+
+@app.command()
+def replay(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Spools, folders with spools, or files of OTLP JSON lines, as the Collector's file exporter "
+            "writes them. Default: what waits for the backend in the state folder, and what backend 'file' "
+            "wrote there."
+        ),
+    ] = None,
+    backend: Backends = None,
+    option: Options = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove spools that every backend has completely.")
+    ] = False,
+    timeout: Timeout = 60.0,
+) -> None:
+    """Delivers spools to trackers. Doing so twice changes nothing."""
+
+    def run() -> int:
+        from tracelet_otel.cli.replay import replay
+
+        return replay(paths or [], backend or [], option or [], remove=remove, timeout=timeout)
+
+    _exit(run)
+
+
+@app.command("import")
+def import_(
+    folders: Annotated[list[Path], typer.Argument(metavar="LOGDIR...", help="Folders of TensorBoard.")],
+    backend: Backends = None,
+    option: Options = None,
+    project: Annotated[str, typer.Option(help="Project that the runs are filed under.")] = "",
+    experiment: Annotated[str, typer.Option(help="Experiment inside the project.")] = "",
+    one_run: Annotated[
+        bool,
+        typer.Option(
+            "--one-run/--run-per-folder",
+            help="Whether LOGDIR is one run with the tags that its writers would have had live, or each "
+            "folder with event files is one, as TensorBoard shows them.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs and their points.")] = False,
+    timeout: Timeout = 60.0,
+) -> None:
+    """Imports TensorBoard's event files. Doing so twice adds only what is new."""
+
+    def run() -> int:
+        from tracelet_otel.cli import importing
+
+        request = importing.Request(folders, project, experiment, one_run)
+        if dry_run:
+            return importing.show(request)
+        return importing.run(request, backend or [], option or [], timeout=timeout)
+
+    _exit(run)
+
+
+@app.command()
+def doctor(
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", "-b", help="Backends to check, instead of the configured."),
+    ] = None,
+    option: Options = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a backend has to answer.")] = 15.0,
+) -> None:
+    """Says what is installed, hooked, configured, reachable and waiting, and what to do about it."""
+
+    def run() -> int:
+        from tracelet_otel.cli.doctor import doctor
+
+        return doctor(backend or [], option or [], as_json=as_json, timeout=timeout)
+
+    _exit(run)
+
+
+def _exit(run: Callable[[], int]) -> None:
+    from tracelet_otel.settings import ConfigurationError
+
+    try:
+        code = run()
+    except ConfigurationError as error:
+        typer.echo(f"tracelet-otel: {error}", err=True)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app(prog_name="tracelet-otel")

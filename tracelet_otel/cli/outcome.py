@@ -1,0 +1,51 @@
+"""What became of a delivery: a line a backend on stdout, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from tracelet_otel.cli.progress import amount, size
+from tracelet_otel.cli.sending import Sender
+
+DONE, LEFT, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+
+def report(senders: Sequence[Sender], *, interrupted: bool, again: str) -> int:
+    """Prints what became of everything; the exit code.
+
+    Args:
+        senders: that have ended, unless they did not stop in time.
+        interrupted: by the user.
+        again: what to do about what is left.
+    """
+    left = False
+    for sender in senders:
+        typer.echo(line(sender))
+        left = left or bool(sender.error) or sender.is_alive()
+    if left:
+        typer.echo(again)
+    if interrupted and left:
+        return INTERRUPTED
+    return LEFT if left or any(sender.refused for sender in senders) else DONE
+
+
+def line(sender: Sender) -> str:
+    """One line about one backend."""
+    text = f"{sender.backend}: delivered {amount(sender.points, sender.records)}"
+    if sender.refused:
+        refused = amount(sender.refused_points, sender.refused_records)
+        text += f"; refused {'a run' if refused == 'nothing' else refused}: {_one_line(sender.reason)}"
+    error = sender.error or ("still busy" if sender.is_alive() else "")
+    if error:
+        text += f"; stopped after {size(sender.done)} of {size(sender.total)}: {_one_line(error)}"
+    locations = sender.target.locations()
+    if locations:
+        text += f" -> {locations[0]}" + (f" and {len(locations) - 1:,} more" if len(locations) > 1 else "")
+    return text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,197 @@
+"""Reads spools and files of OTLP JSON lines as streams of batches, with the bytes that are done."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+from tracelet_otel import semconv
+from tracelet_otel.cli.sending import Part
+from tracelet_otel.delivery import spool
+from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.otlp_json import parse_line
+from tracelet_otel.settings import ConfigurationError
+
+QUIET_SECONDS: Final = 60.0
+"""A spool of an unknown process that was not written to for that long is one that is complete."""
+
+_SESSION: Final = re.compile(r"\d{8}-\d{6}-(\d+)-[0-9a-f]{6}")
+"""The name of a session's folder, with the process's id."""
+_RUN_EVENT: Final = semconv.EVENT_PREFIX + "run"
+_ORDER: Final = {"logs": 0, "metrics": 1}
+
+
+@dataclass
+class Source:
+    """A spool's folder, or one file."""
+
+    path: Path
+    is_folder: bool
+    size: int
+    """Bytes when it was found."""
+    torn: bool = False
+    """Whether a last line was incomplete when it was read."""
+    skipped: int = 0
+    """Lines that are no OTLP, those of the reader that found most."""
+    ended: bool = False
+    """Whether the last batch ends a run."""
+    read_to: dict[Path, int] = field(default_factory=dict[Path, int])
+
+    @property
+    def backend(self) -> str:
+        """That a spool is of, as far as its folder's name says."""
+        return self.path.name if self.is_folder else ""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that writes a spool, as far as its folder's name says."""
+        match = _SESSION.fullmatch(self.path.parent.name)
+        return int(match[1]) if match else None
+
+
+def find(paths: Iterable[Path]) -> list[Source]:
+    """The spools and files at these paths, each once.
+
+    Raises:
+        ConfigurationError: there is nothing at a path.
+    """
+    found: dict[Path, Source] = {}
+    for path in paths:
+        if path.is_dir():
+            folders = spool.folders(path)
+            if not folders:
+                raise ConfigurationError(
+                    f"no spool in {path}: it has files named like 000001.metrics.jsonl. "
+                    "Name other files of OTLP JSON lines themselves"
+                )
+            for folder in folders:
+                found.setdefault(folder.resolve(), Source(folder, True, _size(_files(folder))))
+        elif path.exists():
+            found.setdefault(path.resolve(), Source(path, False, _size([path])))
+        else:
+            raise ConfigurationError(f"there is no {path}")
+    return list(found.values())
+
+
+def parts(sources: Iterable[Source]) -> Iterator[Part]:
+    """Everything in order.
+
+    Raises:
+        OSError: a file cannot be read. One that vanished was delivered by the process that wrote it.
+    """
+    base = 0
+    for source in sources:
+        done = 0
+        if not source.is_folder:
+            # Its points may come before the records that describe their runs.
+            yield from (Part(base, batch, describes=True) for batch in _descriptions(source.path))
+        skipped = 0
+        for path in _files(source.path) if source.is_folder else [source.path]:
+            try:
+                for batch, length in _lines(source, path):
+                    done += length
+                    skipped += batch is None
+                    if batch is not None:
+                        source.ended = batch.ends
+                        yield Part(base + done, batch)
+            except FileNotFoundError:
+                if not source.is_folder:
+                    raise
+        source.skipped = max(source.skipped, skipped)
+        base += max(source.size, done)
+        yield Part(base, finished=str(source.path))
+
+
+def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str]) -> str:
+    """Why a spool that was delivered to ``backends`` must not be removed; empty if it may be."""
+    names = set(backends)
+    if source.backend in trackers and source.backend not in names:
+        return f"it waits for {source.backend}"
+    if source.torn or source.skipped:
+        return "it has lines that cannot be read"
+    if _size(_files(source.path)) != sum(source.read_to.values()):
+        return "there is more in it now"
+    if source.pid is not None:
+        return f"process {source.pid} may still write to it" if _is_alive(source.pid) else ""
+    newest = max((path.stat().st_mtime for path in _files(source.path)), default=0.0)
+    if not source.ended and time.time() - newest < QUIET_SECONDS:
+        return "its process may still write to it"
+    return ""
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a spool in the order in which they are to be read."""
+    by_order = [
+        (path.name.split(".")[0], _ORDER[path.name.split(".")[-2]], path)
+        for path in folder.glob("*.jsonl")
+        if path.name.count(".") > 1 and path.name.split(".")[-2] in _ORDER
+    ]
+    return [path for *_, path in sorted(by_order)]
+
+
+def _lines(source: Source, path: Path) -> Iterator[tuple[Batch | None, int]]:
+    """The batches of a file's complete lines with each line's length; None for one that is no OTLP."""
+    read_to = 0
+    with path.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size  # a process that goes on writing would keep us for ever
+        for line in file:
+            if not line.endswith(b"\n"):
+                source.torn = True
+                break
+            try:
+                batch = spool._batch(parse_line(line), path.parent)  # pyright: ignore[reportPrivateUsage]
+            except ValueError:
+                yield None, len(line)
+            else:
+                yield batch or Batch(), len(line)
+            read_to += len(line)
+            if read_to >= end:
+                break
+    source.read_to[path] = min(read_to, source.read_to.get(path, read_to))  # several backends read
+
+
+def _descriptions(path: Path) -> Iterator[Batch]:
+    """The records of a file that describe runs."""
+    quoted = f'"{_RUN_EVENT}"'.encode()
+    with path.open("rb") as file:
+        for line in file:
+            if quoted not in line or not line.endswith(b"\n"):
+                continue
+            try:
+                request = parse_line(line)
+            except ValueError:
+                continue
+            if isinstance(request, ExportLogsServiceRequest):
+                for resource in request.resource_logs:
+                    for scope in resource.scope_logs:
+                        records = [item for item in scope.log_records if item.event_name == _RUN_EVENT]
+                        del scope.log_records[:]
+                        scope.log_records.extend(records)
+                yield Batch(logs=request.SerializeToString())
+
+
+def _size(files: Iterable[Path]) -> int:
+    total = 0
+    for path in files:
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # delivered meanwhile
+            continue
+    return total
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

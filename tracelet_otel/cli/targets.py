@@ -1,0 +1,173 @@
+"""From ``--backend`` and ``--option`` to what a command delivers to."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tracelet_otel import backends
+from tracelet_otel.cli import leftovers
+from tracelet_otel.decoding import decode_records, parse_logs, run_info
+from tracelet_otel.delivery.destination import Batch, Destination
+from tracelet_otel.delivery.file import FileDestination
+from tracelet_otel.records import RunInfo
+from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
+from tracelet_otel_exporters.exporter import TrackerExporter
+from tracelet_otel_exporters.tracker import Outcome, Tracker
+
+
+class Target(Destination, Protocol):
+    """A destination that a command fills to the end, or leaves in the middle."""
+
+    def describe(self, batch: Batch) -> None:
+        """Takes the descriptions of runs in a batch of records that is sent later."""
+        ...
+
+    def finish(self) -> None:
+        """Stores what is still kept here. May be called again after a transient error."""
+        ...
+
+    def open_runs(self) -> list[str]:
+        """Runs whose end has not been said."""
+        ...
+
+    def reasons(self) -> list[str]:
+        """Why points and records were refused, the most frequent first."""
+        ...
+
+
+class TrackerTarget(TrackerExporter):
+    """A tracker that gets the same data more than once: again after an interruption, or just again.
+
+    Companion files wait in the folder of the distribution, and so do those of training processes that were
+    killed. A file of an attempt that was interrupted is merged into ours, so that no line is there twice.
+    """
+
+    def __init__(self, tracker: Tracker, companions: Path) -> None:
+        super().__init__(tracker, companions=companions)
+        self._companion_folder = companions
+        self._reasons: Counter[str] = Counter()
+
+    def describe(self, batch: Batch) -> None:
+        """Takes the descriptions of runs, so that points that come before them open the right run."""
+        if isinstance(batch.logs, bytes):
+            for record in decode_records(parse_logs(batch.logs)):
+                if record.kind == "run":
+                    info: RunInfo = run_info(record)
+                    self._described[record.run_id] = info
+
+    def finish(self) -> None:
+        """Stores the companion files of the runs that stay open."""
+        for run_id in self.open_runs():
+            self._upload_companions(run_id)
+
+    def close(self) -> None:
+        """Ends the client. Companion files that it does not have wait for the next time."""
+        self.tracker.close()
+
+    def open_runs(self) -> list[str]:
+        """Runs that this data opened and did not end."""
+        return sorted(self._open)
+
+    def reasons(self) -> list[str]:
+        """Why points and records were refused, the most frequent first."""
+        return [reason for reason, _ in self._reasons.most_common()]
+
+    def _report(self, outcome: Outcome) -> None:
+        self._reasons.update(problem.reason for problem in outcome.rejected)
+        super()._report(outcome)
+
+    def _upload_companions(self, run_id: str) -> None:
+        leftovers.merge(self._companion_folder, run_id)
+        super()._upload_companions(run_id)
+
+
+class FileTarget(FileDestination):
+    """A spool to deliver elsewhere, filled by a command."""
+
+    def describe(self, batch: Batch) -> None:
+        """The descriptions come with the data."""
+
+    def finish(self) -> None:
+        """Nothing is kept here."""
+
+    def open_runs(self) -> list[str]:
+        """Unknown."""
+        return []
+
+    def reasons(self) -> list[str]:
+        """Nothing is refused."""
+        return []
+
+
+def make(
+    names: Iterable[str], options: Iterable[str], *, with_file: bool, command: str
+) -> dict[str, TrackerTarget | FileTarget]:
+    """What ``--backend`` and ``--option`` name, by the backend's name.
+
+    Args:
+        names: of backends, each may be several with commas between.
+        options: ``backend.key=value``.
+        with_file: whether backend ``file`` makes sense.
+        command: that asks, for messages.
+
+    Raises:
+        ConfigurationError: there is no such backend, it is no tracker, or does not take an option.
+    """
+    chosen = parse_backends(",".join(names), "--backend")
+    if not chosen:
+        raise ConfigurationError(f"--backend is needed: {', '.join(_deliverable(with_file))}")
+    for name, given in parse_options(options).items():
+        if name not in chosen:
+            raise ConfigurationError(f"--option {name}.{next(iter(given))}: there is no --backend {name}")
+        chosen[name].update(given)
+    state = state_folder(resolve().spool_dir)
+    return {name: _make(name, given, state, with_file, command) for name, given in chosen.items()}
+
+
+def _make(
+    name: str, options: Mapping[str, Any], state: Path, with_file: bool, command: str
+) -> TrackerTarget | FileTarget:
+    if name == backends.FILE and with_file:
+        session = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{uuid.uuid4().hex[:6]}"
+        limit = resolve().max_spool_bytes
+        made = backends.make_file(state / backends.SPOOLS / session / name, options, limit)
+        return FileTarget(made.folder, max_bytes=limit)
+    entry_point = backends.find(backends.TRACKER_GROUP, name)
+    if entry_point is None:
+        if name in backends.available():
+            raise ConfigurationError(
+                f"{command} cannot deliver to {name!r} yet, only to trackers: "
+                f"{', '.join(_deliverable(with_file))}"
+            )
+        raise ConfigurationError(
+            f"there is no backend {name!r}; available are {', '.join(_deliverable(with_file))}"
+        )
+    tracker = backends.make_tracker(name, entry_point, options)
+    return TrackerTarget(tracker, state / backends.COMPANIONS / name)
+
+
+def parse_options(options: Iterable[str]) -> dict[str, dict[str, str]]:
+    """``backend.key=value`` as options by backend.
+
+    Raises:
+        ConfigurationError: it does not look like that.
+    """
+    parsed: dict[str, dict[str, str]] = {}
+    for option in options:
+        place, equals, value = option.partition("=")
+        name, dot, key = place.partition(".")
+        if not (equals and dot and name and key):
+            raise ConfigurationError(f"--option must look like backend.key=value, got {option!r}")
+        parsed.setdefault(name.strip(), {})[key.strip()] = value
+    return parsed
+
+
+def _deliverable(with_file: bool) -> list[str]:
+    return [
+        name for name in backends.available() if backends.is_tracker(name) or (with_file and name == "file")
+    ]
