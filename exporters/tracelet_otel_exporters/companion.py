@@ -24,7 +24,7 @@ from tracelet_otel.records import Record
 from tracelet_otel_exporters.tracker import PointAside, RecordAside
 
 FOLDER: Final = "tracelet"
-"""The files are ``tracelet/companion-<16 hex digits of its SHA-256>.jsonl``: the same content twice is one."""
+"""The files are ``tracelet/companion-<16 hex digits of the SHA-256>.jsonl``: the same content is one file."""
 
 Upload = Callable[[str, Path], None]
 

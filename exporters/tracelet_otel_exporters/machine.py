@@ -103,6 +103,7 @@ _STATES: Final = (
     *("state", "cpu.mode", "system.memory.state", "system.filesystem.state"),
     *("direction", "disk.io.direction", "network.io.direction"),
 )
+_CORES: Final = ("cpu.logical_number", "cpu")
 _DEVICES: Final = ("device", "system.device", "network.interface.name")
 _IDLE: Final = {"idle", "iowait"}
 _LOOPBACK: Final = re.compile(r"lo\d*\Z|Loopback", re.IGNORECASE)
@@ -122,13 +123,15 @@ def _collected(points: Sequence[SystemPoint], time: int) -> list[Reading]:
     """The readings of one collection."""
     found: list[Reading] = []
     cores: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    first = 0
     devices: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for point in points:
         name, attributes, value, _ = point
         state = _first(attributes, _STATES)
         gpu = _gpu(point)
-        if name == "system.cpu.utilization" and state and (core := _core(attributes)) is not None:
+        if name == "system.cpu.utilization" and state and (core := _first(attributes, _CORES)):
             cores[core][state] = value
+            first = 1 if "cpu" in attributes else 0  # the instrumentation counts from 1
         elif quantity := _SUMMED.get((name, state)):
             devices[quantity][_first(attributes, _DEVICES)] = value
         elif (simple := _SIMPLE.get((name, state))) is not None:
@@ -137,13 +140,13 @@ def _collected(points: Sequence[SystemPoint], time: int) -> list[Reading]:
             found.append(Reading(_GPU[name][0], gpu, value * _GPU[name][1], time))
         else:
             found.append(Reading(name, _described(attributes), value, time))
-    found += _cpu(cores, time)
+    found += _cpu(cores, time, 0 if "0" in cores else first)
     for quantity, by_device in devices.items():
         found.append(Reading(quantity, "", _total(by_device), time))
     return found + _power_shares(found, time)
 
 
-def _cpu(cores: Mapping[str, Mapping[str, float]], time: int) -> list[Reading]:
+def _cpu(cores: Mapping[str, Mapping[str, float]], time: int, first: int) -> list[Reading]:
     busy: dict[str, float] = {}
     for core, states in cores.items():
         if not any(states.values()):
@@ -154,14 +157,12 @@ def _cpu(cores: Mapping[str, Mapping[str, float]], time: int) -> list[Reading]:
     if not busy:
         return []
     mean = Reading("cpu", "", sum(busy.values()) / len(busy), time)
-    return [mean, *(Reading("cpu_core", core, value, time) for core, value in busy.items())]
+    return [mean, *(Reading("cpu_core", _numbered(core, first), value, time) for core, value in busy.items())]
 
 
-def _core(attributes: Mapping[str, str | int | float | bool]) -> str | None:
-    if "cpu.logical_number" in attributes:
-        return str(attributes["cpu.logical_number"])
-    number = attributes.get("cpu")
-    return str(number - 1) if isinstance(number, int) else None  # the instrumentation counts from 1
+def _numbered(core: str, first: int) -> str:
+    """The core's number from 0; one that is no number stays as it is."""
+    return str(int(core) - first) if core.isdecimal() else core
 
 
 def _total(by_device: Mapping[str, float]) -> float:

@@ -30,7 +30,7 @@ from tracelet_otel_exporters.mlflow_connection import (
     translated,
 )
 from tracelet_otel_exporters.mlflow_points import Sample
-from tracelet_otel_exporters.mlflow_runs import OpenRun
+from tracelet_otel_exporters.mlflow_runs import OpenRun, Place
 from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
 
 NAMES_FILE: Final = "tracelet/names.json"
@@ -107,9 +107,11 @@ class MLflowTracker:
         """Writes points, 1,000 a request; a repeat of the call leaves the same content."""
         run = self._run(run_id)
         outcome = Outcome()
-        samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome))
+        asides: set[Place] = set()
+        samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome, asides))
         for batch in mlflow_points.batches(samples):
             outcome.add(self._log(run, batch))
+        run.asides |= asides  # not before: a call that failed comes again, and its asides with it
         if run.names_changed and any(names.is_cut(key) for key in run.names.get("metrics", ())):
             self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
         return outcome

@@ -162,15 +162,18 @@ def import_mlflow() -> None:
         return
     loggers = [logging.getLogger(name) for name in _FOREIGN_LOGGERS]
     states = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
-    before = os.environ.get("MLFLOW_DISABLE_TELEMETRY")
+    # The second is what MLflow in a parent process left; with telemetry off its import would remove it.
+    names = ("MLFLOW_DISABLE_TELEMETRY", "_MLFLOW_TELEMETRY_SESSION_ID")
+    before = {name: os.environ.get(name) for name in names}
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     try:
         importlib.import_module("mlflow")
     finally:
-        if before is None:
-            os.environ.pop("MLFLOW_DISABLE_TELEMETRY", None)
-        else:
-            os.environ["MLFLOW_DISABLE_TELEMETRY"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         for logger, (handlers, level, propagate) in zip(loggers, states, strict=True):
             logger.handlers = handlers
             logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -10,13 +11,15 @@ from typing import Any, Final, NamedTuple
 
 from tracelet_otel.records import Point, Series
 from tracelet_otel_exporters import names
-from tracelet_otel_exporters.mlflow_runs import Identity, OpenRun, Seen
+from tracelet_otel_exporters.mlflow_runs import Identity, OpenRun, Place, Seen
 from tracelet_otel_exporters.tracker import Outcome, PointAside, Problem
 
 MAX_POINTS: Final = 1000
 """A request's limit."""
 MAX_BYTES: Final = 900_000
 """Of a request's body: MLflow's documented limit is 1 MB."""
+SYSTEM: Final = "system/"
+"""How the machine's keys begin. A script's own tag of that form has its slash escaped."""
 STAND_IN: Final = "stored natively as a stand-in: "
 """How the reason of a companion line begins whose point is shown all the same, near its value.
 
@@ -36,12 +39,25 @@ class Sample(NamedTuple):
     tag: str
 
 
-def samples(run: OpenRun, series: Series, outcome: Outcome) -> Iterator[Sample]:
-    """The points that MLflow can take; says in ``outcome`` what it cannot and what it changes."""
-    tag, key = series.tag, names.metric_key(series.tag, series.rank)
+def samples(run: OpenRun, series: Series, outcome: Outcome, asides: set[Place]) -> Iterator[Sample]:
+    """The points that MLflow can take; says in ``outcome`` what it cannot and what it changes.
+
+    ``asides`` gets the places of the points that are set aside. Those that ``run.asides`` has are not set
+    aside again: they are in the companion file since an earlier call, and this one is a repeat of it.
+    """
+    tag, key = series.tag, _key(series.tag, series.rank)
     run.note("metrics", key, f"{tag}/rank_{series.rank}" if series.rank else tag)
     ours: dict[Identity, int] = {}
     known = run.latest.setdefault(key, Seen())
+
+    def aside(number: int, point: Point, reason: str) -> None:
+        outcome.lossy.append(Problem(tag, reason))
+        place = _place(series, number)
+        if place is None or (key, place) not in run.asides:
+            outcome.aside.append(PointAside(tag, series.rank, point, reason))
+        if place is not None:
+            asides.add((key, place))
+
     for number, point in enumerate(series.points):
         step, value, time_unix_nano = point
         if not -_INT64 <= step < _INT64:
@@ -63,11 +79,11 @@ def samples(run: OpenRun, series: Series, outcome: Outcome) -> Iterator[Sample]:
         ):
             outcome.accepted += 1
             reason = f"step {step} repeats value and millisecond of another point: MLflow merges them"
-            _aside(outcome, series, point, reason)
+            aside(number, point, reason)
             continue
         ours[identity] = number
         if reason:
-            _aside(outcome, series, point, reason)
+            aside(number, point, reason)
         yield Sample(key, value, time_ms, step, tag)
     latest = max((time_ms for _, time_ms, _ in ours), default=-1)
     for identity, number in ours.items():
@@ -80,9 +96,17 @@ def _place(series: Series, number: int) -> int | None:
     return None if series.sequence is None else series.sequence + number
 
 
-def _aside(outcome: Outcome, series: Series, point: Point, reason: str) -> None:
-    outcome.lossy.append(Problem(series.tag, reason))
-    outcome.aside.append(PointAside(series.tag, series.rank, point, reason))
+def _key(tag: str, rank: int | None) -> str:
+    """The key of a series; none of them is a measurement of the machine's."""
+    key = names.metric_key(tag, rank)
+    if not key.startswith(SYSTEM):
+        return key
+    escaped = f"{SYSTEM[:-1]}_x002F_{key[len(SYSTEM) :]}"
+    if len(escaped) <= names.MAX_KEY:
+        return escaped
+    ending = f"/rank_{rank}" if rank else ""
+    ending = f"_sha256_{hashlib.sha256(key.encode()).hexdigest()[:32]}{ending}"
+    return escaped[: names.MAX_KEY - len(ending)] + ending
 
 
 def batches(points: Iterable[Sample]) -> Iterator[list[Sample]]:

@@ -44,6 +44,9 @@ _VCS_TAGS: Final = {
 Identity = tuple[int, int, "float | None"]
 """What MLflow knows a point of a key by: step, milliseconds, value (None: NaN)."""
 
+Place = tuple[str, int]
+"""A point's key and its number in its series."""
+
 
 class Seen:
     """The points of one key in its latest millisecond: those that the next write might repeat.
@@ -94,6 +97,8 @@ class OpenRun:
     """When MLflow's run was created; that stays when it is resumed."""
     latest: dict[str, Seen] = field(default_factory=dict[str, Seen])
     """By key."""
+    asides: set[Place] = field(default_factory=set["Place"])
+    """Points that were set aside."""
     first_readings: dict[str, float] = field(default_factory=dict[str, float])
     """Of what only grows, by name: MLflow's own begin with 0."""
     has_images: bool = False

@@ -17,7 +17,7 @@ from typing import Final
 from tracelet_otel.records import SystemPoint
 from tracelet_otel_exporters import names
 from tracelet_otel_exporters.machine import Reading, readings
-from tracelet_otel_exporters.mlflow_points import Sample
+from tracelet_otel_exporters.mlflow_points import SYSTEM, Sample
 from tracelet_otel_exporters.mlflow_runs import OpenRun
 
 _NODE: Final = "host.name"
@@ -66,7 +66,7 @@ def samples(run: OpenRun, points: Sequence[SystemPoint]) -> list[Sample]:
         node = str(attributes.pop(_NODE, ""))
         by_node[node].append(point._replace(attributes=attributes))
     return [
-        _sample(run, f"system/{node}/" if node else "system/", reading)
+        _sample(run, f"{SYSTEM}{node}/" if node else SYSTEM, reading)
         for node, members in by_node.items()
         for reading in readings(members)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -81,6 +82,7 @@ class WandbTracker:
             self._folder = tempfile.gettempdir()
         self._options = Options(project, entity, mode, str(dir) if dir else None)
         self._session: Session | None = None
+        self._staging: Path | None = None
         self._infos: dict[str, RunInfo] = {}
         self._runs: dict[str, OpenRun] = {}
 
@@ -138,6 +140,7 @@ class WandbTracker:
             return Outcome(1)
         with self._watched(session):
             try:
+                self._stage()
                 with session.calls():
                     outcome = write(session, opened, record)
             except DeliveryError as error:
@@ -176,6 +179,15 @@ class WandbTracker:
         self._close_unused(session)
         return Outcome()
 
+    def _stage(self) -> None:
+        """Makes W&B's folder for media again: it goes when the process exits, before the last records."""
+        from wandb.sdk.data_types import _private
+
+        folder = Path(_private.MEDIA_TMP.name)
+        if not folder.exists():
+            folder.mkdir()
+            self._staging = folder
+
     def close(self) -> None:
         """Ends ``wandb-core``; a run that is open keeps its state, and has what was written."""
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -191,6 +203,8 @@ class WandbTracker:
         finally:
             for session in sessions.values():
                 session.close()
+            if self._staging is not None:
+                shutil.rmtree(self._staging, ignore_errors=True)
 
     def _connected(self) -> Session:
         if self._session is None:
