@@ -32,7 +32,8 @@ LOAD = """
 import functools, importlib, importlib.metadata, pkgutil, sys
 
 # Modules that only run beside these may import them at their top; an entry point's module may not.
-OPTIONAL = {"lightning", "mlflow", "pytorch_lightning", "tensorboard", "tensorboardX", "torch"}
+OPTIONAL = {"aim", "clearml", "lightning", "mlflow", "pytorch_lightning"}
+OPTIONAL |= {"tensorboard", "tensorboardX", "torch", "wandb"}
 imported, skipped, failed = [], [], []
 
 
@@ -55,6 +56,8 @@ points = len(imported)
 for package in sys.argv[1:]:
     path = importlib.import_module(package).__path__
     for module in pkgutil.walk_packages(path, package + ".", onerror=lambda name: None):
+        if module.name.endswith(".__main__"):  # it would run
+            continue
         attempt(module.name, functools.partial(importlib.import_module, module.name), OPTIONAL)
 for line in failed:
     print(f"FAILED  {line}", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from os import PathLike, environ
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
@@ -20,7 +20,9 @@ from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import take_route
 from tracelet_otel.settings import ConfigurationError
-from tracelet_otel_exporters.tracker import Tracker
+
+if TYPE_CHECKING:  # that package imports this one
+    from tracelet_otel_exporters.tracker import Tracker
 
 MOST_FAILURES = 3
 """Attempts at exporting records through an OpenTelemetry exporter, each with the exporter's own retries."""

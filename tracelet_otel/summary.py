@@ -46,6 +46,8 @@ def _closing_line(delivery: Delivery) -> str:
     locations = delivery.destination.locations()
     if locations:
         line += f" -> {locations[0]}" + (f" and {len(locations) - 1} more" if len(locations) > 1 else "")
+    if delivery.name == "file" and locations:
+        line += f"; deliver it with: tracelet-otel replay {shlex.quote(locations[0])} --backend NAME"
     return line
 
 

@@ -32,6 +32,11 @@ def test_cpu_is_the_mean_over_cores_of_what_is_not_idle() -> None:
     assert quantities(*points) == {"cpu": 12.5, "cpu_core[0]": 25.0, "cpu_core[1]": 0.0}
 
 
+def test_cpus_that_are_counted_from_0() -> None:
+    points = [point("system.cpu.utilization", 1.0, cpu=cpu, state="idle") for cpu in (0, 1)]
+    assert quantities(*points) == {"cpu": 0.0, "cpu_core[0]": 0.0, "cpu_core[1]": 0.0}
+
+
 def test_cpu_by_the_conventions_of_today() -> None:
     points = [
         point("system.cpu.utilization", share, cpu__logical_number=3, cpu__mode=mode)

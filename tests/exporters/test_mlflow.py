@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -160,20 +161,41 @@ def test_an_exact_repeat_is_reported(opened: Opened) -> None:
     assert len(opened.history("r")) == 2
 
 
-def test_an_exact_repeat_in_a_later_write_is_told_from_a_retry(opened: Opened) -> None:
+def test_an_exact_repeat_in_a_later_write_is_told_from_a_retry(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(series: Series) -> list[PointAside]:
+        outcome = opened.tracker.write_points(opened.run_id, [series])
+        assert outcome.accepted == len(series.points)
+        return points_aside(outcome)
+
     first = Series(opened.run_id, "r", [Point(1, 1.0, NOW), Point(2, math.inf, NOW)], rank=2, sequence=100)
-    for _ in range(2):  # the second is a retry
-        assert len(points_aside(opened.tracker.write_points(opened.run_id, [first]))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.tracker, "_log_batch", Mock(side_effect=TransientError("down")))
+        with pytest.raises(TransientError):
+            write(first)
+    assert [one.point for one in write(first)] == [Point(2, math.inf, NOW)]
+    assert write(first) == []  # it is aside already
     again = Series(opened.run_id, "r", [Point(1, 1.0, NOW), Point(3, 1.0, NOW)], rank=2, sequence=102)
-    for _ in range(2):
-        outcome = opened.tracker.write_points(opened.run_id, [again])
-        assert outcome.accepted == 2
-        assert [(one.tag, one.rank, one.point) for one in points_aside(outcome)] == [
-            ("r", 2, Point(1, 1.0, NOW))
-        ]
+    assert [(one.tag, one.rank, one.point) for one in write(again)] == [("r", 2, Point(1, 1.0, NOW))]
+    assert write(again) == []
     later = Series(opened.run_id, "r", [Point(1, 1.0, NOW + 1_000_000)], rank=2, sequence=104)
-    assert points_aside(opened.tracker.write_points(opened.run_id, [later])) == []
+    assert write(later) == []
     assert sorted(step for step, _, _ in opened.history("r/rank_2")) == [1, 1, 2, 3]
+
+
+def test_a_scripts_own_tag_is_no_measurement_of_the_machine(opened: Opened) -> None:
+    names = ["system/process_threads", "system/" + "x" * 240, "system/a/rank_1", "system", "systems/x"]
+    series = [Series(opened.run_id, name, [Point(7, 7.0, NOW)]) for name in names]
+    assert opened.tracker.write_points(opened.run_id, series).accepted == len(names)
+    opened.tracker.write_system(opened.run_id, [SystemPoint("process.thread.count", {}, 3.0, NOW)])
+    keys = opened.run.data.metrics
+    assert keys["system/process_threads"] == 3.0
+    assert keys["system_x002F_process_threads"] == keys["systems/x"] == 7.0
+    assert len(keys) == len(names) + 1
+    opened.tracker.close_run(opened.run_id, "finished")
+    originals = json.loads(opened.read("tracelet/names.json"))["metrics"]
+    assert set(names[:3]) <= set(originals.values())
 
 
 def test_values_that_mlflow_stores_as_one_are_both_kept(opened: Opened) -> None:
@@ -860,6 +882,19 @@ def test_nothing_is_imported_or_raised_before_connect(sqlite_uri: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == 'PermanentError MLflow is not installed: pip install "tracelet-otel[mlflow]"\n'
+
+
+def test_the_import_leaves_the_environment_as_it_is() -> None:
+    code = (
+        "import os\n"
+        "os.environ['_MLFLOW_TELEMETRY_SESSION_ID'] = 'a parent process'\n"
+        "before = dict(os.environ)\n"
+        "from tracelet_otel_exporters.mlflow import MLflowTracker\n"
+        "MLflowTracker('http://127.0.0.1:9').load()\n"
+        "import mlflow\n"
+        "assert dict(os.environ) == before\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True)
 
 
 SCRIPT = """
