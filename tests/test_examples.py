@@ -8,12 +8,14 @@ import sqlite3
 import struct
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from examples import demo
 from tests.support import mlflow_content as mlflow
+from tests.support.clearml_server import ClearMLServer
 from tests.support.scripts import clean_environment
 
 DEMO = Path(demo.__file__)
@@ -83,3 +85,57 @@ def test_the_demo_compares_step_value_and_time(step: int, value: float, time: fl
 def test_the_demo_notices_a_missing_point() -> None:
     logged = [(7, struct.pack("<f", 0.1), 1000.0)]
     assert not demo.same_points(logged, [], 1.0)
+
+
+EXAMPLES = DEMO.parent / "trackers"
+
+
+def run_example(name: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=folder,
+        env=clean_environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["mlflow", "wandb", "aim", "clearml"])
+def test_one_script_a_tracker(backend: str, tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with closing(ClearMLServer()) as server:
+        done = run_example(f"to_{backend}.py", tmp_path, WANDB_MODE="offline", **server.variables())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("loss ")
+    assert f"{backend}: captured 200 points and 2 records, delivered all -> " in done.stderr
+
+
+@pytest.mark.slow
+def test_one_script_for_all_four(tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with closing(ClearMLServer()) as server:
+        done = run_example("to_all.py", tmp_path, WANDB_MODE="offline", **server.variables())
+    assert done.returncode == 0, done.stderr
+    amounts = {
+        "mlflow": "200 points and 2 records",
+        "wandb": "100 points and 2 records",
+        "aim": "200 points and 1 record",
+        "clearml": "100 points and 1 record",
+    }
+    for backend, amount in amounts.items():
+        assert f"{backend}: captured {amount}, delivered all -> " in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_is_several_runs(tmp_path: Path, database: Path) -> None:
+    done = run_example("sweep.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = mlflow.runs(database)
+    assert {(run.name, run.status) for run in runs} == {
+        (f"learning-rate-{rate}", "FINISHED") for rate in (0.01, 0.1, 0.5)
+    }
+    for run in runs:
+        assert sorted(len(points) for points in mlflow.points(database, run.id).values()) == [100, 100]

@@ -1,0 +1,146 @@
+"""One script, four trackers at once: every point and record in each, also after an outage and a replay."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import event_files
+from tests.support.contract_data import LoggedPoint, check_points
+from tests.support.scripts import clean_environment, write_script
+from tests.support.subject import Subject
+from tracelet_otel.reservoir import shortest_float32
+
+TRACKERS = ("mlflow", "wandb", "aim", "clearml")
+POINTS = 20_000
+SCRIPT = """
+import json, math, sys, time
+from pathlib import Path
+import numpy as np
+import tracelet_otel
+from tensorboardX import SummaryWriter
+
+tracelet_otel.configure(backends=json.loads(sys.argv[1]), run_id="all-four", run_name="name")
+rng = np.random.default_rng(0)
+with SummaryWriter("logs") as writer:
+    for step in range(2_000):
+        for tag in range(10):
+            writer.add_scalar(f"group/tag{tag}", math.sin(step * (tag + 1)) * 10.0 ** (tag - 5), step)
+        if step == 1_000:
+            tracelet_otel.flush()
+            Path("half").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+    writer.add_text("text", "some *text*", 1)
+    writer.add_image("image", rng.random((3, 8, 8)), 2)
+    writer.add_audio("audio", rng.random(800) * 2 - 1, 3, sample_rate=8000)
+    writer.add_histogram("histogram", rng.normal(size=1000), 4)
+    writer.add_pr_curve("curve", rng.integers(0, 2, 100), rng.random(100), 5)
+    writer.add_mesh("mesh", rng.random((1, 10, 3)), global_step=6)
+    writer.add_hparams({"lr": 0.1, "layers": 3}, {})
+Path("notes.txt").write_text("an artifact")
+tracelet_otel.log_artifact("notes.txt")
+"""
+KINDS = {"text", "image", "audio", "histogram", "pr_curve", "mesh"}
+
+
+@pytest.fixture
+def subjects(tmp_path: Path, database: Path) -> Iterator[dict[str, Subject]]:
+    made: dict[str, Subject] = {}
+    for name in TRACKERS:
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "mlflow":
+            shutil.copy(database, folder / "mlflow.db")
+        made[name] = importlib.import_module(f"tests.support.{name}_subject").make_subject(folder)
+    yield made
+    for subject in made.values():
+        subject.close()
+
+
+def backends(tmp_path: Path) -> dict[str, dict[str, str]]:
+    return {
+        "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow/mlflow.db"},
+        "wandb": {"mode": "offline", "dir": str(tmp_path / "wandb")},
+        "aim": {"repo": str(tmp_path / "aim" / "repository")},
+        "clearml": {"config_file": str(tmp_path / "clearml" / "clearml.conf")},
+    }
+
+
+def logged(tmp_path: Path) -> list[LoggedPoint]:
+    """Every point of the event files."""
+    return [
+        LoggedPoint(tag, None, point.step, shortest_float32(point.value), round(point.wall_time * 1e9))
+        for tag, points in event_files.points(tmp_path / "logs").items()
+        for point in points
+    ]
+
+
+def check(name: str, subject: Subject, points: list[LoggedPoint]) -> None:
+    """The tracker has everything, once."""
+    resolution = subject.make().capabilities.time_resolution_ns
+    besides = {tag for tag in subject.points("all-four") if tag.startswith("system/")}
+    check_points(subject, "all-four", points, resolution, besides)
+    assert subject.status("all-four") == "finished"
+    assert subject.params("all-four").keys() >= {"lr", "layers"}
+    files = subject.files("all-four")
+    assert b"an artifact" in files.values()
+    native = {media.kind for media in subject.media("all-four")}
+    places = " ".join(files) + b" ".join(files.values()).decode(errors="replace")
+    assert not [kind for kind in KINDS - native if kind not in places], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
+    tmp_path: Path, subjects: dict[str, Subject]
+) -> None:
+    clearml = subjects["clearml"].server  # pyright: ignore[reportAttributeAccessIssue]
+    script = write_script(tmp_path, SCRIPT)
+    asked = {**backends(tmp_path), "file": {"path": str(tmp_path / "kept")}}
+    command = [sys.executable, str(script), json.dumps(asked)]
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=log, stderr=log)
+        try:
+            while not (tmp_path / "half").exists():
+                assert process.poll() is None, (tmp_path / "log.txt").read_text()
+                threading.Event().wait(0.02)
+            clearml.stop()
+            (tmp_path / "go").touch()
+            while not list(tmp_path.glob("state/tracelet-otel/spool/*/clearml/*.jsonl")):
+                assert process.poll() is None, (tmp_path / "log.txt").read_text()
+                threading.Event().wait(0.02)
+            clearml.start()
+            assert process.wait(200) == 0, (tmp_path / "log.txt").read_text()
+        finally:
+            process.kill()
+            process.wait()
+    said = (tmp_path / "log.txt").read_text()
+    for name in (*TRACKERS, "file"):
+        assert f"{name}: captured {POINTS:,} points and " in said, said
+    assert said.count("delivered all") == len(TRACKERS) + 1, said
+    points = logged(tmp_path)
+    assert len(points) == POINTS
+    for name, subject in subjects.items():
+        check(name, subject, points)
+
+    # Once more, from the file, by hand: nothing changes.
+    replay = [sys.executable, "-m", "tracelet_otel.cli", "replay", str(tmp_path / "kept")]
+    for name, options in backends(tmp_path).items():
+        replay += ["--backend", name]
+        for option, value in options.items():
+            replay += ["--option", f"{name}.{option}={value}"]
+    done = subprocess.run(
+        replay, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, subject in subjects.items():
+        check(name, subject, points)
