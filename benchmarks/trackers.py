@@ -1,0 +1,207 @@
+"""From the last logged value to all of them in the tracker, against each tracker's own client.
+
+    python benchmarks/trackers.py [--points 20000] [--rounds 5] [--trackers mlflow aim] [--json results.json]
+
+For each tracker two scripts log the same points, each in a process and a backend of its own: one with
+``tracelet_otel.log_scalar``, of which the time from the last call to the end of ``shutdown()`` counts; the
+other with the fastest public calls of the tracker's client, of which all the time counts, until the client
+says that everything is written. Both sides have imported their client before. What counts is the ratio of the
+two in one round, and the median of the rounds. MLflow is a SQLite file, W&B offline, AIM a local repository,
+ClearML the server of the tests, in the process that measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TRACKERS = ("mlflow", "wandb", "aim", "clearml")
+TAGS = 10
+
+
+def rows(points: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """The points, step by step."""
+    for step in range(points // TAGS):
+        yield step, {f"group/tag{tag}": (step * 31 + tag) % 997 / 997 for tag in range(TAGS)}
+
+
+def ours(tracker: str, points: int) -> float:
+    """Seconds from the last call to everything being in the tracker."""
+    import tracelet_otel
+
+    tracelet_otel.configure(backends=[tracker], run_name="ours", shutdown_timeout=120)
+    tracelet_otel.log_scalar("warm-up", 0.0, 0)  # the client's import and connection
+    assert tracelet_otel.flush(120)
+    for step, values in rows(points):
+        for tag, value in values.items():
+            tracelet_otel.log_scalar(tag, value, step)
+    started = time.perf_counter()
+    tracelet_otel.shutdown()
+    return time.perf_counter() - started
+
+
+def theirs_mlflow(points: int) -> Callable[[], None]:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient()
+    run = client.create_run("0").info.run_id
+
+    def work() -> None:
+        batch: list[Metric] = []
+        for step, values in rows(points):
+            now = int(time.time() * 1000)
+            batch += [Metric(tag, value, now, step) for tag, value in values.items()]
+            if len(batch) == 1000:  # the most that one request may have
+                client.log_batch(run, metrics=batch)
+                batch = []
+        client.log_batch(run, metrics=batch)
+        client.set_terminated(run)
+
+    return work
+
+
+def theirs_wandb(points: int) -> Callable[[], None]:
+    import wandb
+
+    run = wandb.init(mode="offline")
+
+    def work() -> None:
+        for step, values in rows(points):
+            run.log(values, step=step)
+        run.finish()
+
+    return work
+
+
+def theirs_aim(points: int) -> Callable[[], None]:
+    import aim
+
+    run = aim.Run(system_tracking_interval=None, capture_terminal_logs=False)
+
+    def work() -> None:
+        for step, values in rows(points):
+            for tag, value in values.items():
+                run.track(value, name=tag, step=step)
+        run.close()
+
+    return work
+
+
+def theirs_clearml(points: int) -> Callable[[], None]:
+    from clearml import Task
+
+    task = Task.init("benchmark", "theirs", auto_connect_frameworks=False, auto_resource_monitoring=False)
+    logger = task.get_logger()
+
+    def work() -> None:
+        for step, values in rows(points):
+            for tag, value in values.items():
+                logger.report_scalar("group", tag, value, step)
+        task.flush(wait_for_uploads=True)
+        task.close()
+
+    return work
+
+
+THEIRS = {"mlflow": theirs_mlflow, "wandb": theirs_wandb, "aim": theirs_aim, "clearml": theirs_clearml}
+
+
+def child(tracker: str, side: str, points: int) -> None:
+    """One side of one round; the seconds go to ``seconds.txt``."""
+    if side == "ours":
+        seconds = ours(tracker, points)
+    else:
+        work = THEIRS[tracker](points)
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+    Path("seconds.txt").write_text(str(seconds), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def clearml_server() -> Generator[dict[str, str]]:
+    """The tests' ClearML server, and the variables that lead a client to it."""
+    sys.path.insert(0, str(ROOT))
+    from tests.support.clearml_server import ClearMLServer
+
+    server = ClearMLServer()
+    try:
+        yield server.variables()
+    finally:
+        server.close()
+
+
+def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> float:
+    """Runs one side in a new process and a new folder."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = {
+            **os.environ,
+            **variables,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "WANDB_MODE": "offline",
+            "WANDB_SILENT": "true",
+            "XDG_STATE_HOME": f"{folder}/state",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
+        }
+        command = [sys.executable, __file__, "--child", tracker, side, "--points", str(points)]
+        if tracker == "aim" and side == "theirs":
+            initialise = [sys.executable, "-c", "import aim; aim.Repo.from_path('.', init=True)"]
+            subprocess.run(initialise, cwd=folder, env=environment, check=True, capture_output=True)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode or (side == "ours" and "delivered all" not in done.stderr):
+            sys.exit(f"{tracker}, {side}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return float(Path(folder, "seconds.txt").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--points", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--trackers", nargs="+", choices=TRACKERS, default=TRACKERS)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        tracker, side = options.child
+        child(tracker, side, options.points)
+        return
+    figures: dict[str, Any] = {}
+    print(f"{options.points:,} points, {options.rounds} rounds, medians; microseconds a point")
+    print(f"{'tracker':<10}{'ours':>8}{'theirs':>10}{'ratio':>8}   range")
+    with clearml_server() as variables:
+        for tracker in options.trackers:
+            pairs = [
+                [measure(tracker, side, options.points, variables) for side in ("ours", "theirs")]
+                for _ in range(options.rounds)
+            ]
+            ratios = sorted(mine / other for mine, other in pairs)
+            mine, other = (
+                statistics.median(column) / options.points * 1e6 for column in zip(*pairs, strict=True)
+            )
+            ratio = statistics.median(ratios)
+            print(
+                f"{tracker:<10}{mine:>8.1f}{other:>10.1f}{ratio:>8.2f}   {ratios[0]:.2f}-{ratios[-1]:.2f}",
+                flush=True,
+            )
+            figures[tracker] = {"ours_us": mine, "theirs_us": other, "ratios": ratios}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
