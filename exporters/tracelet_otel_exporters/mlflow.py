@@ -14,6 +14,7 @@ from tracelet_otel.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters import (
     mlflow_artifacts,
+    mlflow_companion,
     mlflow_params,
     mlflow_points,
     mlflow_records,
@@ -111,6 +112,7 @@ class MLflowTracker:
         samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome, asides))
         for batch in mlflow_points.batches(samples):
             outcome.add(self._log(run, batch))
+        outcome.aside = mlflow_companion.news(self._connected(), run, outcome.aside)
         run.asides |= asides  # not before: a call that failed comes again, and its asides with it
         if run.names_changed and any(names.is_cut(key) for key in run.names.get("metrics", ())):
             self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end

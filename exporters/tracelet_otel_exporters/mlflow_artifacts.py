@@ -90,6 +90,21 @@ def read(connection: Connection, run: OpenRun, path: str) -> bytes | None:
         return None
 
 
+def read_all(connection: Connection, run: OpenRun, folder: str, prefix: str) -> list[bytes]:
+    """The artifacts of a folder whose paths begin so.
+
+    Raises:
+        DeliveryError: they cannot be read now.
+    """
+    with connection.calls(), tempfile.TemporaryDirectory(prefix="tracelet-") as target:
+        paths = [info.path for info in connection.client.list_artifacts(run.id, folder)]
+        return [
+            Path(connection.client.download_artifacts(run.id, path, target)).read_bytes()
+            for path in sorted(paths)
+            if path.startswith(prefix)
+        ]
+
+
 def read_json(connection: Connection, run: OpenRun, path: str) -> Mapping[str, object]:
     """The object in a JSON artifact, or an empty one."""
     content = read(connection, run, path)

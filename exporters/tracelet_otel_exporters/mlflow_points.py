@@ -49,14 +49,17 @@ def samples(run: OpenRun, series: Series, outcome: Outcome, asides: set[Place]) 
     run.note("metrics", key, f"{tag}/rank_{series.rank}" if series.rank else tag)
     ours: dict[Identity, int] = {}
     known = run.latest.setdefault(key, Seen())
+    # NaN and the infinities of a tag have numbers of their own, which may be those of its finite points.
+    value = series.points[0].value if series.points else 0.0
+    numbered = key if math.isfinite(value) else f"{key}\0{value}"
 
     def aside(number: int, point: Point, reason: str) -> None:
         outcome.lossy.append(Problem(tag, reason))
         place = _place(series, number)
-        if place is None or (key, place) not in run.asides:
+        if place is None or (numbered, place) not in run.asides:
             outcome.aside.append(PointAside(tag, series.rank, point, reason))
         if place is not None:
-            asides.add((key, place))
+            asides.add((numbered, place))
 
     for number, point in enumerate(series.points):
         step, value, time_unix_nano = point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -261,6 +262,9 @@ class WandbTracker:
             yield key, series.points
             return
         first = series.sequence
-        for start, end in opened.ledger.missing(key, first, first + len(series.points)):
-            taken.append((key, start, end))
+        # NaN and the infinities of a tag have numbers of their own, which may be those of its finite points.
+        value = series.points[0].value if series.points else 0.0
+        numbered = key if math.isfinite(value) else f"{key}\0{value}"
+        for start, end in opened.ledger.missing(numbered, first, first + len(series.points)):
+            taken.append((numbered, start, end))
             yield key, series.points[start - first : end - first]
