@@ -196,6 +196,8 @@ def train(script: str, output: Path, options: Mapping[str, int | None], run_id: 
     steering = ("OTEL_", "TRACELET_", "MLFLOW_")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(steering)},
+        # Of the command line and the machine the event files, which all is compared with, know nothing.
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "argparse,system_metrics,gpu",
         "OTEL_METRICS_EXPORTER": "mlflow",
         "MLFLOW_TRACKING_URI": f"sqlite:///{output / 'mlflow.db'}",
         "TRACELET_PROJECT": "digits",

@@ -51,7 +51,11 @@ def test_fifty_thousand_points(tmp_path: Path, database: Path, name: str) -> Non
     (run,) = mlflow.runs(database)
     assert run.status == "FINISHED"
     written = event_files.points(tmp_path / "logs")
-    stored = mlflow.points(database, run.id)
+    stored = {
+        tag: points
+        for tag, points in mlflow.points(database, run.id).items()
+        if not tag.startswith("system/")  # measurements of the machine
+    }
     assert sum(map(len, written.values())) == 50_000
     assert stored.keys() == written.keys()
     for tag, expected in written.items():

@@ -19,7 +19,7 @@ FENCE = re.compile(
     r"(?:^<!-- (?P<mark>not run: [^\n]+) -->\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 FILE = re.compile(r"# (\w+\.py)\n")
-MOST_NOT_RUN = 3
+MOST_NOT_RUN = 5
 
 
 class Section(NamedTuple):

@@ -53,6 +53,7 @@ class Run:
         self.rank = rank
         self.opened = False
         self.ended = False
+        self._opening = False
         self._on_open = on_open
         self._lock = threading.RLock()
         self._series: dict[str, dict[str, str | int]] = {}
@@ -62,8 +63,9 @@ class Run:
     def open(self) -> None:
         """Opens the run if it is not open yet."""
         with self._lock:  # held until the run is announced: no other thread's point may come before
-            if self.opened:
+            if self.opened or self._opening:  # what on_open records is recorded by this very thread
                 return
+            self._opening = True
             try:
                 if self._on_open is not None:
                     self._on_open(self)

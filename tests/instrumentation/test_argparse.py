@@ -6,6 +6,7 @@ import argparse
 import enum
 import functools
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -234,3 +235,31 @@ def test_a_process_that_only_parses_opens_no_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Namespace(x=3) {'x': 3}"
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_command_line_of_a_script_reaches_its_run(tmp_path: Path, database: Path) -> None:
+    code = """
+    import argparse
+    import tracelet_otel
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--api-key")
+    arguments = parser.parse_args()
+    tracelet_otel.log_scalar("loss", arguments.rate, 0)
+    late = argparse.ArgumentParser()
+    late.add_argument("--rate")
+    late.add_argument("--api-key")
+    late.add_argument("--late", default=7)
+    late.parse_args()
+    """
+    done = run_script(tmp_path, code, "--rate", "0.5", "--api-key", "hunter2")
+    assert done.returncode == 0, done.stderr
+    assert "RecursionError" not in done.stderr
+    assert "1 point and 2 records, delivered all" in done.stderr
+    with sqlite3.connect(database) as connection:
+        params = dict(connection.execute("select key, value from params"))
+    connection.close()
+    assert params["rate"] == "0.5"
+    assert params["late"] == "7"
+    assert "hunter2" not in params.values()
+    assert params["api-key" if "api-key" in params else "api_key"] == "***"

@@ -24,7 +24,7 @@ def report(senders: Sequence[Sender], *, interrupted: bool, again: str) -> int:
     left = False
     for sender in senders:
         typer.echo(line(sender))
-        left = left or bool(sender.error) or sender.is_alive()
+        left = left or bool(sender.error) or not sender.ended.is_set()
     if left:
         typer.echo(again)
     if interrupted and left:
@@ -38,7 +38,7 @@ def line(sender: Sender) -> str:
     if sender.refused:
         refused = amount(sender.refused_points, sender.refused_records)
         text += f"; refused {'a run' if refused == 'nothing' else refused}: {_one_line(sender.reason)}"
-    error = sender.error or ("still busy" if sender.is_alive() else "")
+    error = sender.error or ("" if sender.ended.is_set() else "still busy")
     if error:
         text += f"; stopped after {size(sender.done)} of {size(sender.total)}: {_one_line(error)}"
     locations = sender.target.locations()

@@ -40,7 +40,7 @@ def watch(
         deadline = time.monotonic() + STOPPING_S
         try:
             for sender in senders:
-                sender.join(max(0.0, deadline - time.monotonic()))
+                sender.ended.wait(max(0.0, deadline - time.monotonic()))
         except KeyboardInterrupt:
             pass
     return stop.is_set()
@@ -69,14 +69,14 @@ def _status(sender: Sender, note: Callable[[Sender], str]) -> str:
 
 def _lines(senders: Sequence[Sender], note: Callable[[Sender], str]) -> None:
     said = time.monotonic()
-    while any(sender.is_alive() for sender in senders):
+    while not all(sender.ended.is_set() for sender in senders):
         for sender in senders:
-            sender.join(_POLL_S)
+            sender.ended.wait(_POLL_S)
         if time.monotonic() - said < LINE_EVERY_S:
             continue
         said = time.monotonic()
         for sender in senders:
-            if sender.is_alive():
+            if not sender.ended.is_set():
                 line = f"{sender.backend}: {size(sender.done)} of {size(sender.total)}"
                 print(line, _status(sender, note), file=sys.stderr, flush=True)  # noqa: T201
 
@@ -98,7 +98,7 @@ def _bars(senders: Sequence[Sender], note: Callable[[Sender], str]) -> None:
             for sender in senders
         }
         while True:
-            alive = any(sender.is_alive() for sender in senders)
+            ended = all(sender.ended.is_set() for sender in senders)
             for sender, task in tasks.items():
                 progress.update(
                     task,
@@ -106,6 +106,6 @@ def _bars(senders: Sequence[Sender], note: Callable[[Sender], str]) -> None:
                     total=max(sender.total, sender.done),
                     status=_status(sender, note),
                 )
-            if not alive:
+            if ended:
                 return
             time.sleep(_POLL_S)

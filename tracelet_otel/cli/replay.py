@@ -88,7 +88,7 @@ def _say_what_is_odd(senders: Sequence[Sender], sources: Sequence[Source]) -> No
     skipped = [source for source in sources if source.skipped]
     if skipped:
         lines = sum(source.skipped for source in skipped)
-        typer.echo(f"skipped {lines:,} line{'s' * (lines != 1)} that are no OTLP, in {skipped[0].path}")
+        typer.echo(f"skipped {lines:,} line{'s' * (lines != 1)} without OTLP in {skipped[0].path}")
     torn = [source for source in sources if source.torn]
     if torn:
         typer.echo(f"left out the last line of {torn[0].path}: it is incomplete")
@@ -102,7 +102,7 @@ def _remove(source: Source, senders: Sequence[Sender]) -> None:
     trackers = [name for name in backends.available() if backends.is_tracker(name)]
     reason = ""
     for sender in senders:
-        if sender.error or sender.is_alive() or not sender.sources.get(str(source.path)):
+        if sender.error or not sender.ended.is_set() or not sender.sources.get(str(source.path)):
             reason = f"{sender.backend} does not have all of it"
     reason = reason or spools.kept_because(source, [sender.backend for sender in senders], trackers)
     if reason:

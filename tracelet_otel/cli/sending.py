@@ -70,6 +70,8 @@ class Sender(threading.Thread):
         """Why it ended early; empty if it did not."""
         self.trouble = ""
         """Why it waits at present."""
+        self.ended = threading.Event()
+        """Set at the end; an interrupted ``join()`` takes a thread that runs for one that has ended."""
         self._reason = ""
         self._parts = parts
         self._timeout = timeout
@@ -103,6 +105,7 @@ class Sender(threading.Thread):
                 self.target.close()
             except Exception as error:
                 self.error = self.error or f"at the end: {error}"
+            self.ended.set()
 
     def _send_all(self) -> None:
         refused = 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tracelet_otel import semconv
@@ -119,7 +120,7 @@ def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str
     if _size(_files(source.path)) != sum(source.read_to.values()):
         return "there is more in it now"
     if source.pid is not None:
-        return f"process {source.pid} may still write to it" if _is_alive(source.pid) else ""
+        return f"process {source.pid} may still write to it" if psutil.pid_exists(source.pid) else ""
     newest = max((path.stat().st_mtime for path in _files(source.path)), default=0.0)
     if not source.ended and time.time() - newest < QUIET_SECONDS:
         return "its process may still write to it"
@@ -185,13 +186,3 @@ def _size(files: Iterable[Path]) -> int:
         except FileNotFoundError:  # delivered meanwhile
             continue
     return total
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

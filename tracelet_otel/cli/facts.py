@@ -1,0 +1,169 @@
+"""What ``tracelet-otel doctor`` finds without asking any backend."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tracelet_otel import backends, instrumentors
+from tracelet_otel.cli import spools
+from tracelet_otel.resource import launcher
+from tracelet_otel.resource.redaction import redacted_text, redacted_value
+from tracelet_otel.settings import RUN_ID_VARIABLE, Settings, resolve, sdk_disabled
+from tracelet_otel.version import VERSION
+
+PACKAGES: Final = (
+    *("opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-exporter-otlp"),
+    *("mlflow", "wandb", "aim", "clearml"),
+    *("torch", "tensorboard", "tensorboardX", "lightning", "pytorch-lightning", "nvidia-ml-py"),
+)
+VARIABLES: Final = ("TRACELET_", "OTEL_", "MLFLOW_", "WANDB_", "AIM_", "CLEARML_")
+"""How the variables begin that steer us, OpenTelemetry and the trackers."""
+COUNTED_BYTES: Final = 32 * 1024 * 1024
+"""Of spools: beyond this their points are not counted, which would take long."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_HEADER: Final = re.compile(r"=[^,]*")
+
+
+def installed() -> list[dict[str, str]]:
+    """Packages with their versions; empty if one is not installed."""
+    found = [("python", platform.python_version()), ("tracelet-otel", VERSION)]
+    return [{"package": name, "version": text} for name, text in [*found, *_versions(PACKAGES)]]
+
+
+def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, ""
+
+
+def hooked() -> list[dict[str, str]]:
+    """Our instrumentors, and whether ``opentelemetry-instrument`` or ``configure()`` applies each."""
+    rows: list[dict[str, str]] = []
+    for entry in sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda item: item.name):
+        is_ours = entry.value.startswith("tracelet_otel.")
+        if not is_ours and entry.name not in instrumentors.SAMPLED:
+            continue
+        rows.append({"instrumentor": entry.name, "state": _hook_state(entry.name, entry.load())})
+    return rows
+
+
+def _hook_state(name: str, kind: Any) -> str:
+    if sdk_disabled():
+        return "off: OTEL_SDK_DISABLED"
+    if instrumentors.disabled(name):
+        return "off: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+    for requirement in kind().instrumentation_dependencies():
+        match = _NAME.match(requirement)
+        if match is not None and not dict(_versions((match[0],)))[match[0]]:
+            return f"waits: {match[0]} is not installed"
+    return "on"
+
+
+def others() -> dict[str, Any]:
+    """What else is there that ``opentelemetry-instrument`` may load."""
+    distro = os.environ.get("OTEL_PYTHON_DISTRO", "")
+    return {
+        "distros": _names("opentelemetry_distro"),
+        "configurators": _names("opentelemetry_configurator"),
+        "OTEL_PYTHON_DISTRO": distro,
+        "loaded": distro or "tracelet",
+        "other_instrumentors": [
+            entry.name
+            for entry in sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda item: item.name)
+            if not entry.value.startswith("tracelet_otel.")
+        ],
+    }
+
+
+def _names(group: str) -> list[str]:
+    return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def configured() -> list[dict[str, Any]]:
+    """Each setting with its value, and where that comes from.
+
+    Raises:
+        ConfigurationError: a variable is not allowed.
+    """
+    settings = resolve()
+    rows: list[dict[str, Any]] = []
+    for field in fields(Settings):
+        variable: str = field.metadata["variable"]
+        value = getattr(settings, field.name)
+        if isinstance(value, Mapping) and field.name == "backends":
+            value = ",".join(settings.backends)
+        rows.append(
+            {
+                "setting": field.name,
+                "value": redacted_value(field.name, value),
+                "unit": field.metadata["unit"],
+                "from": variable if os.environ.get(variable, "").strip() else "default",
+                "variable": variable,
+            }
+        )
+    return rows
+
+
+def variables() -> list[dict[str, str]]:
+    """The variables that are set, secrets masked."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    return [{"variable": name, "value": _masked(name, value)} for name, value in sorted(found.items())]
+
+
+def _masked(name: str, value: str) -> str:
+    if name.endswith("_HEADERS"):  # services name theirs as they like
+        return _HEADER.sub("=***", value)
+    return redacted_text(str(redacted_value(name, value)))
+
+
+def run() -> dict[str, Any]:
+    """The run that a process started here would write."""
+    launch = launcher.detect()
+    run_id = os.environ.get(RUN_ID_VARIABLE, "")
+    return {
+        "id": run_id or launch.run_id,
+        "id_from": RUN_ID_VARIABLE if run_id else "launcher" if launch.run_id else "new for each run",
+        "rank": launch.rank,
+        "launcher": launcher.describe(),
+    }
+
+
+def spooled(state: Path) -> list[dict[str, Any]]:
+    """The spools that wait, oldest first."""
+    folder = state / backends.SPOOLS
+    found = spools.find([folder]) if folder.is_dir() and any(folder.rglob("*.jsonl")) else []
+    budget = COUNTED_BYTES
+    rows: list[dict[str, Any]] = []
+    for source in found:
+        budget -= source.size
+        points = records = None
+        if budget >= 0:
+            batches = [part.batch for part in spools.parts([source]) if part.batch is not None]
+            points, records = sum(b.points for b in batches), sum(b.records for b in batches)
+        media = sum(file.stat().st_size for file in source.path.glob("media/*"))
+        newest = max((file.stat().st_mtime for file in source.path.glob("*.jsonl")), default=time.time())
+        rows.append(
+            {
+                "folder": str(source.path),
+                "backend": source.backend,
+                "bytes": source.size + media,
+                "points": points,
+                "records": records,
+                "age_s": max(0, round(time.time() - newest)),
+                "being_written": source.pid is not None and psutil.pid_exists(source.pid),
+            }
+        )
+    return rows
