@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting from outside, our failures raise, nothing is written outside, and no session is left."""
+    """No setting from outside, our failures raise, nothing is written outside, and nothing is left behind."""
+    environment = dict(os.environ)
     for name in os.environ.keys() - clean_environment().keys():
         if name != "PYTEST_CURRENT_TEST":
             monkeypatch.delenv(name)
@@ -38,6 +39,10 @@ def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     import tracelet_otel
 
     tracelet_otel.shutdown()
+    # What the tested code sets is the process's own, not the next test's.
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="session")

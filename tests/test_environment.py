@@ -143,6 +143,8 @@ def test_the_resource_detector(repository: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_record(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
     monkeypatch.setattr(sys, "argv", ["src/train.py", "--lr", "0.1", "--api-key", "abc", "--token=hf_x"])
+    for name in os.environ.keys() & snapshot().variables.keys():  # of the machine that runs the tests
+        monkeypatch.delenv(name)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("NCCL_SECRET_TOKEN", "abc")
