@@ -5,9 +5,21 @@
 For each tracker two scripts log the same points, each in a process and a backend of its own: one with
 ``tracelet_otel.log_scalar``, of which the time from the last call to the end of ``shutdown()`` counts; the
 other with the fastest public calls of the tracker's client, of which all the time counts, until the client
-says that everything is written. Both sides have imported their client before. What counts is the ratio of the
-two in one round, and the median of the rounds. MLflow is a SQLite file, W&B offline, AIM a local repository,
-ClearML the server of the tests, in the process that measures.
+says that everything is written. What counts is the ratio of the two in one round, and the median of the
+rounds. MLflow is a SQLite file, W&B offline, AIM a local repository, ClearML the server of the tests, in the
+process that measures.
+
+So that the two sides do the same:
+
+- Both have imported their client, opened their run and logged a point before, and then wait for
+  ``SETTLE_S``: what a client still does for itself after it started is in neither time.
+- Our pipeline's interval is longer than the loop, so that the whole backlog is left after it. With one that
+  ends within the loop, which is chance, a part of the work would not be counted.
+- The points are made before the clock starts; the other side's dict for each step is what its API takes.
+- W&B's client has the settings that our runs have: no console, code, git, statistics or metadata.
+- ClearML's client queues as many points as there are before it sends: with its own default, 100, it sleeps
+  0.1 s for each hundred. Its clock ends with ``flush()``: ``close()`` waits 5 to 11 s for nothing that was
+  logged. All other clocks end when the client returns; ours includes the end of its processes and threads.
 """
 
 from __future__ import annotations
@@ -21,29 +33,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACKERS = ("mlflow", "wandb", "aim", "clearml")
 TAGS = 10
+SETTLE_S = 1.0
+LONG_INTERVAL_MS = 600_000
 
 
-def rows(points: int) -> Iterator[tuple[int, dict[str, float]]]:
+def rows(points: int) -> list[tuple[int, dict[str, float]]]:
     """The points, step by step."""
-    for step in range(points // TAGS):
-        yield step, {f"group/tag{tag}": (step * 31 + tag) % 997 / 997 for tag in range(TAGS)}
+    return [
+        (step, {f"group/tag{tag}": (step * 31 + tag) % 997 / 997 for tag in range(TAGS)})
+        for step in range(points // TAGS)
+    ]
 
 
 def ours(tracker: str, points: int) -> float:
     """Seconds from the last call to everything being in the tracker."""
     import tracelet_otel
 
-    tracelet_otel.configure(backends=[tracker], run_name="ours", shutdown_timeout=120)
+    tracelet_otel.configure(
+        backends=[tracker], run_name="ours", shutdown_timeout=120, export_interval=LONG_INTERVAL_MS
+    )
     tracelet_otel.log_scalar("warm-up", 0.0, 0)  # the client's import and connection
     assert tracelet_otel.flush(120)
-    for step, values in rows(points):
+    logged = rows(points)
+    time.sleep(SETTLE_S)
+    for step, values in logged:
         for tag, value in values.items():
             tracelet_otel.log_scalar(tag, value, step)
     started = time.perf_counter()
@@ -57,10 +77,12 @@ def theirs_mlflow(points: int) -> Callable[[], None]:
 
     client = MlflowClient()
     run = client.create_run("0").info.run_id
+    client.log_batch(run, metrics=[Metric("warm-up", 0.0, int(time.time() * 1000), 0)])
+    logged = rows(points)
 
     def work() -> None:
         batch: list[Metric] = []
-        for step, values in rows(points):
+        for step, values in logged:
             now = int(time.time() * 1000)
             batch += [Metric(tag, value, now, step) for tag, value in values.items()]
             if len(batch) == 1000:  # the most that one request may have
@@ -75,10 +97,22 @@ def theirs_mlflow(points: int) -> Callable[[], None]:
 def theirs_wandb(points: int) -> Callable[[], None]:
     import wandb
 
-    run = wandb.init(mode="offline")
+    quiet = wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+    run = wandb.init(mode="offline", settings=quiet)
+    run.log({"warm-up": 0.0}, step=0)
+    logged = rows(points)
 
     def work() -> None:
-        for step, values in rows(points):
+        for step, values in logged:
             run.log(values, step=step)
         run.finish()
 
@@ -89,9 +123,11 @@ def theirs_aim(points: int) -> Callable[[], None]:
     import aim
 
     run = aim.Run(system_tracking_interval=None, capture_terminal_logs=False)
+    run.track(0.0, name="warm-up", step=0)
+    logged = rows(points)
 
     def work() -> None:
-        for step, values in rows(points):
+        for step, values in logged:
             for tag, value in values.items():
                 run.track(value, name=tag, step=step)
         run.close()
@@ -104,13 +140,15 @@ def theirs_clearml(points: int) -> Callable[[], None]:
 
     task = Task.init("benchmark", "theirs", auto_connect_frameworks=False, auto_resource_monitoring=False)
     logger = task.get_logger()
+    logger.report_scalar("group", "warm-up", 0.0, 0)
+    task.flush(wait_for_uploads=True)
+    logged = rows(points)
 
     def work() -> None:
-        for step, values in rows(points):
+        for step, values in logged:
             for tag, value in values.items():
                 logger.report_scalar("group", tag, value, step)
-        task.flush(wait_for_uploads=True)
-        task.close()
+        task.flush(wait_for_uploads=True)  # the interpreter's exit closes the task
 
     return work
 
@@ -124,6 +162,7 @@ def child(tracker: str, side: str, points: int) -> None:
         seconds = ours(tracker, points)
     else:
         work = THEIRS[tracker](points)
+        time.sleep(SETTLE_S)
         started = time.perf_counter()
         work()
         seconds = time.perf_counter() - started
@@ -156,6 +195,12 @@ def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> 
             "XDG_STATE_HOME": f"{folder}/state",
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
         }
+        if tracker == "clearml" and side == "theirs":
+            configuration = Path(folder, "clearml.conf")
+            configuration.write_text(
+                f"sdk {{ development {{ worker {{ report_event_flush_threshold: {points} }} }} }}\n"
+            )
+            environment["CLEARML_CONFIG_FILE"] = str(configuration)
         command = [sys.executable, __file__, "--child", tracker, side, "--points", str(points)]
         if tracker == "aim" and side == "theirs":
             initialise = [sys.executable, "-c", "import aim; aim.Repo.from_path('.', init=True)"]

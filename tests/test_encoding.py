@@ -85,6 +85,60 @@ def test_large_collections_are_cut_and_stay_in_order() -> None:
     assert steps["tag0"] == list(range(0, 10_001, 50))
 
 
+def test_what_was_logged_together_stays_together() -> None:
+    pipe = pipeline()
+    for step in range(1_000):
+        for tag in range(10):
+            pipe.recorder.scalar(f"tag{tag}", float(step), step, None, False, None)
+        if step % 100 == 0:
+            pipe.recorder.scalar("rare", math.nan, step, None, False, None)
+    requests = collect(pipe)
+    assert len(requests) == 3
+    steps = [
+        {point.step for series in decode_series(parse_metrics(request)) for point in series.points}
+        for request in requests
+    ]
+    # Only the last step of a request can be in the next one too.
+    assert sum(map(len, steps)) <= 1_000 + len(requests) - 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcde"), st.floats(), st.integers(1, 20)),
+        max_size=60,
+    )
+)
+def test_cuts_keep_order_numbers_and_limit(logged: list[tuple[str, float, int]]) -> None:
+    pipe = pipeline()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "MAX_EXEMPLARS", 7)
+        patch.setattr(encoding, "MAX_POINTS_PER_REQUEST", 7)
+        patch.setattr(encoding, "MAX_SERIES_PER_CUT", 3)
+        for step, (tag, value, time) in enumerate(logged):  # equal times, and times that go back
+            pipe.recorder.scalar(tag, value, step, time, False, None)
+        requests = collect(pipe)
+    steps: dict[tuple[str, str], list[int]] = {}
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for request in requests:
+        decoded = list(decode_series(parse_metrics(request)))
+        assert sum(len(series.points) for series in decoded) <= 7
+        seen: set[tuple[str, str]] = set()
+        for series in decoded:
+            assert series.sequence is not None
+            value = series.points[0].value
+            key = (series.tag, "finite" if math.isfinite(value) else repr(value))
+            assert key not in seen  # two data points of one series in one request
+            seen.add(key)
+            steps.setdefault(key, []).extend(point.step for point in series.points)
+            numbers.setdefault(key, []).extend(series.sequence + i for i in range(len(series.points)))
+    expected: dict[tuple[str, str], list[int]] = {}
+    for step, (tag, value, _) in enumerate(logged):
+        expected.setdefault((tag, "finite" if math.isfinite(value) else repr(value)), []).append(step)
+    assert steps == expected
+    for found in numbers.values():
+        assert found == list(range(found[0], found[0] + len(found)))
+
+
 def test_a_collection_without_new_points_is_no_news() -> None:
     pipe = pipeline()
     pipe.recorder.scalar("loss", 1.0, 0, None, False, None)

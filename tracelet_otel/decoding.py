@@ -117,19 +117,16 @@ def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
         sequence: object = None
         for exemplar in data_point.exemplars:
             filtered = exemplar.filtered_attributes
-            # One attribute, the step, in nearly every exemplar: worth its own line at this rate.
-            if len(filtered) == 1 and filtered[0].key == semconv.STEP:
-                step = filtered[0].value.int_value
+            # One attribute, the step, in nearly every exemplar: worth its own lines at this rate.
+            if len(filtered) == 1 and (first := filtered[0]).key == semconv.STEP:
+                step = first.value.int_value
             else:
                 others = decode_attributes(filtered)
                 step = int(others.get(semconv.STEP, 0))
                 if not points:
                     sequence = others.get(semconv.SEQUENCE)
-            if nonfinite is not None:
-                logged = nonfinite
-            elif exemplar.HasField("as_double"):
-                logged = exemplar.as_double
-            else:
+            logged = exemplar.as_double if nonfinite is None else nonfinite
+            if not logged and not exemplar.HasField("as_double"):  # what is not set reads as zero
                 logged = float(exemplar.as_int)
             points.append(Point(step, logged, exemplar.time_unix_nano))
         yield Series(

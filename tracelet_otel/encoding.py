@@ -9,7 +9,8 @@ Source of the message layout: opentelemetry-proto 1.x, ``metrics.proto``, ``logs
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
@@ -30,6 +31,9 @@ MAX_EXEMPLARS = 4_000
 MAX_POINTS_PER_REQUEST = 4_000
 """Exemplars a request, about 300 KiB: whole requests of trackers that take 1,000 points each, and a second
 at most between two signs of progress."""
+MAX_SERIES_PER_CUT = 200
+"""Series that are cut at the same times. With more, a request would have only a few exemplars of each, and
+each data point repeats its series' attributes."""
 MAX_LOG_BYTES_PER_REQUEST = 2 * 1024 * 1024
 
 _SCALARS = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
@@ -48,14 +52,15 @@ class Chunk:
 def split(data: MetricsData) -> Iterator[Chunk]:
     """Cuts collected metrics into requests of at most :data:`MAX_POINTS_PER_REQUEST` exemplars.
 
-    The order of a series is the order of its pieces. The first piece also holds all other metrics
-    and the live value of the series that have no new points.
+    The order of a series is the order of its pieces. Series are cut at the same times, so that what was
+    logged together, a step's values of all tags, stays together: trackers write it as one row. The first
+    piece also holds all other metrics and the live value of the series that have no new points.
     """
     for resource in data.resource_metrics:
         for scope in resource.scope_metrics:
             whole: list[Metric] = []
             other = False
-            pieces: list[tuple[Metric, NumberDataPoint]] = []
+            series: list[tuple[Metric, NumberDataPoint]] = []
             for metric in scope.metrics:
                 if metric.name not in _SCALARS:
                     whole.append(metric)
@@ -64,15 +69,14 @@ def split(data: MetricsData) -> Iterator[Chunk]:
                 quiet: list[NumberDataPoint] = []
                 for point in metric.data.data_points:
                     assert isinstance(point, NumberDataPoint)
-                    if not point.exemplars:
+                    if point.exemplars:
+                        series.append((metric, point))
+                    else:
                         quiet.append(point)
-                    for start in range(0, len(point.exemplars), MAX_EXEMPLARS):
-                        part = _numbered(point.exemplars, start)
-                        pieces.append((metric, _with_exemplars(metric, point, part)))
                 if quiet:
                     whole.append(replace(metric, data=replace(metric.data, data_points=quiet)))
 
-            for metrics, points in _pack(whole, pieces):
+            for metrics, points in _pack(whole, _pieces(series)):
                 scope_metrics = replace(scope, metrics=metrics)
                 yield Chunk(
                     MetricsData([replace(resource, scope_metrics=[scope_metrics])]),
@@ -81,9 +85,53 @@ def split(data: MetricsData) -> Iterator[Chunk]:
                 )
 
 
-def _numbered(exemplars: Sequence[Exemplar], start: int) -> Sequence[Exemplar]:
+_Piece = tuple[Metric, NumberDataPoint]
+
+
+def _pieces(series: Sequence[_Piece]) -> Iterator[_Piece | None]:
+    """The series in pieces, the oldest of all series first; None where the next must be in a new request."""
+    for first in range(0, len(series), MAX_SERIES_PER_CUT):
+        members = series[first : first + MAX_SERIES_PER_CUT]
+        starts = [0] * len(members)
+        for time in _cuts([exemplar.time_unix_nano for _, point in members for exemplar in point.exemplars]):
+            if any(starts):
+                yield None
+            for index, (metric, point) in enumerate(members):
+                exemplars = point.exemplars
+                # Times may go back within a series, if a user says them: any place is as good then.
+                end = (
+                    len(exemplars) if time is None else bisect_left(exemplars, time, starts[index], key=_time)
+                )
+                for start in range(starts[index], end, MAX_EXEMPLARS):
+                    part = _numbered(exemplars, start, min(start + MAX_EXEMPLARS, end))
+                    yield metric, _with_exemplars(metric, point, part)
+                starts[index] = end
+
+
+def _cuts(times: list[int]) -> Iterator[int | None]:
+    """Times that end parts of at most :data:`MAX_POINTS_PER_REQUEST`, at last None.
+
+    A part has more only if its times are all the same; :func:`_pack` cuts it.
+    """
+    times.sort()  # runs that are sorted already, for the most part
+    start = 0
+    while start + MAX_POINTS_PER_REQUEST < len(times):
+        end = bisect_left(times, times[start + MAX_POINTS_PER_REQUEST], start)
+        if end == start:
+            end = bisect_right(times, times[start], start)
+        if end < len(times):
+            yield times[end]
+        start = end
+    yield None
+
+
+def _time(exemplar: Exemplar) -> int:
+    return exemplar.time_unix_nano
+
+
+def _numbered(exemplars: Sequence[Exemplar], start: int, end: int) -> Sequence[Exemplar]:
     """The exemplars of one data point on the wire; the first one says its number in the series."""
-    part = exemplars[start : start + MAX_EXEMPLARS]
+    part = exemplars[start:end]
     number = (exemplars[0].filtered_attributes or {}).get(semconv.SEQUENCE)
     if start and isinstance(number, int):
         attributes = {**(part[0].filtered_attributes or {}), semconv.SEQUENCE: number + start}
@@ -97,9 +145,7 @@ def _with_exemplars(metric: Metric, point: NumberDataPoint, exemplars: Sequence[
     return replace(point, exemplars=exemplars, value=value)
 
 
-def _pack(
-    whole: list[Metric], pieces: list[tuple[Metric, NumberDataPoint]]
-) -> Iterator[tuple[list[Metric], int]]:
+def _pack(whole: list[Metric], pieces: Iterable[_Piece | None]) -> Iterator[tuple[list[Metric], int]]:
     metrics: list[Metric] = whole
     members: dict[str, list[NumberDataPoint]] = {}
     sources: dict[str, Metric] = {}
@@ -111,10 +157,13 @@ def _pack(
             for name, points in members.items()
         ]
 
-    for metric, point in pieces:
-        if count and count + len(point.exemplars) > MAX_POINTS_PER_REQUEST:
+    for piece in pieces:
+        if count and (piece is None or count + len(piece[1].exemplars) > MAX_POINTS_PER_REQUEST):
             yield finish(), count
             metrics, members, count = [], {}, 0
+        if piece is None:
+            continue
+        metric, point = piece
         sources[metric.name] = metric
         members.setdefault(metric.name, []).append(point)
         count += len(point.exemplars)

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError
@@ -15,6 +15,7 @@ from tracelet_otel.semconv import Status
 from tracelet_otel_exporters import (
     mlflow_artifacts,
     mlflow_companion,
+    mlflow_database,
     mlflow_params,
     mlflow_points,
     mlflow_records,
@@ -194,10 +195,7 @@ class MLflowTracker:
                 metrics = mlflow_points.as_json(batch)
                 connection.post("/api/2.0/mlflow/runs/log-batch", {"run_id": run.id, "metrics": metrics})
                 return
-            from mlflow.entities import Metric
-
-            entities: list[Any] = [Metric(s.key, s.value, s.time_ms, s.step) for s in batch]
-            connection.store.log_batch(run.id, entities, [], [])
+            mlflow_database.log(connection.store, run.id, batch)
 
     def _write_names(self, run: OpenRun) -> None:
         connection = self._connected()

@@ -33,6 +33,8 @@ FINISH_SECONDS: Final = 30.0
 """How long a run's end waits for its upload before the delivery is asked to try again."""
 CLOSE_SECONDS: Final = 10.0
 """How long the client's end waits for the uploads of all runs that are open."""
+ROWS_AT_ONCE: Final = 100
+"""Rows that are handed over together: ``wandb-core`` works on them while the next ones are made."""
 
 _EXIT_CODES: Final = {"finished": 0, "failed": 1, "killed": 255}
 _MODES: Final = ("online", "offline", "disabled", "dryrun")
@@ -119,8 +121,8 @@ class WandbTracker:
         keyed = [part for one in series for part in self._new_points(opened, one, taken, outcome)]
         rows = wandb_rows.rows(keyed)
         with self._watched(session):
-            for start in range(0, len(rows), 500):
-                session.publish(wandb_rows.messages(opened.id, rows[start : start + 500]))
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                session.publish(wandb_rows.messages(opened.id, rows[start : start + ROWS_AT_ONCE]))
             for key, first, end in taken:
                 opened.ledger.add(key, first, end)
             wandb_runs.publish_ledger(session, opened)

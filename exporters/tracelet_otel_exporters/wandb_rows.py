@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -14,6 +13,8 @@ from tracelet_otel_exporters.wandb_session import framed, server_messages
 
 JOIN_NS: Final = 100_000_000
 """Points of one step whose times are this close share a row, with the time of the first."""
+_NONFINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""How W&B's JSON has what Python prints."""
 
 
 class Row:
@@ -56,14 +57,23 @@ def messages(run_id: str, rows: Iterable[Row]) -> list[bytes]:
     request: Any = server_messages().ServerRequest()
     record = request.record_publish
     record._info.stream_id = run_id
-    history = record.request.partial_history
-    add = history.item.add
+    items = record.request.partial_history.item
+    keys: list[str] | None = None
+    step: Any = None
+    timestamp: Any = None
     for row in rows:
-        del history.item[:]
-        for key, value in row.values.items():
-            add(key=key, value_json=number(value))
-        add(key=STEP, value_json=str(row.step))
-        add(key="_timestamp", value_json=repr(row.time / 1e9))
+        if keys != (found := [*row.values]):
+            keys = found
+            del items[:]
+            for key in keys:
+                items.add(key=key)
+            step, timestamp = items.add(key=STEP), items.add(key="_timestamp")
+        # One message that is filled again costs half of one for each row.
+        step.value_json = str(row.step)
+        timestamp.value_json = repr(row.time / 1e9)
+        for item, value in zip(items, row.values.values(), strict=False):
+            text = repr(value)
+            item.value_json = _NONFINITE.get(text, text)
         requests.append(framed(request))
     return requests
 
@@ -75,10 +85,3 @@ def summary(run_id: str, entry: str, values: dict[str, str]) -> bytes:
     for name, value in values.items():
         request.record_publish.summary.update.add(nested_key=[entry, name], value_json=json.dumps(value))
     return framed(request)
-
-
-def number(value: float) -> str:
-    """As W&B's JSON has it: NaN and the infinities by name."""
-    if math.isfinite(value):
-        return repr(value)
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 
 import mlflow
 import pytest
-from mlflow.entities import ViewType
+from mlflow.entities import Metric, ViewType
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -218,6 +218,32 @@ def test_a_repeated_call_leaves_the_same_content(opened: Opened) -> None:
     assert first == second
     assert {key: opened.history(key) for key in before} == before
     assert sum(map(len, before.values())) == first.accepted == 2100
+
+
+def test_a_database_has_what_mlflows_client_would_have_written(opened: Opened) -> None:
+    values = [1.5, math.nan, math.inf, -math.inf, 0.0, -2.0, 1e308]
+    keys = ("a/loss", "b")
+    points = {
+        # steps go back and repeat, and times of one step differ or do not
+        key: [Point(i % 40 // shift, value, NOW + i // 9 * 1_000_000) for i, value in enumerate(values * 20)]
+        for shift, key in enumerate(keys, 1)
+    }
+    theirs = opened.client.create_run("0").info.run_id
+    metrics = [
+        Metric(key, value, (time_ns + 500_000) // 1_000_000, step)
+        for key in keys
+        for step, value, time_ns in points[key]
+    ]
+    opened.client.log_batch(theirs, metrics=metrics)
+    for _ in range(2):  # a repeat finds everything there
+        for start, end in ((0, 30), (20, 50), (50, 140)):  # a part of the second is there already
+            written = [Series(opened.run_id, key, points[key][start:end]) for key in keys]
+            assert opened.tracker.write_points(opened.run_id, written).rejected == []
+        for key in keys:
+            expected = [(m.step, m.value, m.timestamp) for m in opened.client.get_metric_history(theirs, key)]
+            assert sorted(map(repr, opened.history(key))) == sorted(map(repr, expected))
+        # The newest of each key, which MLflow keeps apart.
+        assert opened.run.data.metrics == opened.client.get_run(theirs).data.metrics
 
 
 def test_ranks_and_changed_names(opened: Opened) -> None:
