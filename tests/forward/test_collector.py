@@ -29,7 +29,7 @@ def free_port() -> int:
 @contextmanager
 def collector(exporter: Protocol, endpoint: str) -> Generator[dict[Protocol, str]]:
     """A running collector that passes everything on; its own endpoints by protocol."""
-    ports = {protocol: free_port() for protocol in PROTOCOLS}
+    ports: dict[Protocol, int] = {protocol: free_port() for protocol in PROTOCOLS}
     command = [
         *(str(Path(rotel.__file__).parent / "rotel-agent"), "start", "--exporter", "otlp"),
         *("--otlp-grpc-endpoint", f"127.0.0.1:{ports['grpc']}"),
