@@ -1,4 +1,4 @@
-"""The SDK's data as OTLP requests, cut into pieces that every receiver takes.
+"""The SDK's data as OTLP requests.
 
 The points of a run are encoded here, directly: the SDK's own encoder costs several times as much an
 exemplar for the same bytes. Everything else goes through that encoder.
@@ -9,9 +9,8 @@ Source of the message layout: opentelemetry-proto 1.x, ``metrics.proto``, ``logs
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
@@ -22,153 +21,14 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar as EncodedExempl
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint as EncodedPoint
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics import Exemplar
-from opentelemetry.sdk.metrics.export import Metric, MetricsData, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+)
 
 from tracelet_otel import semconv
-
-MAX_EXEMPLARS = 4_000
-"""Exemplars a data point on the wire; the design allows 4,096."""
-MAX_POINTS_PER_REQUEST = 4_000
-"""Exemplars a request, about 300 KiB: whole requests of trackers that take 1,000 points each, and a second
-at most between two signs of progress."""
-MAX_SERIES_PER_CUT = 200
-"""Series that are cut at the same times. With more, a request would have only a few exemplars of each, and
-each data point repeats its series' attributes."""
-MAX_LOG_BYTES_PER_REQUEST = 2 * 1024 * 1024
-
-_SCALARS = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One request's worth of metrics, as the SDK's objects."""
-
-    data: MetricsData
-    points: int
-    news: bool
-    """Whether it holds more than live values of series that have no new points."""
-
-
-def split(data: MetricsData) -> Iterator[Chunk]:
-    """Cuts collected metrics into requests of at most :data:`MAX_POINTS_PER_REQUEST` exemplars.
-
-    The order of a series is the order of its pieces. Series are cut at the same times, so that what was
-    logged together, a step's values of all tags, stays together: trackers write it as one row. The first
-    piece also holds all other metrics and the live value of the series that have no new points.
-    """
-    for resource in data.resource_metrics:
-        for scope in resource.scope_metrics:
-            whole: list[Metric] = []
-            other = False
-            series: list[tuple[Metric, NumberDataPoint]] = []
-            for metric in scope.metrics:
-                if metric.name not in _SCALARS:
-                    whole.append(metric)
-                    other = True
-                    continue
-                quiet: list[NumberDataPoint] = []
-                for point in metric.data.data_points:
-                    assert isinstance(point, NumberDataPoint)
-                    if point.exemplars:
-                        series.append((metric, point))
-                    else:
-                        quiet.append(point)
-                if quiet:
-                    whole.append(replace(metric, data=replace(metric.data, data_points=quiet)))
-
-            for metrics, points in _pack(whole, _pieces(series)):
-                scope_metrics = replace(scope, metrics=metrics)
-                yield Chunk(
-                    MetricsData([replace(resource, scope_metrics=[scope_metrics])]),
-                    points,
-                    points > 0 or other,
-                )
-
-
-_Piece = tuple[Metric, NumberDataPoint]
-
-
-def _pieces(series: Sequence[_Piece]) -> Iterator[_Piece | None]:
-    """The series in pieces, the oldest of all series first; None where the next must be in a new request."""
-    for first in range(0, len(series), MAX_SERIES_PER_CUT):
-        members = series[first : first + MAX_SERIES_PER_CUT]
-        starts = [0] * len(members)
-        for time in _cuts([exemplar.time_unix_nano for _, point in members for exemplar in point.exemplars]):
-            if any(starts):
-                yield None
-            for index, (metric, point) in enumerate(members):
-                exemplars = point.exemplars
-                # Times may go back within a series, if a user says them: any place is as good then.
-                end = (
-                    len(exemplars) if time is None else bisect_left(exemplars, time, starts[index], key=_time)
-                )
-                for start in range(starts[index], end, MAX_EXEMPLARS):
-                    part = _numbered(exemplars, start, min(start + MAX_EXEMPLARS, end))
-                    yield metric, _with_exemplars(metric, point, part)
-                starts[index] = end
-
-
-def _cuts(times: list[int]) -> Iterator[int | None]:
-    """Times that end parts of at most :data:`MAX_POINTS_PER_REQUEST`, at last None.
-
-    A part has more only if its times are all the same; :func:`_pack` cuts it.
-    """
-    times.sort()  # runs that are sorted already, for the most part
-    start = 0
-    while start + MAX_POINTS_PER_REQUEST < len(times):
-        end = bisect_left(times, times[start + MAX_POINTS_PER_REQUEST], start)
-        if end == start:
-            end = bisect_right(times, times[start], start)
-        if end < len(times):
-            yield times[end]
-        start = end
-    yield None
-
-
-def _time(exemplar: Exemplar) -> int:
-    return exemplar.time_unix_nano
-
-
-def _numbered(exemplars: Sequence[Exemplar], start: int, end: int) -> Sequence[Exemplar]:
-    """The exemplars of one data point on the wire; the first one says its number in the series."""
-    part = exemplars[start:end]
-    number = (exemplars[0].filtered_attributes or {}).get(semconv.SEQUENCE)
-    if start and isinstance(number, int):
-        attributes = {**(part[0].filtered_attributes or {}), semconv.SEQUENCE: number + start}
-        part = [replace(part[0], filtered_attributes=attributes), *part[1:]]
-    return part
-
-
-def _with_exemplars(metric: Metric, point: NumberDataPoint, exemplars: Sequence[Exemplar]) -> NumberDataPoint:
-    # The live value is that of the newest exemplar, so that a float32 shows its short form there too.
-    value = exemplars[-1].value if metric.name == semconv.SCALAR else point.value
-    return replace(point, exemplars=exemplars, value=value)
-
-
-def _pack(whole: list[Metric], pieces: Iterable[_Piece | None]) -> Iterator[tuple[list[Metric], int]]:
-    metrics: list[Metric] = whole
-    members: dict[str, list[NumberDataPoint]] = {}
-    sources: dict[str, Metric] = {}
-    count = 0
-
-    def finish() -> list[Metric]:
-        return metrics + [
-            replace(sources[name], data=replace(sources[name].data, data_points=points))
-            for name, points in members.items()
-        ]
-
-    for piece in pieces:
-        if count and (piece is None or count + len(piece[1].exemplars) > MAX_POINTS_PER_REQUEST):
-            yield finish(), count
-            metrics, members, count = [], {}, 0
-        if piece is None:
-            continue
-        metric, point = piece
-        sources[metric.name] = metric
-        members.setdefault(metric.name, []).append(point)
-        count += len(point.exemplars)
-    if metrics or members:
-        yield finish(), count
+from tracelet_otel.splitting import SCALARS
 
 
 def encode(data: MetricsData) -> ExportMetricsServiceRequest:
@@ -189,7 +49,7 @@ def encode(data: MetricsData) -> ExportMetricsServiceRequest:
     for resource, encoded_resource in zip(data.resource_metrics, request.resource_metrics, strict=True):
         for scope, encoded_scope in zip(resource.scope_metrics, encoded_resource.scope_metrics, strict=True):
             for metric, encoded in zip(scope.metrics, encoded_scope.metrics, strict=True):
-                if metric.name in _SCALARS:
+                if metric.name in SCALARS:
                     points = (
                         encoded.gauge.data_points
                         if metric.name == semconv.SCALAR
@@ -208,7 +68,7 @@ def only_ours(data: MetricsData) -> MetricsData:
             replace(
                 resource,
                 scope_metrics=[
-                    replace(scope, metrics=[metric for metric in scope.metrics if metric.name in _SCALARS])
+                    replace(scope, metrics=[metric for metric in scope.metrics if metric.name in SCALARS])
                     for scope in resource.scope_metrics
                 ],
             )
@@ -218,7 +78,7 @@ def only_ours(data: MetricsData) -> MetricsData:
 
 
 def _without_points(metric: Metric) -> Metric:
-    if metric.name not in _SCALARS:
+    if metric.name not in SCALARS:
         return metric
     return replace(metric, data=replace(metric.data, data_points=[]))
 
@@ -275,27 +135,6 @@ def _encode_exemplar(exemplar: Exemplar) -> EncodedExemplar:
         encoded.trace_id = exemplar.trace_id.to_bytes(16, "big")
         encoded.span_id = exemplar.span_id.to_bytes(8, "big")
     return encoded
-
-
-def split_logs(records: Sequence[ReadableLogRecord]) -> Iterator[list[ReadableLogRecord]]:
-    """Cuts records into requests of about :data:`MAX_LOG_BYTES_PER_REQUEST`, in order."""
-    part: list[ReadableLogRecord] = []
-    size = 0
-    for record in records:
-        weight = 512 + payload_size(record)
-        if part and size + weight > MAX_LOG_BYTES_PER_REQUEST:
-            yield part
-            part, size = [], 0
-        part.append(record)
-        size += weight
-    if part:
-        yield part
-
-
-def payload_size(record: ReadableLogRecord) -> int:
-    """Bytes of the record's payload."""
-    body = record.log_record.body
-    return len(body) if isinstance(body, bytes) else 0
 
 
 def encode_records(records: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:

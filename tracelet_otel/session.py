@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from opentelemetry.sdk.resources import Resource
 
-from tracelet_otel import backends, recording, semconv
+from tracelet_otel import backends, recording
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentors import disabled
@@ -23,6 +23,7 @@ from tracelet_otel.pipeline import Pipeline
 from tracelet_otel.records import RunInfo
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.run import Run
+from tracelet_otel.run_resources import described
 from tracelet_otel.sampler import Sampler
 from tracelet_otel.semconv import Status
 from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
@@ -81,9 +82,19 @@ class Session:
         self.signals = signals or {}
         self._deliveries = self._make_deliveries(self.signals)
         self._ends_run = not self.joined and launch.rank in (None, 0)
+        self._recorder = self._make_recorder(launch)
         self._described: bytes | None = None
         self._announced = False
         self._variables: dict[str, str | None] = {}
+
+    def _make_recorder(self, launch: launcher.Launch) -> recording.Recorder | None:
+        """What this process records into; None if nothing it logs is wanted."""
+        recorder = self.pipeline.recorder
+        if not self.records:  # without a backend nothing is recorded, so that nothing piles up
+            return None
+        if self.settings.ranks == "all" or launch.rank in (None, 0):
+            return recorder
+        return recording.Unheard(recorder) if self.pipeline.sampler is not None else None
 
     def _make_deliveries(self, signals: Signals) -> list[Delivery]:
         run = self.run
@@ -122,8 +133,8 @@ class Session:
         return bool(self._deliveries)
 
     def record(self) -> None:
-        """Begins to record. Without a backend nothing is recorded, so that nothing piles up."""
-        recording.install(self.pipeline.recorder if self.records else None)
+        """Begins to record."""
+        recording.install(self._recorder)
         argparse.on_parsed(self._parsed if self.records else None)
 
     def start(self) -> None:
@@ -143,7 +154,7 @@ class Session:
 
     def stop(self, status: Status | None) -> None:
         """Ends the runs with ``status`` (None leaves them open), delivers, and says what became of it all."""
-        if recording.recorder() is self.pipeline.recorder:
+        if recording.recorder() is self._recorder:
             recording.install(None)
             argparse.on_parsed(None)
         for run in self.pipeline.scope.all():
@@ -167,6 +178,7 @@ class Session:
         """A run's first value came: tells the trackers, and the user once."""
         if not run.name and not self.joined:
             run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.pipeline.runs.add(run)
         self.pipeline.recorder.event("run", "", None, run.description(), "application/json", None, None, run)
         if self._ends_run and not disabled("environment"):
             now = environment.snapshot()
@@ -261,10 +273,4 @@ def script_name() -> str:
 
 
 def _resource(run: Run) -> Resource:
-    described = {
-        semconv.RUN_ID: run.id,
-        semconv.RUN_NAME: run.name,
-        semconv.PROJECT: run.project,
-        semconv.EXPERIMENT: run.experiment,
-    }
-    return Resource.create({name: value for name, value in described.items() if value})
+    return Resource.create(described(run))

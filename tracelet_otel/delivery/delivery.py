@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from tracelet_otel.delivery.backlog import Backlog
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.delivery.otlp_json import Signal
 from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.guard import log_once
 from tracelet_otel.routing import Route
 
+BOTH: frozenset[Signal] = frozenset({"metrics", "logs"})
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 LONGEST_BACKOFF_AT_EXIT_S = 1.0
@@ -64,6 +66,9 @@ class Delivery:
         spool: where batches go that the backend does not take. None, or one that is full or cannot be
             written: they are dropped and counted, newest first.
         route: what the backend gets; None is everything.
+        takes_all: whether it gets what no tracker shows too: other people's log records, and now and then the
+            live value of series without new points.
+        signals: which of both it gets.
     """
 
     def __init__(
@@ -74,8 +79,12 @@ class Delivery:
         max_queue_bytes: int,
         spool: Spool | None = None,
         route: Route | None = None,
+        takes_all: bool = False,
+        signals: frozenset[Signal] = BOTH,
     ) -> None:
         self.name = name
+        self.takes_all = takes_all
+        self.signals = signals
         self.route = route or Route()
         self.destination = destination
         self.counts = Counts()
@@ -284,9 +293,16 @@ class Delivery:
                 with self._condition:
                     if self._abandoned:
                         return None
-                    if self._closing:
+                    ending = self._closing or self._hurried
+                    if ending:
                         delay = min(delay, LONGEST_BACKOFF_AT_EXIT_S)
-                    self._condition.wait(delay)
+                    # Not until the next notification: there is one for every batch that comes.
+                    self._condition.wait_for(
+                        lambda e=ending, w=self._waiters: (
+                            self._abandoned or self._waiters > w or (self._closing or self._hurried) is not e
+                        ),
+                        delay,
+                    )
                     if self._abandoned:
                         return None
             except Exception as error:  # permanent, or a defect of the exporter: neither may stop the rest
