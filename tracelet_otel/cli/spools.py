@@ -17,6 +17,7 @@ from tracelet_otel import semconv
 from tracelet_otel.cli.sending import Part
 from tracelet_otel.delivery import spool
 from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.lines import batch_of
 from tracelet_otel.delivery.otlp_json import parse_line
 from tracelet_otel.settings import ConfigurationError
 
@@ -147,7 +148,7 @@ def _lines(source: Source, path: Path) -> Iterator[tuple[Batch | None, int]]:
                 source.torn = True
                 break
             try:
-                batch = spool._batch(parse_line(line), path.parent)  # pyright: ignore[reportPrivateUsage]
+                batch = batch_of(parse_line(line), path.parent)
             except ValueError:
                 yield None, len(line)
             else:
