@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -18,11 +21,12 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 from tracelet_otel import semconv
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.otlp_json import logs_line, metrics_line
+from tracelet_otel.delivery.otlp_json import logs_line, metrics_line, parse_line
 from tracelet_otel.guard import log_once
 
 MEDIA = "media"
 """The folder of a spool with the files that its records name."""
+_SOURCE = b',"tracelet.source":'
 
 
 def encode_metrics(data: bytes) -> bytes:
@@ -30,27 +34,63 @@ def encode_metrics(data: bytes) -> bytes:
     return metrics_line(ExportMetricsServiceRequest.FromString(data)).encode() + b"\n"
 
 
-def encode_logs(data: bytes, folder: Path) -> tuple[bytes, int]:
-    """A logs request as a line, with the line's end, and the bytes that its media take in ``folder``.
+def encode_logs(data: bytes, folder: Path) -> tuple[bytes, list[str], int]:
+    """A logs request as a line with the line's end, the names of its media, and the bytes that they add.
 
-    Files that records name are taken into the spool: where they are now is temporary.
+    Files that records name are taken into ``folder``: where they are now is temporary.
 
     Raises:
         OSError: a file cannot be kept.
     """
     request = ExportLogsServiceRequest.FromString(data)
+    names: list[str] = []
     kept = 0
     for uri, digest in payload_uris(request):
         source = local_path(uri.value.string_value)
         if source is None:
             continue
-        name = digest or source.name
+        # A digest is what a sender says: no place elsewhere.
+        name = digest if digest.isalnum() else hashlib.sha256(bytes(source)).hexdigest()
         target = folder / MEDIA / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             kept += _link(source, target)
         uri.value.string_value = f"{MEDIA}/{name}"
-    return logs_line(request).encode() + b"\n", kept
+        names.append(name)
+    return logs_line(request).encode() + b"\n", names, kept
+
+
+def with_source(line: bytes, source: str) -> bytes:
+    """A line that also says who sent it; other readers of OTLP JSON pass over that."""
+    return b"%b%b%b}\n" % (line[:-2], _SOURCE, json.dumps(source).encode())
+
+
+def batch_of_line(line: bytes, folder: Path) -> Batch:
+    """The batch of a line of a spool.
+
+    Raises:
+        ValueError: it is no line of a metrics or logs request.
+    """
+    batch = batch_of(parse_line(line), folder)
+    if batch is None:
+        raise ValueError("a line without metrics and logs")
+    # Inside a text the quotation mark would follow a backslash: this is the member of the line's object.
+    place = line.rfind(_SOURCE)
+    if place < 0:
+        return batch
+    return replace(batch, source=str(json.loads(line[place + len(_SOURCE) : -2])))
+
+
+def media_names(batch: Batch, folder: Path) -> list[str]:
+    """The names of the files in the media folder of a spool that a batch's records name, one for each."""
+    if not isinstance(batch.logs, bytes):
+        return []
+    parent = str(folder.absolute() / MEDIA)
+    paths = (
+        Path(uri.value.string_value)
+        for uri, _ in payload_uris(ExportLogsServiceRequest.FromString(batch.logs))
+    )
+    return [path.name for path in paths if str(path.parent) == parent]
 
 
 def write_whole(file: IO[bytes], path: Path, data: bytes) -> None:

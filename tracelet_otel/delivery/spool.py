@@ -157,7 +157,7 @@ class Spool:
 
     def _lines(self, batch: Batch) -> Iterator[tuple[Signal, bytes]]:
         if isinstance(batch.logs, bytes):
-            data, kept = encode_logs(batch.logs, self.folder)
+            data, _, kept = encode_logs(batch.logs, self.folder)
             self._bytes += kept
             yield "logs", data
         if isinstance(batch.metrics, bytes):
