@@ -19,6 +19,7 @@ from tracelet_otel.delivery import spool
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.lines import batch_of
 from tracelet_otel.delivery.otlp_json import parse_line
+from tracelet_otel.gateway.folder_lock import is_held
 from tracelet_otel.settings import ConfigurationError
 
 QUIET_SECONDS: Final = 60.0
@@ -116,6 +117,8 @@ def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str
     names = set(backends)
     if source.backend in trackers and source.backend not in names:
         return f"it waits for {source.backend}"
+    if is_held(source.path.parent):
+        return "a gateway uses it"
     if source.torn or source.skipped:
         return "it has lines that cannot be read"
     if _size(_files(source.path)) != sum(source.read_to.values()):

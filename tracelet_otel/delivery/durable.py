@@ -92,7 +92,7 @@ class DurableSpool:
         self.records = 0
         self.bytes = 0
         """Bytes on disk, of what is delivered too until its file is removed."""
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._segment_bytes = max(1, min(SEGMENT_BYTES, max_bytes // 16))
         self._max_memory = max_memory_bytes
         self._memory: deque[_Line] = deque()
@@ -227,10 +227,10 @@ class DurableSpool:
     def _append(self, signal: Signal, line: bytes, batch: Batch, media: list[str]) -> None:
         if batch.source:
             line = with_source(line, batch.source)
-        if self.bytes + len(line) > self._max_bytes:
+        if self.bytes + len(line) > self.max_bytes:
             self._drop_delivered()
-        if self.bytes + len(line) > self._max_bytes:
-            raise SpoolFullError(f"{self.folder} has reached its limit of {self._max_bytes} bytes")
+        if self.bytes + len(line) > self.max_bytes:
+            raise SpoolFullError(f"{self.folder} has reached its limit of {self.max_bytes} bytes")
         was_read = not any(segment.unread() for segment in self._segments)
         segment = self._segment(signal, batch)
         file = segment.files.get(signal)

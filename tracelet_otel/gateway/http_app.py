@@ -15,12 +15,17 @@ from typing import Final
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from tracelet_otel.delivery.otlp_json import parse_line
-from tracelet_otel.gateway.answers import ACCEPTED, Answer, invalid, unavailable
+from tracelet_otel.gateway.answers import (
+    ACCEPTED,
+    Answer,
+    invalid,
+    logs_response,
+    metrics_response,
+    traces_response,
+    unavailable,
+)
 from tracelet_otel.gateway.budget import Budget, OverloadedError
 from tracelet_otel.gateway.http_messages import (
     DisconnectedError,
@@ -81,9 +86,9 @@ class App:
         self._routes: dict[tuple[str, str], Handler] = {}
         self.add_route("GET", "/healthz", self._health)
         self.add_route("GET", "/readyz", self._readiness)
-        self.add_route("POST", "/v1/metrics", self._otlp(intake.metrics, _metrics_response))
-        self.add_route("POST", "/v1/logs", self._otlp(intake.logs, _logs_response))
-        self.add_route("POST", "/v1/traces", self._otlp(lambda data, _: intake.traces(data), _trace_response))
+        self.add_route("POST", "/v1/metrics", self._otlp(intake.metrics, metrics_response))
+        self.add_route("POST", "/v1/logs", self._otlp(intake.logs, logs_response))
+        self.add_route("POST", "/v1/traces", self._otlp(lambda data, _: intake.traces(data), traces_response))
 
     def add_route(self, method: str, path: str, handler: Handler) -> None:
         """Has ``handler`` answer a path."""
@@ -180,23 +185,3 @@ def _encoded(status: int, message: Message, as_json: bool, headers: dict[str, st
     if as_json:
         return Response(status, json.dumps(json_format.MessageToDict(message)).encode(), JSON, headers)
     return Response(status, message.SerializeToString(), PROTOBUF, headers)
-
-
-def _metrics_response(answer: Answer) -> Message:
-    response = ExportMetricsServiceResponse()
-    if answer.kind == "partial":
-        response.partial_success.rejected_data_points = answer.rejected
-        response.partial_success.error_message = answer.message
-    return response
-
-
-def _logs_response(answer: Answer) -> Message:
-    response = ExportLogsServiceResponse()
-    if answer.kind == "partial":
-        response.partial_success.rejected_log_records = answer.rejected
-        response.partial_success.error_message = answer.message
-    return response
-
-
-def _trace_response(answer: Answer) -> Message:
-    return ExportTraceServiceResponse()
