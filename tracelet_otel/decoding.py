@@ -86,6 +86,19 @@ def resource_run(resource: Resource) -> RunInfo | None:
     )
 
 
+def presumed_run(run_id: str, described: Iterable[RunInfo | None]) -> RunInfo | None:
+    """What the resources of a request say of a run, if one names it or another run of its process.
+
+    A process may write several runs, of which its resource names the first. The others are filed where that
+    one is, until their own description comes.
+    """
+    infos = [info for info in described if info is not None]
+    for info in infos:
+        if info.id == run_id:
+            return info
+    return RunInfo(run_id, project=infos[0].project, experiment=infos[0].experiment) if infos else None
+
+
 def decode_series(request: ExportMetricsServiceRequest) -> Iterator[Series]:
     """The logged points of a request: one series a data point that has any."""
     for resource in request.resource_metrics:
