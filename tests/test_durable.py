@@ -20,8 +20,9 @@ from tracelet_otel.delivery import delivery as deliveries
 from tracelet_otel.delivery import durable
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.durable import POSITION, DurableSpool
+from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.delivery.segments import POSITION
 from tracelet_otel.delivery.spool import SpoolFullError, read
 
 MB = 1024 * 1024

@@ -2,22 +2,23 @@
 
 Its files are those of :mod:`tracelet_otel.delivery.spool`. Beside them ``position`` says how far they were
 delivered, so that the next process goes on there. What a process has just appended it also keeps in memory,
-so that nothing is read back from the disk while the backend keeps up.
+so that nothing is read back from the disk while the backend keeps up; behind that only the place in the files
+is kept, so that memory does not grow with what waits.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.group_commit import GroupCommit
 from tracelet_otel.delivery.lines import (
     MEDIA,
     batch_of_line,
@@ -28,37 +29,19 @@ from tracelet_otel.delivery.lines import (
     write_whole,
 )
 from tracelet_otel.delivery.otlp_json import Signal
+from tracelet_otel.delivery.segments import Position, Segment, adopted, new_segment
 from tracelet_otel.delivery.spool import SEGMENT_BYTES, SpoolFullError
 from tracelet_otel.guard import log_once
 
-POSITION: Final = "position"
-_POSITION: Final = re.compile(rb"(\d{12}) (\d{15}) (\d{15})\n")
-_MOST_OPEN: Final = 64
-"""Files with something that is not durable yet."""
-_SIGNALS: Final[tuple[Signal, Signal]] = ("logs", "metrics")
-
-
-@dataclass(slots=True)
-class _Segment:
-    """The two files of one number."""
-
-    number: int
-    paths: dict[Signal, Path]
-    written: dict[Signal, int] = field(default_factory=lambda: {"logs": 0, "metrics": 0})
-    read: dict[Signal, int] = field(default_factory=lambda: {"logs": 0, "metrics": 0})
-    files: dict[Signal, IO[bytes]] = field(default_factory=dict["Signal", IO[bytes]])
-    """Open while they are appended to, and until what was appended is durable."""
-
-    def unread(self) -> Signal | None:
-        """The signal whose file is to be read next."""
-        return next((signal for signal in _SIGNALS if self.read[signal] < self.written[signal]), None)
+_SHARE: Final = 16
+"""A file has at most this part of the limit, so that what is delivered soon makes room."""
 
 
 @dataclass(slots=True)
 class _Line:
     """One line that is being delivered, or waits in memory."""
 
-    segment: _Segment
+    segment: Segment
     signal: Signal
     length: int
     batch: Batch | None
@@ -93,30 +76,24 @@ class DurableSpool:
         self.bytes = 0
         """Bytes on disk, of what is delivered too until its file is removed."""
         self.max_bytes = max_bytes
-        self._segment_bytes = max(1, min(SEGMENT_BYTES, max_bytes // 16))
+        self._segment_bytes = max(1, min(SEGMENT_BYTES, max_bytes // _SHARE))
         self._max_memory = max_memory_bytes
         self._memory: deque[_Line] = deque()
         self._memory_bytes = 0
         self._holds_newest = False
         """Whether the newest line is in memory, so that the next one may be."""
         self._taken: _Line | None = None
-        self._segments: deque[_Segment] = deque()
-        self._media: Counter[str] = Counter()
+        self._segments: deque[Segment] = deque()
         self._number = 0
+        self._media: Counter[str] = Counter()
         self._lock = threading.RLock()
-        self._syncing = threading.Lock()
-        self._appended = 0
-        self._synced = 0
-        self._unsynced: list[IO[bytes]] = []
-        self._retired: list[IO[bytes]] = []
-        self._is_new_file = False
+        self._commit = GroupCommit(folder, self._lock)
         folder.mkdir(parents=True, exist_ok=True)
-        # Of this file each write is one small block: a process that is killed leaves it whole.
-        self._position = os.open(folder / POSITION, os.O_RDWR | os.O_CREAT, 0o600)
+        self._position = Position(folder)
         try:
             self._adopt(recovered)
         except BaseException:
-            os.close(self._position)
+            self._position.close()
             raise
 
     def __bool__(self) -> bool:
@@ -145,7 +122,8 @@ class DurableSpool:
         """The oldest batch that was not removed.
 
         Raises:
-            OSError, ValueError: it cannot be read back.
+            ValueError: it cannot be read back, and never will be.
+            OSError: it cannot be read back now.
         """
         with self._lock:
             if self._taken is None:
@@ -155,7 +133,7 @@ class DurableSpool:
             return self._taken.batch if self._taken is not None else None
 
     def remove(self) -> None:
-        """Removes the batch that :meth:`peek` gave, or cannot give."""
+        """Removes the batch that :meth:`peek` gave, or never can give."""
         with self._lock:
             line = self._taken
             assert line is not None
@@ -170,7 +148,8 @@ class DurableSpool:
                 self._release(line.batch)
             while len(self._segments) > 1 and self._segments[0].unread() is None:
                 self._drop(self._segments.popleft())
-            self._note_position()
+            first = self._segments[0]
+            self._position.note(first.number, first.read)
 
     def sync(self) -> None:
         """Returns once everything appended before is on the disk. Calls at the same time share one wait.
@@ -178,29 +157,7 @@ class DurableSpool:
         Raises:
             OSError: the disk failed.
         """
-        with self._lock:
-            wanted = self._appended
-        with self._syncing:
-            if self._synced >= wanted:
-                return
-            with self._lock:
-                wanted = self._appended
-                files, self._unsynced = self._unsynced, []
-                is_new_file, self._is_new_file = self._is_new_file, False
-            try:
-                for file in files:
-                    if not file.closed:
-                        os.fsync(file.fileno())
-                if is_new_file:
-                    _sync_folder(self.folder)
-            except OSError:
-                with self._lock:
-                    self._unsynced += files
-                    self._is_new_file |= is_new_file
-                raise
-            self._synced = wanted
-            with self._lock:
-                self._close_retired()
+        self._commit.sync()
 
     def close(self) -> None:
         """Makes what is left durable; if nothing is, only an empty folder stays.
@@ -211,18 +168,12 @@ class DurableSpool:
         try:
             self.sync()
         finally:
-            with self._syncing, self._lock:
+            with self._lock:
                 if not self:
-                    for segment in self._segments:
-                        self._drop(segment)
-                    self._segments.clear()
-                self._close_retired()
-                for segment in self._segments:
-                    for file in segment.files.values():
-                        file.close()
-                if self._position >= 0:
-                    os.close(self._position)
-                    self._position = -1
+                    self._drop_delivered()
+                files = [file for segment in self._segments for file in segment.files.values()]
+                self._position.close()
+            self._commit.close(files)
 
     def _append(self, signal: Signal, line: bytes, batch: Batch, media: list[str]) -> None:
         if batch.source:
@@ -230,23 +181,23 @@ class DurableSpool:
         if self.bytes + len(line) > self.max_bytes:
             self._drop_delivered()
         if self.bytes + len(line) > self.max_bytes:
-            raise SpoolFullError(f"{self.folder} has reached its limit of {self.max_bytes} bytes")
+            raise SpoolFullError(
+                f"{self.folder} has reached its limit of {self.max_bytes} bytes (TRACELET_MAX_SPOOL_BYTES)"
+            )
         was_read = not any(segment.unread() for segment in self._segments)
         segment = self._segment(signal, batch)
         file = segment.files.get(signal)
+        is_new = file is None
         if file is None:
             path = segment.paths[signal]
             file = segment.files[signal] = path.open("ab", buffering=0)
             segment.written[signal] = file.seek(0, os.SEEK_END)
-            self._is_new_file = True
         write_whole(file, segment.paths[signal], line)
+        self._commit.wrote(file, is_new=is_new)
         segment.written[signal] += len(line)
         self.bytes += len(line)
         self.points += batch.points
         self.records += batch.records
-        self._appended += 1
-        if file not in self._unsynced:
-            self._unsynced.append(file)
         self._media.update(media)
         # What is in memory comes before what is only in the files. A batch that names files is read back,
         # since they have other names then.
@@ -256,7 +207,7 @@ class DurableSpool:
             self._memory.append(_Line(segment, signal, len(line), batch))
             self._memory_bytes += batch.size
 
-    def _segment(self, signal: Signal, batch: Batch) -> _Segment:
+    def _segment(self, signal: Signal, batch: Batch) -> Segment:
         """The segment to append to."""
         last = self._segments[-1] if self._segments else None
         if (
@@ -269,12 +220,12 @@ class DurableSpool:
             if last is not None:
                 self._retire(last)
             self._number += 1
-            last = _new_segment(self.folder, self._number)
+            last = new_segment(self.folder, self._number)
             self._segments.append(last)
         return last
 
     def _read(self) -> _Line | None:
-        for segment in tuple(self._segments):
+        for segment in self._segments:
             signal = segment.unread()
             if signal is None:
                 continue
@@ -293,23 +244,15 @@ class DurableSpool:
 
     def _adopt(self, recovered: Callable[[Batch], None] | None) -> None:
         """Takes over what an earlier process left."""
-        number, read = self._noted_position()
-        found = {int(path.name.split(".")[0]) for path in self.folder.glob("[0-9]*.*.jsonl")}
-        for adopted in sorted(found):
-            segment = _new_segment(self.folder, adopted)
-            self._number = adopted
-            for signal, path in segment.paths.items():
-                if path.exists():
-                    segment.written[signal] = _cut_torn_line(path)
-                if adopted == number:
-                    segment.read[signal] = _line_start(path, read[signal], segment.written[signal])
+        self._number = self._position.noted()[0]
+        for segment in adopted(self.folder, self._position):
+            self._number = max(self._number, segment.number)
             self.bytes += sum(segment.written.values())
-            if adopted < number or segment.unread() is None:
+            if segment.unread() is None:
                 self._drop(segment)
             else:
                 self._segments.append(segment)
                 self._count(segment, recovered)
-        self._number = max(self._number, number)
         media = self.folder / MEDIA
         for path in media.iterdir() if media.is_dir() else ():
             if path.name in self._media:
@@ -317,7 +260,7 @@ class DurableSpool:
             else:
                 path.unlink()
 
-    def _count(self, segment: _Segment, recovered: Callable[[Batch], None] | None) -> None:
+    def _count(self, segment: Segment, recovered: Callable[[Batch], None] | None) -> None:
         for signal, path in segment.paths.items():
             if segment.read[signal] >= segment.written[signal]:
                 continue
@@ -336,9 +279,7 @@ class DurableSpool:
 
     def _release(self, batch: Batch) -> None:
         """Removes the files that no other batch names."""
-        if not self._media or batch.logs is None:
-            return
-        for name in media_names(batch, self.folder):
+        for name in media_names(batch, self.folder) if self._media else ():
             self._media[name] -= 1
             if self._media[name] > 0:
                 continue
@@ -356,83 +297,14 @@ class DurableSpool:
         while self._segments and self._segments[0].unread() is None:
             self._drop(self._segments.popleft())
 
-    def _drop(self, segment: _Segment) -> None:
+    def _drop(self, segment: Segment) -> None:
+        self._commit.forget(segment.paths.values())
         for signal, path in segment.paths.items():
             self.bytes -= segment.written[signal]
-            self._unsynced = [file for file in self._unsynced if file.name != str(path)]
             path.unlink(missing_ok=True)
         self._retire(segment)
 
-    def _retire(self, segment: _Segment) -> None:
-        """Closes files that nothing is appended to any more, once they are durable."""
-        self._retired += segment.files.values()
+    def _retire(self, segment: Segment) -> None:
+        files = list(segment.files.values())
         segment.files.clear()
-        if len(self._unsynced) > _MOST_OPEN:  # nobody calls sync()
-            for file in self._unsynced:
-                os.fsync(file.fileno())
-            self._unsynced.clear()
-        if self._syncing.acquire(blocking=False):  # else one may be in the hands of another thread's sync()
-            try:
-                self._close_retired()
-            finally:
-                self._syncing.release()
-
-    def _close_retired(self) -> None:
-        kept: list[IO[bytes]] = []
-        for file in self._retired:
-            if file in self._unsynced:
-                kept.append(file)
-            else:
-                file.close()
-        self._retired = kept
-
-    def _note_position(self) -> None:
-        first = self._segments[0] if self._segments else None
-        number, read = (first.number, first.read) if first else (self._number + 1, {"logs": 0, "metrics": 0})
-        os.pwrite(self._position, b"%012d %015d %015d\n" % (number, read["logs"], read["metrics"]), 0)
-
-    def _noted_position(self) -> tuple[int, dict[Signal, int]]:
-        match = _POSITION.fullmatch(os.pread(self._position, 100, 0))
-        if match is None:
-            return 0, {"logs": 0, "metrics": 0}
-        return int(match[1]), {"logs": int(match[2]), "metrics": int(match[3])}
-
-
-def _new_segment(folder: Path, number: int) -> _Segment:
-    paths: dict[Signal, Path] = {signal: folder / f"{number:06d}.{signal}.jsonl" for signal in _SIGNALS}
-    return _Segment(number, paths)
-
-
-def _cut_torn_line(path: Path) -> int:
-    """Removes a last line that was not written to its end; the size then."""
-    size = end = path.stat().st_size
-    with path.open("rb") as file:
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            place = file.read(end - start).rfind(b"\n")
-            if place >= 0:
-                end = start + place + 1
-                break
-            end = start
-    if end < size:
-        log_once(f"torn {path}", logging.WARNING, "%s: its incomplete last line was never acknowledged", path)
-        os.truncate(path, end)
-    return end
-
-
-def _line_start(path: Path, noted: int, size: int) -> int:
-    """``noted`` if a line starts there, else the start of the file."""
-    if noted == 0 or noted > size:
-        return 0
-    with path.open("rb") as file:
-        file.seek(noted - 1)
-        return noted if file.read(1) == b"\n" else 0
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        self._commit.retire(files)

@@ -65,6 +65,8 @@ class App:
         authorize: whether the ``Authorization`` header of a request that sends something lets it in. None:
             nobody is asked.
         max_bytes: of a request after decompression.
+        with_sources: whether :data:`SOURCE_HEADER` is listened to. What is counted for each sender has no
+            bound, so only where they are known.
         is_ready: whether requests are taken at present.
     """
 
@@ -76,6 +78,7 @@ class App:
         budget: Budget | None = None,
         authorize: Callable[[str], bool] | None = None,
         max_bytes: int = MAX_BYTES,
+        with_sources: bool = False,
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self.is_ready = is_ready
@@ -83,6 +86,7 @@ class App:
         self._budget = budget or Budget(MOST_REQUESTS, MOST_BYTES)
         self._authorize = authorize
         self._max_bytes = max_bytes
+        self._with_sources = with_sources
         self._routes: dict[tuple[str, str], Handler] = {}
         self.add_route("GET", "/healthz", self._health)
         self.add_route("GET", "/readyz", self._readiness)
@@ -140,7 +144,7 @@ class App:
         try:
             with self._budget.admit() as admission:
                 data = await request.body(admission)
-                source = request.header(SOURCE_HEADER)
+                source = request.header(SOURCE_HEADER) if self._with_sources else ""
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(
                     self._executor, lambda: _taken(take, data, source, content_type == JSON)
@@ -150,8 +154,8 @@ class App:
 
 
 def make_app(intake: Intake) -> App:
-    """The application with every limit at its default, for senders that need not say who they are."""
-    return App(intake)
+    """The application of an agent: every limit at its default, senders are known and need no token."""
+    return App(intake, with_sources=True)
 
 
 _codes: Final = {400: 3, 401: 16, 413: 8, 415: 3, 503: 14}
