@@ -55,7 +55,7 @@ class Gateway:
 
     def __init__(self, folder: Path, *arguments: object, variables: Mapping[str, str] | None = None) -> None:
         site = install_json_tracker(folder / "site")
-        environment = {
+        self.environment = {
             **clean_environment(),
             "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
             "XDG_STATE_HOME": str(folder / "state"),
@@ -66,7 +66,7 @@ class Gateway:
         command = [sys.executable, "-m", "tracelet_otel.cli", "gateway"]
         command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+            command, cwd=folder, env=self.environment, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[dict[str, Any]] = []
         self.raw: list[str] = []

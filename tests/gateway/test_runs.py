@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from tests.gateway.support import Job, Station
+from tests.gateway.support import Away, Job, Station
 from tests.support.contract_data import NOW, SECOND, Request
 from tracelet_otel import semconv
 from tracelet_otel.gateway import runs as runs_module
@@ -63,6 +63,27 @@ def test_a_run_that_falls_silent_is_killed_and_goes_on_when_it_is_heard_again(tm
     clock.now += 10_000
     station.intake.tick()
     assert status_of(station) == "finished"
+    assert station.points("run-a") == job.keys
+    station.close()
+
+
+def test_a_run_whose_spool_is_full_is_not_silent(tmp_path: Path) -> None:
+    clock = Clock()
+    away = Away(tmp_path / "json" / "runs")
+    station = Station(tmp_path, clock=clock, silence=900, tracker=away, max_spool_bytes=20_000)
+    job = Job("run-a")
+    station.accept(job.begin())
+    requests = [request for part in range(20) for request in job.steps("x", range(part * 50, part * 50 + 50))]
+    for _ in range(3):
+        clock.now += 600
+        kinds = {answer.kind for answer in station.send(requests)}
+        station.intake.tick()
+        assert "unavailable" in kinds
+    away.gone = False
+    while any(answer.kind == "unavailable" for answer in station.send(requests)):
+        station.flush()
+    assert status_of(station) == "running"
+    assert station.runs.counts() == {"open": 1, "ended": 0, "silent": 0}
     assert station.points("run-a") == job.keys
     station.close()
 

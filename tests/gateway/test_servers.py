@@ -458,3 +458,21 @@ def test_backends_and_routes_from_a_file(tmp_path: Path) -> None:
     assert {found[0] for found in points(tmp_path, "run-a")} == {"loss"}
     [written] = (tmp_path / "state").rglob("*-gateway-*/file")
     assert list(written.glob("*.jsonl"))
+
+
+def test_replay_never_removes_the_spool_of_a_gateway_that_runs(tmp_path: Path) -> None:
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "runs").write_text("in the way")
+    job = Job("run-a")
+    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "json_folder", "--remove"]
+    command += [str(tmp_path / "state" / "tracelet-otel" / "spool")]
+    with Gateway(tmp_path, *JSON) as gateway, client(gateway, "grpc") as sender:
+        sender.accept(job.begin(), job.steps("x", range(50)), job.end("finished"))
+        variables = {**gateway.environment, "JSON_FOLDER": str(tmp_path / "replayed" / "runs")}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert "a gateway uses it" in done.stdout, (done.stdout, done.stderr)
+        gateway.kill()
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert "removed" in done.stdout, (done.stdout, done.stderr)
+    found = FifthSubject(tmp_path / "replayed").points("run-a")
+    assert Counter(key("x", *point) for point in found["x"]) == job.keys

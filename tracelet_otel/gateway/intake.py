@@ -206,6 +206,9 @@ class Intake:
         if not problem:
             late = self._note_runs(checked)
             problem = self._close_late(late)
+        else:  # they are not silent: their sender tries again
+            for run_id in {item.run_id for item in checked.items if item.kind != "status"}:
+                self.runs.hear(run_id)
         self.runs.save()
         return problem
 
