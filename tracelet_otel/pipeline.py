@@ -112,6 +112,8 @@ class Pipeline:
     def stop(self, idle_timeout: float, deadline: float | None = None) -> None:
         """Collects what is left, delivers it and ends all threads; see :meth:`Delivery.close`."""
         self._stopped = True
+        if self.sampler is not None:
+            self.sampler.stop()
         self.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(idle_timeout)
@@ -165,9 +167,8 @@ class Pipeline:
             with Guard("encoding metrics"):
                 if data is not None:
                     self._put_metrics(data)
-            with Guard("sampling the machine"):
-                sample = self.sampler.sample() if self.sampler and self.scope.default.opened else None
-                if sample is not None and not self._stopped:
+            with Guard("encoding the machine's metrics"):
+                for sample in self.sampler.take() if self.sampler else ():
                     self._put_metrics(sample)
             self._put_records(statuses, ends=True)
         finally:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
+import threading
+from collections import deque
 from typing import Any
 
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 from opentelemetry.sdk.resources import Resource
 
+from tracelet_otel.guard import Guard
 from tracelet_otel.instrumentors import disabled
 
 INTERVAL_S = 10.0
@@ -40,23 +43,40 @@ class Reader(MetricReader):
 class Sampler:
     """The machine's instruments, on a provider of their own: the session's is collected every second.
 
+    In a thread of its own: a network folder that does not answer, or a driver that hangs, holds this up and
+    nothing else.
+
     Args:
         resource: describes this process and its run.
     """
 
     def __init__(self, resource: Resource) -> None:
         self._resource = resource
-        self._reader: Reader | None = None
-        self._next = time.monotonic() + INTERVAL_S
+        self._samples: deque[MetricsData] = deque()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracelet-sampler", daemon=True)
 
-    def sample(self) -> MetricsData | None:
-        """A sample, if one is due; used by the pipeline's thread alone."""
-        if time.monotonic() < self._next:
-            return None
-        self._next = time.monotonic() + INTERVAL_S
-        if self._reader is None:
-            self._reader = self._observe()
-        return self._reader.take()
+    def start(self) -> None:
+        """Samples from now on; the first time an interval from now."""
+        with contextlib.suppress(RuntimeError):  # the interpreter is about to end: nothing to measure
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Samples no more. Does not wait for a sample that is under way: that may hang."""
+        self._stopped.set()
+
+    def take(self) -> list[MetricsData]:
+        """The samples since the last call."""
+        return [self._samples.popleft() for _ in range(len(self._samples))]
+
+    def _work(self) -> None:
+        reader: Reader | None = None
+        while not self._stopped.wait(INTERVAL_S):
+            with Guard("sampling the machine"):
+                reader = reader or self._observe()
+                sample = reader.take()
+                if sample is not None:
+                    self._samples.append(sample)
 
     def _observe(self) -> Reader:
         reader = Reader()

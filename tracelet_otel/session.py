@@ -172,6 +172,8 @@ class Session:
             now = environment.snapshot()
             self.pipeline.describe(run, lambda: self._environment(now))
         if run is self.run:
+            if self.pipeline.sampler is not None:
+                self.pipeline.sampler.start()
             self._variables = self.share(run)
             if self._ends_run and (arguments := argparse.captured()):
                 self._record_arguments(arguments)

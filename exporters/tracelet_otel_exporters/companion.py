@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -53,21 +54,55 @@ class Companions:
             file.write(text)
 
     def upload(self, run_id: str, upload: Upload) -> None:
-        """Gives every file of this run whose writer is gone, and our own, to ``upload(name, path)``.
+        """Gives the run's file, with those whose writers are gone, to ``upload(name, path)``.
 
         Raises:
+            OSError: the folder cannot be read or written.
             Exception: what ``upload`` raises; the file stays.
         """
-        for path in sorted(self._folder.glob(f"{_quoted(run_id)}.*.jsonl")):
-            pid = int(path.name.split(".")[-2])
-            if pid != os.getpid() and _is_alive(pid):
-                continue
+        merge(self._folder, run_id)
+        path = self._path(run_id, os.getpid())
+        if path.exists():
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
             upload(f"{FOLDER}/companion-{digest}.jsonl", path)
             path.unlink()
 
     def _path(self, run_id: str, pid: int) -> Path:
         return self._folder / f"{_quoted(run_id)}.{pid}.jsonl"
+
+
+def merge(folder: Path, run_id: str) -> None:
+    """Merges a run's companion files, ours and those whose writer is gone, into ours.
+
+    What was delivered again, after a process was killed in the middle, is kept aside again: such a line is in
+    several files and was logged once. A line that one file has several times was logged several times.
+
+    Raises:
+        OSError: the folder cannot be read or written.
+    """
+    prefix = _quoted(run_id)
+    ours = folder / f"{prefix}.{os.getpid()}.jsonl"
+    others = [path for path in sorted(folder.glob(f"{prefix}.*.jsonl")) if path != ours and _is_left(path)]
+    if not others:
+        return
+    # Ours first: the file is the same then as if there had been no interruption.
+    lines: Counter[bytes] = Counter(ours.read_bytes().splitlines()) if ours.exists() else Counter()
+    with ours.open("ab") as file:
+        for path in others:
+            # The last line may be torn: its writer was killed.
+            found = Counter(line for line in path.read_bytes().splitlines(True) if line.endswith(b"\n"))
+            for line, count in found.items():
+                missing = count - lines[line.rstrip(b"\n")]
+                if missing > 0:
+                    file.write(line * missing)
+                    lines[line.rstrip(b"\n")] += missing
+    for path in others:
+        path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path) -> bool:
+    pid = path.name.split(".")[-2]
+    return pid.isdigit() and not _is_alive(int(pid))
 
 
 def _quoted(run_id: str) -> str:

@@ -19,7 +19,6 @@ from tests.support.scripts import clean_environment
 from tracelet_otel.cli import spools
 from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics
 from tracelet_otel.delivery.spool import read
-from tracelet_otel_exporters import leftovers
 
 # What the trackers' libraries do at their import.
 pytestmark = [
@@ -280,22 +279,6 @@ def test_a_file_of_the_collector(
     (run,) = mlflow.runs(tmp_path / "mlflow" / "mlflow.db")
     assert (run.name, run.status) == ("live", "FINISHED")
     assert sum(map(len, mlflow.points(tmp_path / "mlflow" / "mlflow.db").values())) == POINTS
-
-
-def test_companion_files_of_an_interrupted_attempt_are_merged(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / f"run.{dead.pid}.jsonl").write_bytes(b"a\nb\nb\nc\ntorn")
-    (tmp_path / f"run.{os.getpid()}.jsonl").write_bytes(b"b\na\nd\n")
-    (tmp_path / f"other.{dead.pid}.jsonl").write_bytes(b"x\n")
-    (tmp_path / f"run.{os.getppid()}.jsonl").write_bytes(b"of a living process\n")
-    leftovers.merge(tmp_path, "run")
-    assert (tmp_path / f"run.{os.getpid()}.jsonl").read_bytes() == b"b\na\nd\nb\nc\n"
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"run.{os.getpid()}.jsonl",
-        f"run.{os.getppid()}.jsonl",
-        f"other.{dead.pid}.jsonl",
-    }
 
 
 @pytest.mark.parametrize(

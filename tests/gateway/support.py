@@ -18,13 +18,14 @@ from tests.support.fifth_subject import FifthSubject
 from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.gateway.answers import Answer
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.outlets import GatewayExporter, Outlet, open_outlet
+from tracelet_otel.gateway.outlets import Outlet, open_outlet
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.pipeline import Pipeline
 from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import take_route
 from tracelet_otel.run import Run
 from tracelet_otel.session import _resource
+from tracelet_otel_exporters.exporter import TrackerExporter
 
 MB = 1024 * 1024
 Key = tuple[str, int, "float | str", int]
@@ -139,7 +140,7 @@ class Station:
             self.outlets.append(
                 open_outlet(
                     name,
-                    GatewayExporter(tracker, folder / "companions" / name, self.runs),
+                    TrackerExporter(tracker, companions=folder / "companions" / name, known=self.runs),
                     route,
                     folder=folder / "spool" / name,
                     runs=self.runs,

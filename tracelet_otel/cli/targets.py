@@ -15,7 +15,6 @@ from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
-from tracelet_otel_exporters import leftovers
 from tracelet_otel_exporters.exporter import TrackerExporter
 from tracelet_otel_exporters.tracker import Outcome, Tracker
 
@@ -44,12 +43,11 @@ class TrackerTarget(TrackerExporter):
     """A tracker that gets the same data more than once: again after an interruption, or just again.
 
     Companion files wait in the folder of the distribution, and so do those of training processes that were
-    killed. A file of an attempt that was interrupted is merged into ours, so that no line is there twice.
+    killed.
     """
 
     def __init__(self, tracker: Tracker, companions: Path) -> None:
         super().__init__(tracker, companions=companions)
-        self._companion_folder = companions
         self._reasons: Counter[str] = Counter()
 
     def describe(self, batch: Batch) -> None:
@@ -80,10 +78,6 @@ class TrackerTarget(TrackerExporter):
     def _report(self, outcome: Outcome) -> None:
         self._reasons.update(problem.reason for problem in outcome.rejected)
         super()._report(outcome)
-
-    def _upload_companions(self, run_id: str) -> None:
-        leftovers.merge(self._companion_folder, run_id)
-        super()._upload_companions(run_id)
 
 
 class FileTarget(FileDestination):

@@ -20,9 +20,7 @@ from tracelet_otel.gateway.seen import Seen
 from tracelet_otel.routing import Route, take_route
 from tracelet_otel.semconv import RUN_STATUS, STATUS_INFERRED
 from tracelet_otel.settings import ConfigurationError
-from tracelet_otel_exporters import leftovers
-from tracelet_otel_exporters.exporter import KnownRuns, TrackerExporter
-from tracelet_otel_exporters.tracker import Tracker
+from tracelet_otel_exporters.exporter import TrackerExporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +30,6 @@ class Outlet:
     delivery: Delivery
     seen: Seen
     spool: DurableSpool
-
-
-class GatewayExporter(TrackerExporter):
-    """A tracker that gets some data again after its process was killed: no line is set aside twice."""
-
-    def __init__(self, tracker: Tracker, companions: Path, known: KnownRuns) -> None:
-        super().__init__(tracker, companions=companions, known=known)
-        self._companion_folder = companions
-
-    def _upload_companions(self, run_id: str) -> None:
-        leftovers.merge(self._companion_folder, run_id)
-        super()._upload_companions(run_id)
 
 
 def make_outlet(
@@ -125,7 +111,7 @@ def _destination(
         allowed = ", ".join([*trackers, backends.FILE])
         raise ConfigurationError(f"a gateway has no backend {name!r}; it delivers to {allowed}")
     tracker = backends.make_tracker(name, entry_point, options)
-    return GatewayExporter(tracker, state / backends.COMPANIONS / name, runs)
+    return TrackerExporter(tracker, companions=state / backends.COMPANIONS / name, known=runs)
 
 
 def remember(batch: Batch, seen: Seen, runs: Runs) -> None:
