@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import random
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -226,35 +226,45 @@ def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_too_much_in_hand_is_unavailable(tmp_path: Path, protocol: Protocol) -> None:
-    """A spool on a disk that hangs: here a stopped process, as far as its senders can tell."""
+    """A disk that hangs: a pipe in place of the spool's file, which waits to be opened for a reader."""
     job = Job("run-a")
-    requests = job.begin() + [
-        request for part in range(30) for request in job.steps("x", range(part * 2000, part * 2000 + 2000))
-    ]
+    begin, points_ = job.begin(), job.steps("x", range(100))
     with Gateway(tmp_path, *JSON) as gateway:
         address = gateway.grpc if protocol == "grpc" else gateway.http
-        gateway.process.send_signal(signal.SIGSTOP)
+        file = tmp_path / "state/tracelet-otel/spool/gateway-default/json_folder/000001.metrics.jsonl"
+        os.mkfifo(file)
         replies: list[Any] = []
+        refused = threading.Semaphore(0)
 
-        def send(request: Request) -> None:
+        def send() -> None:
             with Client(protocol, address) as sender:
-                replies.append(sender.send(request.signal, request.data))
+                reply = sender.send("metrics", points_[0].data)
+                replies.append(reply)
+                refused.release()
 
-        threads = [threading.Thread(target=send, args=(request,)) for request in requests * 5]
+        threads = [threading.Thread(target=send) for _ in range(80)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)  # all of them are on their way
-        gateway.process.send_signal(signal.SIGCONT)
+        for _ in range(80 - 64):  # all others are in hand
+            assert refused.acquire(timeout=60)
+        for reply in tuple(replies):
+            check_unavailable(reply, protocol, "64 requests are in hand")
+        assert gateway.measured()["tracelet_gateway_requests_active"] == 64
+        reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # the disk comes back
+        file.unlink()
         for thread in threads:
             thread.join()
-        refused = [reply for reply in replies if reply.code not in ("OK", "200")]
-        assert refused, "none was refused"
-        for reply in refused:
-            check_unavailable(reply, protocol, "in hand")
+        os.close(reader)
+        codes = Counter(reply.code for reply in replies)
+        assert codes == {
+            "OK" if protocol == "grpc" else "200": 63,
+            "UNAVAILABLE" if protocol == "grpc" else "503": 17,  # with the one that had the pipe
+        }
         assert gateway.measured()["tracelet_gateway_requests_active"] == 0
         with client(gateway, protocol) as sender:
-            sender.accept(requests)
+            sender.accept(begin, points_)
         assert gateway.stop(60) == 0
+    assert points(tmp_path, "run-a") == job.keys
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.group_commit import GroupCommit
@@ -189,9 +189,8 @@ class DurableSpool:
         file = segment.files.get(signal)
         is_new = file is None
         if file is None:
-            path = segment.paths[signal]
-            file = segment.files[signal] = path.open("ab", buffering=0)
-            segment.written[signal] = file.seek(0, os.SEEK_END)
+            file, segment.written[signal] = _opened(segment.paths[signal])
+            segment.files[signal] = file
         write_whole(file, segment.paths[signal], line)
         self._commit.wrote(file, is_new=is_new)
         segment.written[signal] += len(line)
@@ -308,3 +307,13 @@ class DurableSpool:
         files = list(segment.files.values())
         segment.files.clear()
         self._commit.retire(files)
+
+
+def _opened(path: Path) -> tuple[IO[bytes], int]:
+    """A file to append to, and its size."""
+    file = path.open("ab", buffering=0)
+    try:
+        return file, file.seek(0, os.SEEK_END)
+    except BaseException:
+        file.close()
+        raise
