@@ -10,15 +10,18 @@ Source of the layout: opentelemetry-proto 1.x, ``metrics.proto``; Protocol Buffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint
 
 from tracelet_otel import semconv
+from tracelet_otel.records import Point
 
+_new: Callable[[type[Point], tuple[int, float, int]], Point] = cast("Any", tuple).__new__
+"""Makes what ``Point(*row)`` makes, in half the time."""
 _FIXED: Final = (0x11, 0x19, 0x21)
 """Tags of a data point's fields before its exemplars: times and a value, eight bytes each."""
 _EXEMPLAR: Final = 0x2A
@@ -68,6 +71,21 @@ class Span(NamedTuple):
             ((a & 127) + ((b & 127) << 7) + ((c & 127) << 14) + (d << 21), value, time)
             for time, value, a, b, c, d in table
         ]
+
+    def points(self) -> list[Point]:
+        """The same as points, for which no row is made first."""
+        assert self.layout is not None
+        table = self.layout.numbers.iter_unpack(self.data)
+        if self.layout.step_bytes == 1:
+            return [_new(Point, (a, value, time)) for time, value, a in table]
+        if self.layout.step_bytes == 2:
+            return [_new(Point, ((a & 127) + (b << 7), value, time)) for time, value, a, b in table]
+        if self.layout.step_bytes == 3:
+            return [
+                _new(Point, ((a & 127) + ((b & 127) << 7) + (c << 14), value, time))
+                for time, value, a, b, c in table
+            ]
+        return [_new(Point, row) for row in self.rows()]
 
     def ids(self) -> Iterator[tuple[bytes, bytes]]:
         """The span's and the trace's id of each exemplar, of a layout with ids."""
