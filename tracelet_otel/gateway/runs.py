@@ -1,0 +1,286 @@
+"""Which runs are open here, and which have ended; kept over restarts.
+
+A run is open from its first point or record on, until its status record; or until nothing was heard of it for
+a stated time: then it counts as killed. Data that comes after that opens it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+from tracelet_otel import semconv
+from tracelet_otel.delivery.lines import write_whole
+from tracelet_otel.guard import log_once
+from tracelet_otel.records import RunInfo
+
+KEPT_S: Final = 24 * 3600.0
+"""How long a run that has ended is remembered: a late value does not leave it open, a second one is known."""
+MOST_ENDED: Final = 1000
+"""Runs that have ended and are remembered at most."""
+
+State = Literal["open", "ended", "silent"]
+
+
+@dataclass(slots=True)
+class RunEntry:
+    """What is known of one run."""
+
+    info: RunInfo
+    state: State = "open"
+    """``ended``: by its own status. ``silent``: taken as killed, since nothing was heard."""
+    status: str = ""
+    time_unix_nano: int = 0
+    """Of the status."""
+    began: int = 0
+    """Nanoseconds since 1970 of the run's latest description of itself: an earlier status is an old one."""
+    heard: float = 0.0
+    """Of :func:`time.monotonic`; for one that has ended: when."""
+    described: bool = False
+    """Whether the run itself has said what it is called, not just the resource of something of it."""
+    restored: bool = False
+    """Whether it had ended before this process began, so that its trackers' clients do not know."""
+
+
+class Runs:
+    """The runs. Changed under the intake's lock; looked at by every delivery.
+
+    Args:
+        path: the file that keeps them. None: they are not kept.
+        silence: seconds after which a run of which nothing is heard is taken as killed.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, path: Path | None, *, silence: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._silence = silence
+        self._clock = clock
+        self._entries: dict[str, RunEntry] = {}
+        self._changed: set[str] = set()
+        self._lines = 0
+        """In the file."""
+        self.recovered: set[str] = set()
+        """Runs that the file did not know, but a spool."""
+        if path is not None:
+            self._load(path)
+
+    def describe(self, run_id: str) -> RunInfo | None:
+        """The run's description as far as it is known."""
+        entry = self._entries.get(run_id)
+        return entry.info if entry is not None else None
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether values of it came, and not yet its end."""
+        entry = self._entries.get(run_id)
+        return entry is not None and entry.state == "open"
+
+    def get(self, run_id: str) -> RunEntry | None:
+        """What is known of a run."""
+        return self._entries.get(run_id)
+
+    def counts(self) -> dict[State, int]:
+        """How many runs are in each state."""
+        found: dict[State, int] = {"open": 0, "ended": 0, "silent": 0}
+        for entry in tuple(self._entries.values()):
+            found[entry.state] += 1
+        return found
+
+    def hear(self, run_id: str) -> None:
+        """Something of a run came, be it measurements of its machine."""
+        entry = self._entries.get(run_id)
+        if entry is not None and entry.state == "open":
+            self._hear(entry)
+
+    def value(self, run_id: str, info: RunInfo | None) -> RunEntry:
+        """A point or record of a run came: opens it, unless it has said its end.
+
+        Args:
+            run_id: the run's.
+            info: how the resource describes it, if it does.
+        """
+        entry = self._entries.get(run_id)
+        if entry is None:
+            entry = self._entries[run_id] = RunEntry(info or RunInfo(run_id))
+            self._changed.add(run_id)
+        elif entry.state == "silent":
+            self._open(entry)
+        if info is not None and not entry.described and info != entry.info:
+            entry.info = info
+            self._changed.add(run_id)
+        if entry.state == "open":
+            self._hear(entry)
+        return entry
+
+    def run(self, info: RunInfo, time_unix_nano: int) -> None:
+        """A run's own description came; one that is newer than the run's end opens it again."""
+        entry = self._entries.setdefault(info.id, RunEntry(info))
+        if entry.state == "silent" or (entry.state == "ended" and time_unix_nano > entry.time_unix_nano):
+            self._open(entry)
+        entry.info, entry.described, entry.heard = info, True, self._clock()
+        entry.began = max(entry.began, time_unix_nano)
+        self._changed.add(info.id)
+
+    def status(self, run_id: str, status: str, time_unix_nano: int, *, inferred: bool) -> None:
+        """A run's end came."""
+        entry = self._entries.setdefault(run_id, RunEntry(RunInfo(run_id)))
+        if time_unix_nano < entry.began:  # of an attempt that another one followed
+            return
+        entry.state, entry.status = "silent" if inferred else "ended", status
+        entry.time_unix_nano, entry.heard, entry.restored = time_unix_nano, self._clock(), False
+        self._changed.add(run_id)
+
+    def silent(self) -> list[str]:
+        """Open runs of which nothing was heard for too long."""
+        now = self._clock()
+        return [
+            run_id
+            for run_id, entry in self._entries.items()
+            if entry.state == "open" and now - entry.heard >= self._silence
+        ]
+
+    def forget(self) -> list[str]:
+        """Forgets runs that ended long ago, and those beyond :data:`MOST_ENDED`; their ids."""
+        ended = sorted(
+            (entry.heard, run_id) for run_id, entry in self._entries.items() if entry.state != "open"
+        )
+        now = self._clock()
+        old = [
+            run_id
+            for number, (heard, run_id) in enumerate(ended)
+            if now - heard > KEPT_S or number < len(ended) - MOST_ENDED
+        ]
+        for run_id in old:
+            del self._entries[run_id]
+        self._changed.update(old)
+        return old
+
+    def save(self) -> None:
+        """Adds what has changed to the file. A failure is logged; the next call tries again."""
+        if self._path is None or not self._changed:
+            return
+        try:
+            if self._lines > 2 * len(self._entries) + 1000:
+                self._rewrite(self._path)
+            else:
+                lines = [_line(run_id, self._entries.get(run_id)) for run_id in sorted(self._changed)]
+                with self._path.open("ab", buffering=0) as file:
+                    write_whole(file, self._path, b"".join(lines))
+                self._lines += len(lines)
+        except OSError as error:
+            log_once("runs", logging.ERROR, "%s cannot be written: %s", self._path, error)
+        else:
+            self._changed.clear()
+
+    def _rewrite(self, path: Path) -> None:
+        """One line a run, in place of all those that they had."""
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(b"".join(_line(run_id, entry) for run_id, entry in self._entries.items()))
+        os.replace(temporary, path)  # noqa: PTH105
+        self._lines = len(self._entries)
+
+    def _open(self, entry: RunEntry) -> None:
+        entry.state, entry.restored = "open", False
+        self._hear(entry)
+        self._changed.add(entry.info.id)
+
+    def _hear(self, entry: RunEntry) -> None:
+        entry.heard, entry.status = self._clock(), ""
+
+    def _load(self, path: Path) -> None:
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log_once("runs", logging.ERROR, "%s cannot be read, and is begun anew: %s", path, error)
+            return
+        now = self._clock()  # nothing could be heard meanwhile
+        for line in lines:
+            try:
+                content: Any = json.loads(line)
+                entry = _restored(content, now)
+                run_id = str(content["info"]["id"])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                log_once("runs", logging.WARNING, "%s: a line is left out: %r", path, error)
+                continue
+            if entry is None:
+                self._entries.pop(run_id, None)
+            else:
+                self._entries[run_id] = entry
+        self._lines = len(lines)
+        if lines and not lines[-1].endswith(b"\n"):  # what is added would go on in that line
+            self._rewrite(path)
+
+
+def _line(run_id: str, entry: RunEntry | None) -> bytes:
+    """A run as a line of the file; one that is forgotten has no state."""
+    if entry is None:
+        return json.dumps({"info": {"id": run_id}, "state": None}).encode() + b"\n"
+    info = entry.info
+    content = {
+        "info": {
+            "id": run_id,
+            "name": info.name,
+            "project": info.project,
+            "experiment": info.experiment,
+            "tags": dict(info.tags),
+        },
+        "state": entry.state,
+        "status": entry.status,
+        "time_unix_nano": entry.time_unix_nano,
+        "began": entry.began,
+        "described": entry.described,
+    }
+    return json.dumps(content).encode() + b"\n"
+
+
+def _restored(content: dict[str, Any], now: float) -> RunEntry | None:
+    state = content["state"]
+    if state is None:
+        return None
+    return RunEntry(
+        RunInfo(**content["info"]),
+        state if state in ("ended", "silent") else "open",
+        str(content["status"]),
+        int(content["time_unix_nano"]),
+        int(content["began"]),
+        now,
+        bool(content["described"]),
+        restored=state == "ended",
+    )
+
+
+def status_request(info: RunInfo, status: str, time_unix_nano: int, *, inferred: bool) -> bytes:
+    """The logs request of a status that the run does not send itself."""
+    request = ExportLogsServiceRequest()
+    resource = request.resource_logs.add()
+    described = {
+        semconv.RUN_ID: info.id,
+        semconv.RUN_NAME: info.name,
+        semconv.PROJECT: info.project,
+        semconv.EXPERIMENT: info.experiment,
+    }
+    resource.resource.attributes.extend(_text(key, value) for key, value in described.items() if value)
+    record = resource.scope_logs.add().log_records.add()
+    record.event_name = semconv.EVENT_PREFIX + "status"
+    record.time_unix_nano = record.observed_time_unix_nano = time_unix_nano
+    record.attributes.append(_text(semconv.RUN_ID, info.id))
+    record.attributes.append(_text(semconv.RUN_STATUS, status))
+    if inferred:
+        record.attributes.append(KeyValue(key=semconv.STATUS_INFERRED, value=AnyValue(bool_value=True)))
+    return request.SerializeToString()
+
+
+def _text(key: str, value: str) -> KeyValue:
+    return KeyValue(key=key, value=AnyValue(string_value=value))
