@@ -18,7 +18,10 @@ HARMLESS: Final = frozenset({"memory_limiter"})
 """Processors that neither change nor hold nor drop what they have accepted."""
 
 _TLS_SERVER: Final = {"cert_file": {}, "key_file": {}, "reload_interval": {}, "client_ca_file": {}}
-_TLS_CLIENT: Final = {"ca_file": {}, "cert_file": {}, "key_file": {}, "reload_interval": {}, "insecure": {}}
+_TLS_CLIENT: Final = {
+    "ca_file": {}, "cert_file": {}, "key_file": {}, "reload_interval": {}, "insecure": {},
+    "server_name_override": {},
+}  # fmt: skip
 _AUTH: Final = {"authenticator": {}}
 _QUEUE: Final = {
     "enabled": {}, "storage": {}, "sizer": {}, "queue_size": {}, "block_on_overflow": {}, "num_consumers": {},
@@ -61,7 +64,7 @@ KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
             "routing_key": {}, "routing_attributes": _ANY, "timeout": {}, "retry_on_failure": _RETRY,
             "sending_queue": _QUEUE,
             "protocol": {"otlp": {key: keys for key, keys in _OTLP.items() if key != "endpoint"}},
-            "resolver": {"dns": {"hostname": {}, "port": {}, "interval": {}, "timeout": {}}},
+            "resolver": {"static": {"hostnames": _ANY}},
         },
         "prometheus": {
             "endpoint": {}, "tls": _TLS_SERVER, "enable_open_metrics": {}, "metric_expiration": {},

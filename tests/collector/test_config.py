@@ -17,10 +17,12 @@ from tracelet_otel import semconv
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYED = ROOT / "otel-collector.yaml"
 SMALL = ROOT / "examples" / "collector" / "collector.yaml"
+SCALED = ROOT / "examples" / "kubernetes" / "scaled" / "otel-collector.yaml"
 BOTH = pytest.mark.parametrize("path", [DEPLOYED, SMALL], ids=["deployed", "one-machine"])
+ALL = pytest.mark.parametrize("path", [DEPLOYED, SMALL, SCALED], ids=["deployed", "one-machine", "scaled"])
 
 
-@BOTH
+@ALL
 def test_nothing_is_wrong(path: Path) -> None:
     assert list(rules.problems(rules.read(path))) == []
 
@@ -55,6 +57,26 @@ def test_prometheus_is_scraped_from_a_pipeline_of_its_own() -> None:
     assert f'where metric.name == "{semconv.SCALAR}"' in text
     for name in (semconv.RUN_ID, semconv.RUN_NAME, semconv.PROJECT):
         assert f'resource.attributes["{name}"]' in text
+
+
+def test_several_gateways_differ_in_the_exporter_alone() -> None:
+    deployed, scaled = rules.read(DEPLOYED), rules.read(SCALED)
+    one = deployed["exporters"].pop("otlp_grpc/gateway")
+    several = scaled["exporters"].pop("load_balancing/gateway")
+    for pipeline in deployed["service"]["pipelines"].values():
+        pipeline["exporters"] = [
+            name.replace("otlp_grpc/gateway", "load_balancing/gateway") for name in pipeline["exporters"]
+        ]
+    assert scaled == deployed
+    # By run, whoever sends: the id is on every resource, data point and record of ours.
+    assert (several["routing_key"], several["routing_attributes"]) == ("attributes", [semconv.RUN_ID])
+    inner = several["protocol"]["otlp"]
+    assert not inner.pop("sending_queue")["enabled"]
+    assert not inner.pop("retry_on_failure")["enabled"]
+    assert inner["tls"].pop("server_name_override") in one["endpoint"]
+    assert inner == {key: one[key] for key in inner}
+    assert {**several["sending_queue"], "num_consumers": 1} == one["sending_queue"]
+    assert several["retry_on_failure"] == one["retry_on_failure"]
 
 
 def _queue(config: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +132,7 @@ def test_every_rule_bites(path: Path, spoil: Callable[[dict[str, Any]], object],
     assert any(says in problem for problem in found), found
 
 
-@BOTH
+@ALL
 def test_the_collector_itself_accepts_it(path: Path, tmp_path: Path) -> None:
     binary = os.environ.get("OTELCOL")
     if not binary:
