@@ -17,11 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "kubernetes"
 TEMPLATE = FOLDER / "secrets.template.yaml"
 KUSTOMIZATIONS = ("kustomization.yaml", "scaled/kustomization.yaml")
-OBJECTS = tuple(
-    path
-    for path in sorted(FOLDER.rglob("*.yaml"))
-    if path.name not in ("kustomization.yaml", "otel-collector.yaml")
-)
+NO_OBJECTS = ("kustomization.yaml", "otel-collector.yaml")
+OPERATORS = FOLDER / "operator" / "instrumentation.yaml"  # a kind that the Operator adds to Kubernetes
+OBJECTS = tuple(p for p in sorted(FOLDER.rglob("*.yaml")) if p.name not in NO_OBJECTS and p != OPERATORS)
 RELEASES = ("1.30", "1.37")
 NAMESPACE = "tracelet"
 
@@ -238,3 +236,12 @@ def test_the_gateway_keeps_its_state_and_tells_its_health() -> None:
         "liveness": "/healthz",
     }
     assert {probe["scheme"] for probe in probes.values()} == {"HTTPS"}
+
+
+def test_the_operator_sends_to_the_collector_without_a_tracker() -> None:
+    [instrumentation] = documents(OPERATORS)
+    spec = instrumentation["spec"]
+    assert spec["exporter"]["endpoint"] == f"https://tracelet-collector.{NAMESPACE}.svc:4318"
+    variables = {variable["name"]: variable["value"] for variable in spec["python"]["env"]}
+    assert variables["OTEL_EXPORTER_OTLP_PROTOCOL"] == "http/protobuf"
+    assert spec["python"]["image"] in (FOLDER / "operator" / "Dockerfile").read_text(encoding="utf-8")
