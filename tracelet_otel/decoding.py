@@ -207,12 +207,13 @@ def decode_records(request: ExportLogsServiceRequest) -> Iterator[Record]:
     for resource in request.resource_logs:
         for scope in resource.scope_logs:
             for log_record in scope.log_records:
-                record = _record(log_record)
+                record = decode_record(log_record)
                 if record is not None:
                     yield record
 
 
-def _record(log_record: LogRecord) -> Record | None:
+def decode_record(log_record: LogRecord) -> Record | None:
+    """One record; None if it is not ours."""
     name = log_record.event_name
     kind = name[len(semconv.EVENT_PREFIX) :]
     if not name.startswith(semconv.EVENT_PREFIX):
@@ -247,7 +248,10 @@ def run_info(record: Record) -> RunInfo:
     if not isinstance(described, Mapping):
         raise ValueError("a run's description must be a JSON object")
     description = cast("Mapping[str, Any]", described)
-    tags = cast("Mapping[str, Any]", description.get("tags") or {})
+    tags = cast("Any", description.get("tags") or {})
+    if not isinstance(tags, Mapping):
+        raise ValueError("a run's tags must be a JSON object")
+    tags = cast("Mapping[str, Any]", tags)
     return RunInfo(
         id=record.run_id,
         name=str(description.get("name", "")),

@@ -30,6 +30,8 @@ RUN_NAME: Final = "tracelet.run.name"
 PROJECT: Final = "tracelet.project"
 EXPERIMENT: Final = "tracelet.experiment"
 RUN_STATUS: Final = "tracelet.run.status"
+STATUS_INFERRED: Final = "tracelet.run.status.inferred"
+"""True on a status that the run did not say itself: nothing was heard of it. Later data opens it again."""
 
 # -- attributes of records ----------------------------------------------------------------------
 MIME_TYPE: Final = "tracelet.mime_type"

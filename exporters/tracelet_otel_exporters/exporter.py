@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from tracelet_otel.decoding import (
     decode_records,
@@ -21,12 +25,28 @@ from tracelet_otel.decoding import (
 )
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.guard import log_once
-from tracelet_otel.records import Point, RunInfo, Series
-from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, Status
+from tracelet_otel.records import Point, Record, RunInfo, Series
+from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED, Status
 from tracelet_otel_exporters.companion import Companions
 from tracelet_otel_exporters.tracker import Outcome, Tracker
 
 _STATUSES: dict[object, Status] = {"finished": "finished", "failed": "failed", "killed": "killed"}
+_MOST_CLOSED = 1000
+"""Runs that have ended and are remembered, in case that a value of theirs comes late."""
+
+Resources = Iterable[ResourceMetrics] | Iterable[ResourceLogs]
+
+
+class KnownRuns(Protocol):
+    """What is known of runs besides what one exporter was given, for example by a process before."""
+
+    def describe(self, run_id: str) -> RunInfo | None:
+        """The run's description, if there was one."""
+        ...
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether values of it came, and not yet its end."""
+        ...
 
 
 class TrackerExporter:
@@ -38,6 +58,7 @@ class TrackerExporter:
         opens_for_plain: whether such a metric opens a run. Inside the distribution it does not: a
             process that logs nothing must leave no run behind.
         companions: folder for companion files until the tracker has them. None: a temporary one.
+        known: runs that are known from elsewhere.
     """
 
     takes_otlp = True
@@ -49,6 +70,7 @@ class TrackerExporter:
         run: RunInfo | None = None,
         opens_for_plain: bool = False,
         companions: Path | None = None,
+        known: KnownRuns | None = None,
     ) -> None:
         self.tracker = tracker
         self._companions = Companions(companions or Path(tempfile.gettempdir(), "tracelet-otel-companions"))
@@ -58,8 +80,12 @@ class TrackerExporter:
         self._opens_for_plain = opens_for_plain
         self._described: dict[str, RunInfo] = {}
         self._open: set[str] = set()
-        self._closed: dict[str, Status] = {}
-        self._plain_steps: defaultdict[str, int] = defaultdict(int)
+        self._closed: dict[str, tuple[Status, int]] = {}
+        """Runs that have said their end, with its time in nanoseconds since 1970."""
+        self._ended: dict[str, None] = {}
+        """Runs that were closed, the latest last."""
+        self._plain_steps: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._known = known
 
     def load(self) -> None:
         """Loads the tracker's library; raises what it raises."""
@@ -106,7 +132,7 @@ class TrackerExporter:
             by_run[series.run_id].append(series)
         outcome = Outcome()
         for run_id, members in by_run.items():
-            self._ensure_open(run_id)
+            self._ensure_open(run_id, request.resource_metrics)
             written = self.tracker.write_points(run_id, members)
             self._set_aside(run_id, written)
             outcome.add(written)
@@ -123,23 +149,19 @@ class TrackerExporter:
             DeliveryError: as the tracker says; the whole request may be repeated if transient.
         """
         outcome = Outcome()
-        for record in decode_records(parse_logs(data)):
+        request = parse_logs(data)
+        for record in decode_records(request):
             if record.kind == "run":
                 self._described[record.run_id] = run_info(record)
-                self._closed.pop(record.run_id, None)
+                # One that was overtaken by the run's end describes it; a newer one opens it again.
+                if record.time_unix_nano >= self._closed.get(record.run_id, ("finished", 0))[1]:
+                    self._closed.pop(record.run_id, None)
                 self._open_run(record.run_id)
                 continue
             if record.kind == "status":
-                if record.run_id in self._open:
-                    status = _STATUSES.get(record.attributes.get(RUN_STATUS), "finished")
-                    self._upload_companions(record.run_id)
-                    closing = self.tracker.close_run(record.run_id, status)
-                    closing.accepted = 0  # what it wrote at the end was counted when it came
-                    outcome.add(closing)
-                    self._open.discard(record.run_id)
-                    self._closed[record.run_id] = status
+                self._end(record, request.resource_logs, outcome)
                 continue
-            self._ensure_open(record.run_id)
+            self._ensure_open(record.run_id, request.resource_logs)
             written = self.tracker.write_record(record)
             self._set_aside(record.run_id, written)
             if record.kind in ATTENDANTS:
@@ -149,23 +171,47 @@ class TrackerExporter:
         self._report(outcome)
         return outcome
 
+    def _end(self, record: Record, resources: Resources, outcome: Outcome) -> None:
+        run_id = record.run_id
+        if run_id not in self._open and run_id in self._closed:
+            return
+        status = _STATUSES.get(record.attributes.get(RUN_STATUS), "finished")
+        self._ensure_open(run_id, resources)  # an earlier process may have delivered all but this
+        closing = self._close_run(run_id, status)
+        closing.accepted = 0  # what it wrote at the end was counted when it came
+        outcome.add(closing)
+        if record.attributes.get(STATUS_INFERRED) is not True:
+            self._closed[run_id] = (status, record.time_unix_nano)
+        self._ended[run_id] = self._ended.pop(run_id, None)
+        for forgotten in [run for run in self._ended if run not in self._open][:-_MOST_CLOSED]:
+            for kept in (self._ended, self._closed, self._described, self._locations, self._plain_steps):
+                kept.pop(forgotten, None)
+
+    def _close_run(self, run_id: str, status: Status) -> Outcome:
+        self._upload_companions(run_id)
+        closing = self.tracker.close_run(run_id, status)
+        self._open.discard(run_id)
+        return closing
+
     def _close_again(self) -> None:
         """Closes runs that a late value opened again; the run's own end has been said."""
         for run_id in self._open & self._closed.keys():
-            self._upload_companions(run_id)
-            self.tracker.close_run(run_id, self._closed[run_id])
-            self._open.discard(run_id)
+            self._close_run(run_id, self._closed[run_id][0])
 
     def close_all(self, status: Status = "finished") -> None:
         """Closes every run that is open here."""
         for run_id in sorted(self._open):
-            self._upload_companions(run_id)
-            self._report(self.tracker.close_run(run_id, status))
-            self._open.discard(run_id)
+            self._report(self._close_run(run_id, status))
 
-    def _ensure_open(self, run_id: str) -> None:
-        if run_id not in self._open:
-            self._open_run(run_id)
+    def _ensure_open(self, run_id: str, resources: Resources = ()) -> None:
+        if run_id in self._open:
+            return
+        if run_id not in self._described:
+            described = self._known.describe(run_id) if self._known is not None else None
+            described = described or described_by(run_id, resources)
+            if described is not None:
+                self._described[run_id] = described
+        self._open_run(run_id)
 
     def _open_run(self, run_id: str) -> None:
         self._locations[run_id] = self.tracker.open_run(self._described.get(run_id) or RunInfo(run_id))
@@ -195,7 +241,10 @@ class TrackerExporter:
         if run is None:
             infos = (resource_run(resource.resource) for resource in request.resource_metrics)
             run = next((info for info in infos if info is not None), None)
-        if run is None or (run.id not in self._open and not self._opens_for_plain):
+        if run is None:
+            return None
+        is_open = run.id in self._open or (self._known is not None and self._known.is_open(run.id))
+        if not is_open and not self._opens_for_plain:
             return None
         self._described.setdefault(run.id, run)
         return run
@@ -212,13 +261,16 @@ class TrackerExporter:
         if run is None:
             return
         series: list[Series] = []
+        steps = self._plain_steps[run.id]
+        taken: defaultdict[str, int] = defaultdict(int)
         for name, value, time_unix_nano in plain_series(request):
-            point = Point(self._plain_steps[name], value, time_unix_nano)
-            self._plain_steps[name] += 1
-            series.append(Series(run.id, name, [point]))
+            series.append(Series(run.id, name, [Point(steps[name] + taken[name], value, time_unix_nano)]))
+            taken[name] += 1
         if series:
             self._ensure_open(run.id)
             written = self.tracker.write_points(run.id, series)
+            for name, count in taken.items():  # now: a write that is repeated repeats its steps
+                steps[name] += count
             self._set_aside(run.id, written)
             self._report(written)
 
@@ -239,6 +291,19 @@ class TrackerExporter:
             log_once(
                 f"{name} lossy {reason[:40]}", logging.INFO, "%s: %s: %s", name, _shortened(name_), reason
             )
+
+
+def described_by(run_id: str, resources: Resources) -> RunInfo | None:
+    """What the resources of a request say of a run, if they name one.
+
+    A process may write several runs, of which its resource names the first. The others are filed where that
+    one is, until their own description comes.
+    """
+    infos = [info for item in resources if (info := resource_run(item.resource)) is not None]
+    for info in infos:
+        if info.id == run_id:
+            return info
+    return RunInfo(run_id, project=infos[0].project, experiment=infos[0].experiment) if infos else None
 
 
 def _shortened(name: str) -> str:

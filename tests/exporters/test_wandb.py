@@ -28,11 +28,11 @@ from tests.support.wandb_server import WandbServer
 from tests.support.wandb_subject import WandbSubject, make_subject, rows
 from tracelet_otel import semconv
 from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.intervals import Intervals
 from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel_exporters import wandb as tracker_module
 from tracelet_otel_exporters import wandb_names, wandb_plots, wandb_rows, wandb_settings
 from tracelet_otel_exporters.wandb import WandbTracker
-from tracelet_otel_exporters.wandb_ledger import Intervals
 
 NOW = 1_700_000_000_123_456_000
 SECOND = 1_000_000_000

@@ -124,6 +124,69 @@ def doctor(
     _exit(run)
 
 
+@app.command()
+def gateway(
+    backends: Annotated[
+        list[str] | None,
+        typer.Option("--backends", "--backend", "-b", help="Where to; several times or comma separated."),
+    ] = None,
+    option: Options = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of backends and their options, as configure(backends=) takes them."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Of its spools; each gateway of a machine has its own.")
+    ] = "default",
+    grpc: Annotated[str, typer.Option(help="HOST:PORT of OTLP/gRPC, or 'off'.")] = "127.0.0.1:4317",
+    http: Annotated[
+        str, typer.Option(help="HOST:PORT of OTLP/HTTP, health and metrics, or 'off'.")
+    ] = "127.0.0.1:4318",
+    token_file: Annotated[
+        Path | None, typer.Option(help="Bearer tokens that let in, one a line; read again when it changes.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain of both servers, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Clients have to show a certificate that one of these signed, PEM.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let everybody write who reaches an address beyond loopback.")
+    ] = False,
+    silence: Annotated[
+        float, typer.Option(min=1.0, help="Seconds without data after which an open run counts as killed.")
+    ] = 900.0,
+    media: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder or URI below which payloads over 1 MiB may be read; several times."),
+    ] = None,
+) -> None:
+    """Serves OTLP and delivers what many runs send to trackers. Ends with SIGTERM or Ctrl-C."""
+
+    def run() -> int:
+        from tracelet_otel.cli.gateway import Arguments, gateway
+
+        return gateway(
+            Arguments(
+                backends or [],
+                option or [],
+                config,
+                name,
+                grpc,
+                http,
+                token_file,
+                tls_cert,
+                tls_key,
+                tls_client_ca,
+                insecure,
+                silence,
+                media or [],
+            )
+        )
+
+    _exit(run)
+
+
 def _exit(run: Callable[[], int]) -> None:
     from tracelet_otel.settings import ConfigurationError
 

@@ -17,7 +17,9 @@ from tracelet_otel import semconv
 from tracelet_otel.cli.sending import Part
 from tracelet_otel.delivery import spool
 from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.lines import batch_of
 from tracelet_otel.delivery.otlp_json import parse_line
+from tracelet_otel.gateway.folder_lock import is_held
 from tracelet_otel.settings import ConfigurationError
 
 QUIET_SECONDS: Final = 60.0
@@ -115,6 +117,8 @@ def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str
     names = set(backends)
     if source.backend in trackers and source.backend not in names:
         return f"it waits for {source.backend}"
+    if is_held(source.path.parent):
+        return "a gateway uses it"
     if source.torn or source.skipped:
         return "it has lines that cannot be read"
     if _size(_files(source.path)) != sum(source.read_to.values()):
@@ -147,7 +151,7 @@ def _lines(source: Source, path: Path) -> Iterator[tuple[Batch | None, int]]:
                 source.torn = True
                 break
             try:
-                batch = spool._batch(parse_line(line), path.parent)  # pyright: ignore[reportPrivateUsage]
+                batch = batch_of(parse_line(line), path.parent)
             except ValueError:
                 yield None, len(line)
             else:

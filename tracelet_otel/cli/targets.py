@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tracelet_otel import backends
-from tracelet_otel.cli import leftovers
 from tracelet_otel.decoding import decode_records, parse_logs, run_info
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
+from tracelet_otel_exporters import leftovers
 from tracelet_otel_exporters.exporter import TrackerExporter
 from tracelet_otel_exporters.tracker import Outcome, Tracker
 

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 
 from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.guard import log_once
 
@@ -136,3 +137,50 @@ class Backlog:
     def _forget(self, batch: Batch) -> None:
         self._bytes -= batch.size
         self.weight -= batch.points + RECORD_WEIGHT * batch.records
+
+
+class DurableBacklog:
+    """The same where everything goes through the spool: what is not acknowledged is not lost here.
+
+    Args:
+        name: the backend's, for messages.
+        spool: that batches are appended to, by the delivery.
+    """
+
+    is_spooling = False
+    weight = 0
+
+    def __init__(self, name: str, spool: DurableSpool) -> None:
+        self.last_error = ""
+        self._name = name
+        self._spool = spool
+
+    def __bool__(self) -> bool:
+        return bool(self._spool)
+
+    def add(self, batch: Batch, *, away: bool) -> bool:
+        """Takes a batch."""
+        self._spool.append(batch)
+        return True
+
+    def take(self) -> Batch:
+        """As of :meth:`Backlog.take`."""
+        batch = self._spool.peek()
+        assert batch is not None
+        return batch
+
+    def done(self) -> None:
+        """Removes the batch that :meth:`take` gave."""
+        self._spool.remove()
+
+    def spill_all(self) -> None:
+        """Everything is in the spool."""
+
+    def close(self) -> tuple[int, int]:
+        """Ends the spool; the points and records that it holds."""
+        try:
+            self._spool.close()
+        except OSError as error:
+            self.last_error = f"its spool cannot be written: {error}"
+            log_once(f"spool {self._name}", logging.ERROR, "%s: %s", self._name, self.last_error)
+        return self._spool.points, self._spool.records

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import threading
 import time
-from dataclasses import dataclass
 
-from tracelet_otel.delivery.backlog import Backlog
+from tracelet_otel.delivery.backlog import Backlog, DurableBacklog
+from tracelet_otel.delivery.counts import Counts, SourceCounts
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
+from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.guard import log_once
@@ -31,29 +33,6 @@ STALLED_S = 5.0
 LONGEST_REST_S = 10.0
 
 
-@dataclass(slots=True)
-class Counts:
-    """Points and records of one delivery."""
-
-    captured_points: int = 0
-    captured_records: int = 0
-    delivered_points: int = 0
-    delivered_records: int = 0
-    spooled_points: int = 0
-    """In the spool, at the end."""
-    spooled_records: int = 0
-
-    @property
-    def dropped_points(self) -> int:
-        """Points that were captured and are neither delivered nor in the spool."""
-        return self.captured_points - self.delivered_points - self.spooled_points
-
-    @property
-    def dropped_records(self) -> int:
-        """Records that were captured and are neither delivered nor in the spool."""
-        return self.captured_records - self.delivered_records - self.spooled_records
-
-
 class Delivery:
     """Takes batches without ever blocking, and sends them in order from its own thread.
 
@@ -62,8 +41,10 @@ class Delivery:
         destination: where to.
         max_queue_bytes: what is queued beyond this goes to the spool.
         spool: where batches go that the backend does not take. None, or one that is full or cannot be
-            written: they are dropped and counted, newest first.
+            written: they are dropped and counted, newest first. A durable one gets every batch, before
+            :meth:`put` returns, and what an earlier process left in it is sent first.
         route: what the backend gets; None is everything.
+        rests: whether it leaves most of the interpreter's time to others while it is not behind.
     """
 
     def __init__(
@@ -72,8 +53,9 @@ class Delivery:
         destination: Destination,
         *,
         max_queue_bytes: int,
-        spool: Spool | None = None,
+        spool: Spool | DurableSpool | None = None,
         route: Route | None = None,
+        rests: bool = True,
     ) -> None:
         self.name = name
         self.route = route or Route()
@@ -82,7 +64,14 @@ class Delivery:
         self.last_error = ""
         self.takes_otlp = destination.takes_otlp
         self.spool = spool
-        self._backlog = Backlog(name, max_bytes=max_queue_bytes, spool=spool)
+        self.durable = spool if isinstance(spool, DurableSpool) else None
+        self._sources = SourceCounts()
+        if isinstance(spool, DurableSpool):
+            self._backlog = DurableBacklog(name, spool)
+            self.counts.captured_points, self.counts.captured_records = spool.points, spool.records
+        else:
+            self._backlog = Backlog(name, max_bytes=max_queue_bytes, spool=spool)
+        self._rests = rests
         self._failing = False
         self._unusable = False
         self._since = 0.0
@@ -98,10 +87,22 @@ class Delivery:
         self._thread.start()
 
     def put(self, batch: Batch) -> None:
-        """Takes a batch, or drops it if there is no place left. Never waits for the backend."""
+        """Takes a batch, or drops it if there is no place left. Never waits for the backend.
+
+        Raises:
+            SpoolFullError, OSError: with a durable spool only: it does not take the batch, of which nothing
+                is kept then.
+        """
         with self._condition:
-            self.counts.captured_points += batch.points
-            self.counts.captured_records += batch.records
+            if self.durable is not None:
+                if self._closing:
+                    raise OSError(errno.ESHUTDOWN, "the delivery is closed", self.name)
+                self.durable.append(batch)
+                self.counts.capture(batch)
+                self._sources.capture(batch)
+                self._condition.notify_all()
+                return
+            self.counts.capture(batch)
             if not self._closing and self._backlog.add(batch, away=self._is_away()):
                 self._condition.notify_all()
                 return
@@ -119,6 +120,25 @@ class Delivery:
     def _is_away(self) -> bool:
         stalled = self._busy and not self._loading and time.monotonic() - self._since > STALLED_S
         return self._failing or self._unusable or stalled
+
+    def sync(self) -> None:
+        """Returns once every batch that was put before is on the disk; without a durable spool at once.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        if self.durable is not None:
+            self.durable.sync()
+
+    def counts_of(self, source: str) -> Counts:
+        """What became of the batches of one source, with a durable spool. ``spooled`` is what waits now."""
+        with self._condition:
+            return self._sources.of(source)
+
+    def forget(self, source: str) -> None:
+        """Frees the counts of a source that has ended."""
+        with self._condition:
+            self._sources.forget(source)
 
     def hurry(self) -> None:
         """Rests no more: the process is about to end."""
@@ -201,6 +221,8 @@ class Delivery:
 
     def _rest(self, worked: float) -> None:
         """Leaves the interpreter to training, unless somebody waits for this delivery or it is behind."""
+        if not self._rests:
+            return
         self._condition.wait_for(
             lambda: self._waiters or self._closing or self._hurried or self._is_behind(),
             min(worked * (1 / SHARE - 1), LONGEST_REST_S),
@@ -223,16 +245,27 @@ class Delivery:
                 self._condition.wait_for(lambda: self._backlog or self._abandoned)
                 if self._abandoned:
                     break
-                batch = self._take()
+                try:
+                    batch = self._backlog.take()
+                except (OSError, ValueError) as error:
+                    self._note(error)
+                    batch = None
+                    if self.durable is not None and isinstance(error, OSError):  # it is still there
+                        self._condition.wait(FIRST_BACKOFF_S)
+                        continue
                 self._busy = True
                 self._since = time.monotonic()
             if not connected:
                 connected = self._attempt(self._load) is not None
                 self._since = time.monotonic()
                 connected = connected and self._attempt(self.destination.connect) is not None
+            if not connected and self.durable is not None:
+                self._try_later()
+                continue
             if not connected and self.spool is not None:
                 self._give_up()
                 return
+            self._unusable = False
             started = time.thread_time()
             self._since = time.monotonic()
             receipt = None
@@ -244,9 +277,11 @@ class Delivery:
                 self._backlog.done()
                 self._busy = False
                 self._progress = time.monotonic()
-                if isinstance(receipt, Receipt):
-                    self.counts.delivered_points += receipt.points
-                    self.counts.delivered_records += receipt.records
+                taken = receipt if isinstance(receipt, Receipt) else None
+                if taken is not None:
+                    self.counts.deliver(taken)
+                if batch is not None:
+                    self._sources.settle(batch, taken)
                 self._condition.notify_all()
                 self._rest(time.thread_time() - started)
         if connected:
@@ -261,12 +296,14 @@ class Delivery:
                 self._backlog.spill_all()
             self._condition.notify_all()
 
-    def _take(self) -> Batch | None:
-        try:
-            return self._backlog.take()
-        except (OSError, ValueError) as error:
-            self._note(error)
-            return None
+    def _try_later(self) -> None:
+        """The backend cannot be used as it is set up: a process that stays waits until somebody mends it."""
+        with self._condition:
+            self._unusable = True
+            self._busy = False
+            self._condition.notify_all()
+            patience = LONGEST_BACKOFF_AT_EXIT_S if self._closing else LONGEST_BACKOFF_S
+            self._condition.wait_for(lambda: self._abandoned, patience)
 
     def _attempt(self, action: object) -> object | None:
         """Calls ``action`` until it works or cannot; its result (True for None), or None if it cannot."""

@@ -21,6 +21,10 @@ class Batch:
     """Bytes it occupies in the queue, about."""
     ends: bool = False
     """Whether it ends a run: nothing that was recorded before may come after it."""
+    source: str = ""
+    """Who sent it, where several do; see :meth:`~tracelet_otel.delivery.delivery.Delivery.counts_of`."""
+    line: bytes = b""
+    """``metrics`` as a line of a spool, where it is known already: several spools share it."""
 
 
 @dataclass(slots=True)

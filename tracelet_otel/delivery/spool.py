@@ -9,7 +9,6 @@ files lie in ``media/``, named by their SHA-256, so that a spool can be moved to
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -18,21 +17,14 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-
-from tracelet_otel import semconv
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.otlp_json import Signal, logs_line, metrics_line, parse_line
+from tracelet_otel.delivery.lines import batch_of, encode_logs, encode_metrics, write_whole
+from tracelet_otel.delivery.otlp_json import Signal, parse_line
 from tracelet_otel.guard import log_once
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A file is followed by the next one beyond this size."""
-MEDIA = "media"
 
 
 class SpoolFullError(OSError):
@@ -127,7 +119,7 @@ class Spool:
                 self._number = max(self._number, segment.number)
                 with segment.paths[line.signal].open("rb") as file:
                     file.seek(segment.read[line.signal])
-                    batch = _batch(parse_line(file.read(line.length)), self.folder)
+                    batch = batch_of(parse_line(file.read(line.length)), self.folder)
                 if batch is None:
                     raise ValueError("an empty line")
                 return batch
@@ -159,12 +151,19 @@ class Spool:
                             os.fsync(file.fileno())
 
     def _append_to(self, segment: _Segment | None, batch: Batch) -> None:
-        for signal, line in self._lines(batch):
+        for signal, data in self._lines(batch):
             points, records = (batch.points, 0) if signal == "metrics" else (0, batch.records)
-            self._write(segment or self._segment(signal), signal, line, points, records)
+            self._write(segment or self._segment(signal), signal, data, points, records)
 
-    def _write(self, segment: _Segment, signal: Signal, line: str, points: int, records: int) -> None:
-        data = line.encode() + b"\n"
+    def _lines(self, batch: Batch) -> Iterator[tuple[Signal, bytes]]:
+        if isinstance(batch.logs, bytes):
+            data, _, kept = encode_logs(batch.logs, self.folder)
+            self._bytes += kept
+            yield "logs", data
+        if isinstance(batch.metrics, bytes):
+            yield "metrics", batch.line or encode_metrics(batch.metrics)
+
+    def _write(self, segment: _Segment, signal: Signal, data: bytes, points: int, records: int) -> None:
         if self._bytes + len(data) > self._max_bytes:
             raise SpoolFullError(
                 f"{self.folder} has reached its limit of {self._max_bytes} bytes (TRACELET_MAX_SPOOL_BYTES)"
@@ -172,14 +171,7 @@ class Spool:
         path = segment.paths[signal]
         with path.open("ab", buffering=0) as file:
             before = file.tell()
-            written = 0
-            try:
-                written = file.write(data)
-            finally:
-                if written < len(data):  # a torn line would be the end of the file for its readers
-                    _truncate(path, before)
-            if written < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            write_whole(file, path, data)
         segment.written[signal] = before + len(data)
         segment.lines[signal].append(_Line(signal, len(data), points, records))
         self._bytes += len(data)
@@ -201,27 +193,6 @@ class Spool:
         for signal, path in segment.paths.items():
             self._bytes -= segment.written[signal]
             path.unlink(missing_ok=True)
-
-    def _lines(self, batch: Batch) -> Iterator[tuple[Signal, str]]:
-        if isinstance(batch.logs, bytes):
-            request = ExportLogsServiceRequest.FromString(batch.logs)
-            self._keep_media(request)
-            yield "logs", logs_line(request)
-        if isinstance(batch.metrics, bytes):
-            yield "metrics", metrics_line(ExportMetricsServiceRequest.FromString(batch.metrics))
-
-    def _keep_media(self, request: ExportLogsServiceRequest) -> None:
-        """Takes files that records name into the spool: where they are now is temporary."""
-        for uri, digest in _media(request):
-            source = _local_path(uri.value.string_value)
-            if source is None:
-                continue
-            name = digest or source.name
-            target = self.folder / MEDIA / name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._bytes += _link(source, target)
-            uri.value.string_value = f"{MEDIA}/{name}"
 
 
 def read(folder: Path) -> Iterator[Batch]:
@@ -249,7 +220,7 @@ def read_file(path: Path) -> Iterator[Batch]:
                 log_once(f"torn {path}", logging.WARNING, "%s: the last line is incomplete", path)
                 return
             try:
-                batch = _batch(parse_line(line), path.parent)
+                batch = batch_of(parse_line(line), path.parent)
             except ValueError as error:
                 log_once(f"bad {path}", logging.WARNING, "%s, line %d is skipped: %s", path, number, error)
                 continue
@@ -266,75 +237,3 @@ def folders(path: Path) -> list[Path]:
 def _signal(path: Path) -> str:
     parts = path.name.split(".")
     return parts[-2] if len(parts) > 2 else ""
-
-
-def _batch(
-    request: ExportMetricsServiceRequest | ExportLogsServiceRequest | None, folder: Path
-) -> Batch | None:
-    if request is None:
-        return None
-    if isinstance(request, ExportMetricsServiceRequest):
-        points = sum(
-            len(point.exemplars)
-            for resource in request.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name in (semconv.SCALAR, semconv.SCALAR_NONFINITE)
-            for point in (*metric.gauge.data_points, *metric.sum.data_points)
-        )
-        data = request.SerializeToString()
-        return Batch(metrics=data, points=points, size=len(data))
-    for uri, _ in _media(request):
-        if "://" not in uri.value.string_value and not Path(uri.value.string_value).is_absolute():
-            uri.value.string_value = str((folder / uri.value.string_value).absolute())
-    names = [
-        record.event_name
-        for resource in request.resource_logs
-        for scope in resource.scope_logs
-        for record in scope.log_records
-    ]
-    kinds = [
-        name.removeprefix(semconv.EVENT_PREFIX) for name in names if name.startswith(semconv.EVENT_PREFIX)
-    ]
-    records = sum(1 for kind in kinds if kind not in semconv.ATTENDANTS)
-    data = request.SerializeToString()
-    return Batch(logs=data, records=records, size=len(data), ends="status" in kinds)
-
-
-def _media(request: ExportLogsServiceRequest) -> Iterator[tuple[KeyValue, str]]:
-    """The attributes that name a file, each with the file's SHA-256."""
-    for resource in request.resource_logs:
-        for scope in resource.scope_logs:
-            for record in scope.log_records:
-                by_key = {item.key: item for item in record.attributes}
-                if (uri := by_key.get(semconv.PAYLOAD_URI)) is not None:
-                    digest = by_key.get(semconv.PAYLOAD_SHA256)
-                    yield uri, digest.value.string_value if digest is not None else ""
-
-
-def _local_path(uri: str) -> Path | None:
-    """The file of a URI, if it is one of this machine."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("file", "local"):
-        return Path(url2pathname(parts.path))
-    return Path(uri) if "://" not in uri else None
-
-
-def _link(source: Path, target: Path) -> int:
-    """Keeps a file under a second name; the bytes that it takes. A missing one is found missing later."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        return 0
-    except OSError:  # another file system, or none with links
-        if not source.exists():
-            return 0
-        shutil.copyfile(source, target)
-    return target.stat().st_size
-
-
-def _truncate(path: Path, size: int) -> None:
-    try:
-        os.truncate(path, size)
-    except OSError:
-        log_once(f"spool {path}", logging.ERROR, "%s ends with an incomplete line", path)

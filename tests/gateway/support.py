@@ -1,0 +1,119 @@
+"""A gateway's intake on a folder of JSON files, what real pipelines send to it, and what was written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.fifth_tracker.json_folder import JsonFolderTracker
+from tests.support.contract_data import NOW, LoggedPoint, Request, Script
+from tests.support.fifth_subject import FifthSubject
+from tracelet_otel.gateway.answers import Answer
+from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.gateway.outlets import GatewayExporter, Outlet, open_outlet
+from tracelet_otel.gateway.runs import Runs
+from tracelet_otel.pipeline import Pipeline
+from tracelet_otel.routing import take_route
+from tracelet_otel.run import Run
+from tracelet_otel.session import _resource
+
+MB = 1024 * 1024
+Key = tuple[str, int, "float | str", int]
+
+
+class Job(Script):
+    """What one training process sends, with a resource that names its run."""
+
+    def __init__(self, run_id: str, *, rank: int | None = None, **run: Any) -> None:
+        super().__init__(run_id, rank=rank, **run)
+        self.run = Run(id=run_id, rank=rank, **run)
+        self.pipeline = Pipeline(_resource(self.run), self.run, interval=3600, media=self.pipeline._media)
+
+    def steps(self, tag: str, steps: Iterable[int], value: Callable[[int], float] = float) -> list[Request]:
+        """Logs a value a step, and collects."""
+        for step in steps:
+            self.log(tag, step, value(step), NOW + step * 1_000_000)
+        return self.collect()
+
+    @property
+    def keys(self) -> Counter[Key]:
+        """Everything logged."""
+        return Counter(
+            key(point.name, point.step, point.value, point.time_unix_nano) for point in self.logged
+        )
+
+
+def key(tag: str, step: int, value: float, time: int) -> Key:
+    """A point that can be counted: NaN is not equal to itself."""
+    return (tag, step, "NaN" if math.isnan(value) else value, time)
+
+
+class Station:
+    """An intake with backends that are JSON folders; may be closed and opened again, as a process is."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backends: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+        silence: float = 900,
+        **options: Any,
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments = {"clock": clock} if clock is not None else {}
+        self.runs = Runs(folder / "runs.json", silence=silence, **arguments)
+        limit = options.pop("max_spool_bytes", 100 * MB)
+        self.outlets: list[Outlet] = []
+        for name, given in (backends or {"json": {}}).items():
+            route, _ = take_route(name, given)
+            tracker = options.pop("tracker", None) or JsonFolderTracker(folder / name / "runs")
+            self.outlets.append(
+                open_outlet(
+                    name,
+                    GatewayExporter(tracker, folder / "companions" / name, self.runs),
+                    route,
+                    folder=folder / "spool" / name,
+                    runs=self.runs,
+                    max_queue_bytes=MB,
+                    max_spool_bytes=limit,
+                )
+            )
+        self.intake = Intake(self.outlets, self.runs, **options)
+
+    def send(self, *requests: Iterable[Request]) -> list[Answer]:
+        """Hands requests over, in order; what was answered."""
+        return [
+            self.intake.metrics(one.data) if one.signal == "metrics" else self.intake.logs(one.data)
+            for part in requests
+            for one in part
+        ]
+
+    def accept(self, *requests: Iterable[Request]) -> None:
+        """Hands requests over, which have to be accepted."""
+        assert {answer.kind for answer in self.send(*requests)} <= {"accepted"}
+
+    def flush(self) -> None:
+        """Waits until everything is with the backends."""
+        for outlet in self.outlets:
+            assert outlet.delivery.flush(20)
+
+    def close(self) -> None:
+        """Ends everything."""
+        for outlet in self.outlets:
+            outlet.delivery.close(20)
+        self.runs.save()
+
+    def subject(self, name: str = "json") -> FifthSubject:
+        """What a backend has."""
+        return FifthSubject(self.folder / name)
+
+    def points(self, run_id: str, name: str = "json") -> Counter[Key]:
+        """The points of a run that a backend has."""
+        return Counter(
+            key(tag, *point) for tag, points in self.subject(name).points(run_id).items() for point in points
+        )

@@ -1,0 +1,73 @@
+"""What became of the points and records that one delivery was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracelet_otel.delivery.destination import Batch, Receipt
+
+
+@dataclass(slots=True)
+class Counts:
+    """Points and records of one delivery."""
+
+    captured_points: int = 0
+    captured_records: int = 0
+    delivered_points: int = 0
+    delivered_records: int = 0
+    spooled_points: int = 0
+    """In the spool, at the end."""
+    spooled_records: int = 0
+
+    @property
+    def dropped_points(self) -> int:
+        """Points that were captured and are neither delivered nor in the spool."""
+        return self.captured_points - self.delivered_points - self.spooled_points
+
+    @property
+    def dropped_records(self) -> int:
+        """Records that were captured and are neither delivered nor in the spool."""
+        return self.captured_records - self.delivered_records - self.spooled_records
+
+    def capture(self, batch: Batch) -> None:
+        """Counts a batch that was given to the delivery."""
+        self.captured_points += batch.points
+        self.captured_records += batch.records
+
+    def deliver(self, receipt: Receipt) -> None:
+        """Counts what the destination has taken."""
+        self.delivered_points += receipt.points
+        self.delivered_records += receipt.records
+
+
+class SourceCounts:
+    """The same by :attr:`~tracelet_otel.delivery.destination.Batch.source`; ``spooled`` is what waits."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counts] = {}
+
+    def capture(self, batch: Batch) -> None:
+        """Counts a batch that waits now."""
+        if batch.source:
+            counts = self._counts.setdefault(batch.source, Counts())
+            counts.capture(batch)
+            counts.spooled_points += batch.points
+            counts.spooled_records += batch.records
+
+    def settle(self, batch: Batch, receipt: Receipt | None) -> None:
+        """Counts a batch that does not wait any more: what the destination took of it, or None."""
+        counts = self._counts.get(batch.source) if batch.source else None
+        if counts is not None:
+            counts.spooled_points -= batch.points
+            counts.spooled_records -= batch.records
+            if receipt is not None:
+                counts.deliver(receipt)
+
+    def of(self, source: str) -> Counts:
+        """A copy of the counts of one source."""
+        found = self._counts.get(source, Counts())
+        return Counts(*(getattr(found, name) for name in Counts.__slots__))
+
+    def forget(self, source: str) -> None:
+        """Frees what is kept for a source that has ended."""
+        self._counts.pop(source, None)

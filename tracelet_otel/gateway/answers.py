@@ -1,0 +1,61 @@
+"""What a sender is told about a request, whatever the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one request."""
+
+    kind: Literal["accepted", "partial", "invalid", "unavailable", "unauthenticated"]
+    """``accepted``: all is durable. ``partial``: all but what is refused for ever. ``invalid``: nothing is,
+    for ever. ``unavailable``: send the whole request again; what is kept of it already is not kept twice.
+    ``unauthenticated``: the sender may not send."""
+    rejected: int = 0
+    """Data points or records that are refused for ever."""
+    message: str = ""
+    retry_after: float = 0.0
+    """Seconds."""
+
+
+ACCEPTED = Answer("accepted")
+
+
+def invalid(message: str) -> Answer:
+    """The request never will be taken."""
+    return Answer("invalid", message=message)
+
+
+def unavailable(message: str, retry_after: float) -> Answer:
+    """The request may be taken after some seconds."""
+    return Answer("unavailable", message=message, retry_after=retry_after)
+
+
+def metrics_response(answer: Answer) -> ExportMetricsServiceResponse:
+    """OTLP's response to metrics that were taken, in whole or in part."""
+    response = ExportMetricsServiceResponse()
+    if answer.kind == "partial":
+        response.partial_success.rejected_data_points = answer.rejected
+        response.partial_success.error_message = answer.message
+    return response
+
+
+def logs_response(answer: Answer) -> ExportLogsServiceResponse:
+    """OTLP's response to records that were taken, in whole or in part."""
+    response = ExportLogsServiceResponse()
+    if answer.kind == "partial":
+        response.partial_success.rejected_log_records = answer.rejected
+        response.partial_success.error_message = answer.message
+    return response
+
+
+def traces_response(answer: Answer) -> ExportTraceServiceResponse:
+    """OTLP's response to spans."""
+    return ExportTraceServiceResponse()

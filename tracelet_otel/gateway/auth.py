@@ -1,0 +1,120 @@
+"""Who may send: bearer tokens from a file, and certificates."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracelet_otel.guard import log_once
+from tracelet_otel.settings import ConfigurationError
+
+
+class Tokens:
+    """The bearer tokens of a file, one a line, of which each lets in. Blank lines and ``#`` lines are none.
+
+    The file is read again when it changes. One that cannot be read then, or has no token, changes nothing,
+    and the log says so.
+
+    Raises:
+        ConfigurationError: the file cannot be read or has no token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._read_state: tuple[int, int, int] = _state(path)
+            self._tokens = _read(path)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"--token-file {path} cannot be used: {error}") from error
+
+    def allow(self, authorization: str) -> bool:
+        """Whether the value of an ``Authorization`` header lets in."""
+        self._read_again()
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode("utf-8", "replace")
+        known = [hmac.compare_digest(given, one) for one in self._tokens]  # all: the time says nothing
+        return scheme.lower() == "bearer" and any(known)
+
+    def _read_again(self) -> None:
+        try:
+            state = _state(self._path)
+            if state == self._read_state:
+                return
+            tokens = _read(self._path)
+        except (OSError, ValueError) as error:
+            log_once(
+                "tokens", logging.ERROR, "%s: the tokens that were read before stay: %s", self._path, error
+            )
+            return
+        self._read_state, self._tokens = state, tokens
+        logging.getLogger("tracelet_otel.gateway").info("%d tokens read from %s", len(tokens), self._path)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = os.stat(path)  # noqa: PTH116 - follows the links by which a cluster swaps a secret's files
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise ValueError("there is no token in it")
+    return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Files in PEM for TLS."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    """Clients have to show a certificate that it signed."""
+
+
+def certificates(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Certificates | None:
+    """The files for TLS, or None if there is to be none.
+
+    Raises:
+        ConfigurationError: one is missing or cannot be read.
+    """
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigurationError("--tls-cert and --tls-key belong together; --tls-client-ca needs both")
+    for path in (certificate, key, client_ca):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    return Certificates(certificate, key, client_ca)
+
+
+def require_protection(hosts: list[str], *, protected: bool, insecure: bool) -> None:
+    """Refuses to let everybody in a network write.
+
+    Raises:
+        ConfigurationError: an address is beyond this machine, and nobody is asked who they are.
+    """
+    beyond = [host for host in hosts if not is_loopback(host)]
+    if beyond and not protected and not insecure:
+        raise ConfigurationError(
+            f"to listen on {beyond[0]} lets everybody write who reaches it: give --token-file, or "
+            "--tls-cert, --tls-key and --tls-client-ca; or --insecure if something else protects it"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,282 @@
+"""The heart of a gateway: takes OTLP requests as bytes, keeps what is new of them durably, and answers.
+
+It knows no protocol: the servers hand it what they received. What it has said to be accepted is in the spool
+of each backend that wants it, whatever happens next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tracelet_otel.decoding import parse_logs, parse_metrics, run_info
+from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.delivery.lines import encode_metrics
+from tracelet_otel.gateway.answers import ACCEPTED, Answer, invalid, unavailable
+from tracelet_otel.gateway.items import Checked, Item, check_logs, check_metrics
+from tracelet_otel.gateway.outlets import Outlet
+from tracelet_otel.gateway.pieces import Chosen, count_points, is_whole, logs_piece, metrics_piece
+from tracelet_otel.gateway.runs import RunEntry, Runs, status_request
+from tracelet_otel.guard import log_once
+from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED
+
+RETRY_S: Final = 5.0
+"""How long a sender is asked to wait when a spool is full or something failed."""
+_log = logging.getLogger("tracelet_otel.gateway")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came, since the start."""
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """By signal and kind of answer."""
+    points: int = 0
+    records: int = 0
+    rejected_points: int = 0
+    rejected_records: int = 0
+    repeated: Counter[str] = field(default_factory=Counter[str])
+    """Data points and records that a backend had already, by backend."""
+
+
+class Intake:
+    """Takes requests. Used by any number of threads.
+
+    Args:
+        outlets: the backends.
+        runs: that are open and have ended; changed by this alone.
+        fsync: whether an answer waits until the disk has what was kept. Without, a process that is killed
+            loses nothing; a machine that loses power may.
+        media: folders or URIs below which payloads over 1 MiB may lie that records name. None: anywhere, for
+            senders that could read it themselves.
+    """
+
+    def __init__(
+        self,
+        outlets: Sequence[Outlet],
+        runs: Runs,
+        *,
+        fsync: bool = True,
+        media: tuple[str, ...] | None = (),
+    ) -> None:
+        self.outlets = list(outlets)
+        self.runs = runs
+        self.tally = Tally()
+        self._fsync = fsync
+        self._media = media
+        self._lock = threading.Lock()
+
+    def metrics(self, data: bytes, source: str = "") -> Answer:
+        """Takes a metrics request; never raises.
+
+        Args:
+            data: the protobuf message.
+            source: who sends, see :meth:`~tracelet_otel.delivery.delivery.Delivery.counts_of`.
+        """
+        return self._answered("metrics", lambda: self._metrics(data, source))
+
+    def logs(self, data: bytes, source: str = "") -> Answer:
+        """Takes a logs request, likewise."""
+        return self._answered("logs", lambda: self._logs(data, source))
+
+    def traces(self, data: bytes) -> Answer:
+        """Accepts a request of spans and keeps none: no tracker takes them."""
+        return self._answered("traces", lambda: self._traces(data))
+
+    def tick(self) -> None:
+        """Does what is due: closes silent runs, forgets old ones. To be called every second or so."""
+        with self._lock:
+            silent = [self.runs.get(run_id) for run_id in self.runs.silent()]
+        for entry in silent:
+            if entry is None:
+                continue
+            _log.warning("run %s was not heard of: it is taken as killed", entry.info.id)
+            # The same time at each attempt: what a backend has of it already is not kept twice.
+            entry.time_unix_nano = entry.time_unix_nano if entry.status else time.time_ns()
+            entry.status = "killed"
+            answer = self.logs(status_request(entry.info, entry.status, entry.time_unix_nano, inferred=True))
+            if answer.kind != "accepted":
+                _log.error("run %s cannot be closed now: %s", entry.info.id, answer.message)
+        with self._lock:
+            for run_id in self.runs.forget():
+                for outlet in self.outlets:
+                    outlet.seen.forget(run_id)
+            self.runs.save()
+
+    def _answered(self, signal: str, take: Callable[[], Answer]) -> Answer:
+        try:
+            answer = take()
+        except PermanentError as error:
+            answer = invalid(str(error))
+        except Exception as error:  # whatever it is, the sender keeps the data
+            _log.exception("a %s request failed", signal)
+            answer = unavailable(f"the gateway failed: {error!r}"[:500], RETRY_S)
+        with self._lock:
+            self.tally.requests[signal, answer.kind] += 1
+        if answer.kind in ("invalid", "partial"):
+            log_once(
+                f"{signal} {answer.message}"[:200],
+                logging.WARNING,
+                "%s refused for ever: %s",
+                signal,
+                answer.message[:1000],
+            )
+        elif answer.kind == "unavailable":
+            log_once(f"unavailable {signal}", logging.ERROR, "%s not taken now: %s", signal, answer.message)
+        return answer
+
+    def _traces(self, data: bytes) -> Answer:
+        try:
+            ExportTraceServiceRequest.FromString(data)
+        except DecodeError as error:
+            raise PermanentError(f"not an OTLP traces request: {error}") from error
+        return ACCEPTED
+
+    def _metrics(self, data: bytes, source: str) -> Answer:
+        request = parse_metrics(data)
+        checked = check_metrics(request)
+
+        def make(chosen: Sequence[Chosen], is_all: bool) -> Batch:
+            piece = data if is_all else metrics_piece(request, chosen).SerializeToString()
+            return Batch(
+                metrics=piece,
+                points=count_points(chosen),
+                size=len(piece),
+                source=source,
+                line=encode_metrics(piece),
+            )
+
+        with self._lock:
+            self.tally.points += checked.points
+            self.tally.rejected_points += checked.rejected_points
+            problem = self._keep(checked, make)
+        return self._answer(checked, problem)
+
+    def _logs(self, data: bytes, source: str) -> Answer:
+        request = parse_logs(data)
+        checked = check_logs(request, self._media)
+
+        def make(chosen: Sequence[Chosen], is_all: bool) -> Batch:
+            piece = data if is_all else logs_piece(request, chosen).SerializeToString()
+            kinds = [item.kind for item, _ in chosen]
+            records = sum(1 for kind in kinds if kind not in ATTENDANTS)
+            return Batch(logs=piece, records=records, size=len(piece), ends="status" in kinds, source=source)
+
+        with self._lock:
+            self.tally.records += len(checked.items) + checked.rejected + checked.repeated
+            self.tally.rejected_records += checked.rejected
+            problem = self._keep(checked, make)
+        return self._answer(checked, problem)
+
+    def _answer(self, checked: Checked, problem: str) -> Answer:
+        if problem:
+            return unavailable(problem, RETRY_S)
+        if self._fsync:  # also when all of it was known: it may be on its way to the disk in another thread
+            for outlet in self.outlets:
+                outlet.delivery.sync()
+        if checked.rejected:
+            return Answer("partial", checked.rejected, checked.message)
+        return ACCEPTED
+
+    def _keep(self, checked: Checked, make: Callable[[Sequence[Chosen], bool], Batch]) -> str:
+        """Appends what is new to every backend's spool; what went wrong, if something did."""
+        problem = ""
+        known: list[Chosen] | None = None
+        batches: list[tuple[list[Chosen], Batch]] = []
+        for outlet in self.outlets:
+            chosen = self._choose(outlet, checked)
+            if chosen != known:  # backends mostly get the same: it is encoded once
+                known, batches = chosen, _by_run(checked, chosen, make)
+            try:
+                for members, batch in batches:
+                    outlet.delivery.put(batch)
+                    for item, parts in members:
+                        outlet.seen.add(item, parts)
+            except OSError as error:
+                problem = f"{outlet.delivery.name}: {error}"
+        if not problem:
+            late = self._note_runs(checked)
+            problem = self._close_late(late)
+        self.runs.save()
+        return problem
+
+    def _choose(self, outlet: Outlet, checked: Checked) -> list[Chosen]:
+        chosen: list[Chosen] = []
+        route = outlet.delivery.route
+        for item in checked.items:
+            if not route.takes(item.kind, item.tag):
+                continue
+            parts = outlet.seen.missing(item)
+            if parts is None or self._is_stale(item):
+                self.tally.repeated[outlet.delivery.name] += 1
+            else:
+                chosen.append((item, parts))
+        return chosen
+
+    def _is_stale(self, item: Item) -> bool:
+        """Whether it is the end of an attempt that another one followed: it came before."""
+        if item.kind != "status" or item.record is None:
+            return False
+        entry = self.runs.get(item.run_id)
+        return entry is not None and item.record.time_unix_nano < entry.began
+
+    def _note_runs(self, checked: Checked) -> dict[str, RunEntry]:
+        """Tells the runs what came; those that had ended before, and whose trackers do not know it."""
+        late: dict[str, RunEntry] = {}
+        valued: set[str] = set()
+        for item in checked.items:
+            record = item.record
+            if record is not None and record.kind == "run":
+                self.runs.run(run_info(record), record.time_unix_nano)
+            elif record is not None and record.kind == "status":
+                inferred = record.attributes.get(STATUS_INFERRED) is True
+                status = str(record.attributes[RUN_STATUS])
+                self.runs.status(item.run_id, status, record.time_unix_nano, inferred=inferred)
+                late.pop(item.run_id, None)
+            elif record is None and not item.points:
+                self.runs.hear(item.run_id)
+            elif item.run_id not in valued:
+                valued.add(item.run_id)
+                info = checked.resources[item.place[0]]
+                same = info if info is not None and info.id == item.run_id else None
+                entry = self.runs.value(item.run_id, same)
+                if entry.restored:
+                    late[item.run_id] = entry
+        return late
+
+    def _close_late(self, late: dict[str, RunEntry]) -> str:
+        """Says again how runs ended of which a value came late, after a restart."""
+        for entry in late.values():
+            data = status_request(entry.info, entry.status, time.time_ns(), inferred=False)
+            for outlet in self.outlets:
+                try:
+                    outlet.delivery.put(Batch(logs=data, size=len(data), ends=True))
+                except OSError as error:
+                    return f"{outlet.delivery.name}: {error}"
+        return ""
+
+
+def _by_run(
+    checked: Checked, chosen: list[Chosen], make: Callable[[Sequence[Chosen], bool], Batch]
+) -> list[tuple[list[Chosen], Batch]]:
+    """A batch for each run: what is wrong with one costs no other."""
+    runs: dict[str, list[Chosen]] = {}
+    for one in chosen:
+        runs.setdefault(one[0].run_id, []).append(one)
+    is_all = (
+        len(runs) == 1
+        and not checked.rejected
+        and not checked.repeated
+        and len(chosen) == len(checked.items)
+        and all(map(is_whole, chosen))
+    )
+    return [(members, make(members, is_all)) for members in runs.values()]

@@ -1,0 +1,40 @@
+"""Logs as one JSON object a line, for what collects the logs of a cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Final
+
+_OWN: Final = "tracelet_otel"
+
+
+class JsonFormatter(logging.Formatter):
+    """``{"time", "level", "logger", "message"}``, the entries of ``extra={"fields": {...}}``, ``error``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        content: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            content["error"] = self.formatException(record.exc_info)
+        return json.dumps(content, default=str)
+
+
+def install() -> None:
+    """Has what is logged in this process written to stderr: our own from INFO on, others' from WARNING."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(_OWN).setLevel(logging.INFO)
+    logging.captureWarnings(True)

@@ -1,0 +1,157 @@
+"""The backends of a gateway: for each a durable delivery, and what it was given already."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracelet_otel import backends
+from tracelet_otel.decoding import parse_logs, parse_metrics, run_info
+from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.destination import Batch, Destination
+from tracelet_otel.delivery.durable import DurableSpool
+from tracelet_otel.gateway.items import check_logs, check_metrics
+from tracelet_otel.gateway.runs import Runs
+from tracelet_otel.gateway.seen import Seen
+from tracelet_otel.records import RunInfo
+from tracelet_otel.routing import Route, take_route
+from tracelet_otel.semconv import RUN_STATUS, STATUS_INFERRED
+from tracelet_otel.settings import ConfigurationError
+from tracelet_otel_exporters import leftovers
+from tracelet_otel_exporters.exporter import KnownRuns, TrackerExporter
+from tracelet_otel_exporters.tracker import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """One backend."""
+
+    delivery: Delivery
+    seen: Seen
+    spool: DurableSpool
+
+
+class GatewayExporter(TrackerExporter):
+    """A tracker that gets some data again after its process was killed: no line is set aside twice."""
+
+    def __init__(self, tracker: Tracker, companions: Path, known: KnownRuns) -> None:
+        super().__init__(tracker, companions=companions, known=known)
+        self._companion_folder = companions
+
+    def _upload_companions(self, run_id: str) -> None:
+        leftovers.merge(self._companion_folder, run_id)
+        super()._upload_companions(run_id)
+
+
+def make_outlet(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    spools: Path,
+    state: Path,
+    runs: Runs,
+    max_queue_bytes: int,
+    max_spool_bytes: int,
+    rests: bool = False,
+) -> Outlet:
+    """Starts the durable delivery to one backend, first of what an earlier process left.
+
+    Args:
+        name: a tracker, or ``file``.
+        options: the backend's own, and those of its :class:`~tracelet_otel.routing.Route`.
+        spools: folder with the spool, below the backend's name. One process at a time may use it.
+        state: folder of companion files, and of what backend ``file`` writes.
+        runs: that are known; those that only the spool knows are added.
+        max_queue_bytes: of what is in the spool this much is also kept in memory.
+        max_spool_bytes: bound of the spool.
+        rests: whether the process has better things to do, see
+            :class:`~tracelet_otel.delivery.delivery.Delivery`.
+
+    Raises:
+        ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
+        OSError: the spool cannot be read or written.
+    """
+    route, others = take_route(name, options)
+    destination = _destination(name, others, state, runs, max_spool_bytes)
+    return open_outlet(
+        name,
+        destination,
+        route,
+        folder=spools / name,
+        runs=runs,
+        max_queue_bytes=max_queue_bytes,
+        max_spool_bytes=max_spool_bytes,
+        rests=rests,
+    )
+
+
+def open_outlet(
+    name: str,
+    destination: Destination,
+    route: Route,
+    *,
+    folder: Path,
+    runs: Runs,
+    max_queue_bytes: int,
+    max_spool_bytes: int,
+    rests: bool = False,
+) -> Outlet:
+    """The same for any destination that takes OTLP; ``folder`` is that of the spool."""
+    seen = Seen()
+    spool = DurableSpool(
+        folder,
+        max_bytes=max_spool_bytes,
+        max_memory_bytes=max_queue_bytes,
+        recovered=lambda batch: remember(batch, seen, runs),
+    )
+    delivery = Delivery(
+        name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests
+    )
+    return Outlet(delivery, seen, spool)
+
+
+def _destination(
+    name: str, options: Mapping[str, Any], state: Path, runs: Runs, max_bytes: int
+) -> Destination:
+    if name == backends.FILE:
+        session = f"{time.strftime('%Y%m%d-%H%M%S')}-gateway-{uuid.uuid4().hex[:6]}"
+        return backends.make_file(state / backends.SPOOLS / session / name, options, max_bytes)
+    entry_point = backends.find(backends.TRACKER_GROUP, name)
+    if entry_point is None:
+        trackers = [known for known in backends.available() if backends.is_tracker(known)]
+        allowed = ", ".join([*trackers, backends.FILE])
+        raise ConfigurationError(f"a gateway has no backend {name!r}; it delivers to {allowed}")
+    tracker = backends.make_tracker(name, entry_point, options)
+    return GatewayExporter(tracker, state / backends.COMPANIONS / name, runs)
+
+
+def remember(batch: Batch, seen: Seen, runs: Runs) -> None:
+    """Notes what an earlier process had kept. What is known of its runs goes before what its spool says."""
+    if isinstance(batch.metrics, bytes):
+        checked = check_metrics(parse_metrics(batch.metrics))
+    elif isinstance(batch.logs, bytes):
+        checked = check_logs(parse_logs(batch.logs), None)
+    else:
+        return
+    known: set[str] = set()
+    for item in checked.items:
+        seen.add(item, item.ranges)
+        if item.run_id in known or (runs.get(item.run_id) is not None and item.run_id not in runs.recovered):
+            continue
+        runs.recovered.add(item.run_id)
+        record = item.record
+        if record is not None and record.kind == "run":
+            runs.run(run_info(record), record.time_unix_nano)
+        elif record is not None and record.kind == "status":
+            inferred = record.attributes.get(STATUS_INFERRED) is True
+            runs.status(
+                item.run_id, str(record.attributes[RUN_STATUS]), record.time_unix_nano, inferred=inferred
+            )
+        elif item.kind != "system" and (item.points or record is not None):
+            info = checked.resources[item.place[0]]
+            same = info if isinstance(info, RunInfo) and info.id == item.run_id else None
+            runs.value(item.run_id, same)
