@@ -113,7 +113,7 @@ def test_a_dead_collector_costs_mlflow_nothing(tmp_path: Path, database: Path) -
     assert done.returncode == 0, done.stderr
     assert len(mlflow.points(database)["loss"]) == 100
     assert mlflow.runs(database)[0].status == "FINISHED"
-    assert "otlp: captured 100 points, delivered nothing, dropped 100 points" in done.stderr
+    assert "otlp: captured 100 points, delivered nothing, spooled 100 points" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From the names of backends to deliveries: trackers through OTLP, others through their own exporters."""
+"""From the names of backends to deliveries: trackers and receivers through OTLP, others through exporters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
+from tracelet_otel.delivery import forward
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import PermanentError, TransientError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # that package imports this one
 MOST_FAILURES = 3
 """Attempts at exporting records through an OpenTelemetry exporter, each with the exporter's own retries."""
 FILE = "file"
+OTLP = "otlp"
 SPOOLS = "spool"
 COMPANIONS = "companions"
 TRACKER_GROUP = "tracelet_otel_tracker"
@@ -42,13 +44,18 @@ def find(group: str, name: str) -> EntryPoint | None:
 def available() -> list[str]:
     """The names that :func:`make_delivery` knows."""
     names = {item.name for group in (TRACKER_GROUP, METRICS_GROUP) for item in entry_points(group=group)}
-    names.add(FILE)
+    names |= {FILE, OTLP}
     return sorted(name for name in names if not name.startswith("otlp_proto"))
 
 
 def is_tracker(name: str) -> bool:
     """Whether a backend is a tracker, which takes OTLP and opens runs."""
     return find(TRACKER_GROUP, name) is not None
+
+
+def can_be_replayed(name: str) -> bool:
+    """Whether a spool can be delivered to a backend."""
+    return name in forward.NAMES or is_tracker(name)
 
 
 def make_delivery(
@@ -82,10 +89,20 @@ def make_delivery(
     if name == FILE:
         destination: Destination = make_file(folder, options, max_spool_bytes)
         return Delivery(name, destination, max_queue_bytes=max_queue_bytes, route=route)
+    if name in forward.NAMES:
+        return Delivery(
+            name,
+            forward.Forward(name, options),
+            max_queue_bytes=max_queue_bytes,
+            spool=Spool(folder, max_bytes=max_spool_bytes),
+            route=route,
+            takes_all=True,
+            signals=signals,
+        )
     tracker = find(TRACKER_GROUP, name)
     if tracker is None:
         destination = StandardExporters(name, options, signals)
-        return Delivery(name, destination, max_queue_bytes=max_queue_bytes, route=route)
+        return Delivery(name, destination, max_queue_bytes=max_queue_bytes, route=route, signals=signals)
     from tracelet_otel_exporters.exporter import TrackerExporter  # which imports this package
 
     destination = TrackerExporter(
@@ -138,14 +155,12 @@ class StandardExporters:
         self, name: str, options: Mapping[str, Any], signals: frozenset[Literal["metrics", "logs"]]
     ) -> None:
         self.name = name
-        resolved = resolve_otlp(name)
         self._options = dict(options)
-        self._metrics_entry = find(METRICS_GROUP, resolved) if "metrics" in signals else None
-        self._logs_entry = find(LOGS_GROUP, resolved) if "logs" in signals else None
+        self._metrics_entry = find(METRICS_GROUP, name) if "metrics" in signals else None
+        self._logs_entry = find(LOGS_GROUP, name) if "logs" in signals else None
         if self._metrics_entry is None and self._logs_entry is None:
-            hint = ": pip install 'tracelet-otel[otlp]'" if name.startswith("otlp") else ""
             raise ConfigurationError(
-                f"no backend {name!r} is installed{hint}; available are {', '.join(available())}"
+                f"no backend {name!r} is installed; available are {', '.join(available())}"
             )
         self._failures = 0
         self._metrics: Any = None  # a MetricExporter; the types of both are only partly known
@@ -197,7 +212,7 @@ class StandardExporters:
 
 
 def resolve_otlp(name: str) -> str:
-    """The exporter's name that ``otlp`` stands for; any other name is itself."""
+    """The exporter of traces that ``otlp`` stands for; any other name is itself."""
     # As the SDK does: the variables say which protocol "otlp" means; gRPC is its default.
     # Source: OpenTelemetry specification, "OpenTelemetry Protocol Exporter".
     if name != "otlp":

@@ -60,11 +60,12 @@ def start_from_environment(*, offer_providers: bool) -> None:
         return
     try:
         settings = resolve()
-        log_names = parse_backends(os.environ.get(OTEL_LOGS_EXPORTER, ""), OTEL_LOGS_EXPORTER)
+        given = os.environ.get(OTEL_LOGS_EXPORTER, "").strip()
+        log_names = list(parse_backends(given, OTEL_LOGS_EXPORTER)) if given else None
         trace_names = parse_backends(os.environ.get(OTEL_TRACES_EXPORTER, ""), OTEL_TRACES_EXPORTER)
         process.start(
             settings,
-            signals=process.signals(list(settings.backends), list(log_names)),
+            signals=process.signals(list(settings.backends), log_names),
             zero_code=True,
             offer_providers=offer_providers,
             trace_exporters=list(trace_names) if offer_providers else [],

@@ -21,9 +21,16 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar as EncodedExempl
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint as EncodedPoint
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics import Exemplar
-from opentelemetry.sdk.metrics.export import Metric, MetricsData, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+)
 
 from tracelet_otel import semconv
+from tracelet_otel.run_resources import RunResources
 
 MAX_EXEMPLARS = 4_000
 """Exemplars a data point on the wire; the design allows 4,096."""
@@ -33,6 +40,8 @@ at most between two signs of progress."""
 MAX_LOG_BYTES_PER_REQUEST = 2 * 1024 * 1024
 
 _SCALARS = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
+_Piece = tuple[Metric, NumberDataPoint]
+"""A data point with the metric that it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +54,63 @@ class Chunk:
     """Whether it holds more than live values of series that have no new points."""
 
 
-def split(data: MetricsData) -> Iterator[Chunk]:
+def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk]:
     """Cuts collected metrics into requests of at most :data:`MAX_POINTS_PER_REQUEST` exemplars.
 
-    The order of a series is the order of its pieces. The first piece also holds all other metrics
-    and the live value of the series that have no new points.
+    The order of a series is the order of its pieces. The first request also holds all other metrics; the
+    live values of the series that have no new points come last, without those of runs that have ended.
+
+    Args:
+        data: of one resource.
+        runs: the resource of each run, for points of several; None leaves them under ``data``'s own.
     """
     for resource in data.resource_metrics:
         for scope in resource.scope_metrics:
-            whole: list[Metric] = []
-            other = False
-            pieces: list[tuple[Metric, NumberDataPoint]] = []
+            others: list[Metric] = []
+            news: list[_Piece] = []
+            quiet: list[_Piece] = []
             for metric in scope.metrics:
                 if metric.name not in _SCALARS:
-                    whole.append(metric)
-                    other = True
+                    others.append(metric)
                     continue
-                quiet: list[NumberDataPoint] = []
                 for point in metric.data.data_points:
                     assert isinstance(point, NumberDataPoint)
                     if not point.exemplars:
-                        quiet.append(point)
+                        quiet.append((metric, point))
                     for start in range(0, len(point.exemplars), MAX_EXEMPLARS):
                         part = _numbered(point.exemplars, start)
-                        pieces.append((metric, _with_exemplars(metric, point, part)))
-                if quiet:
-                    whole.append(replace(metric, data=replace(metric.data, data_points=quiet)))
+                        news.append((metric, _with_exemplars(metric, point, part)))
+            for described, pieces in _by_run(news, resource, runs):
+                for metrics, points in _pack(others, pieces):
+                    yield Chunk(_one_scope(described, scope, metrics), points, True)
+                others = []
+            for described, pieces in _by_run(quiet, resource, runs, live=True):
+                for start in range(0, len(pieces), MAX_POINTS_PER_REQUEST):
+                    for metrics, _ in _pack([], pieces[start : start + MAX_POINTS_PER_REQUEST]):
+                        yield Chunk(_one_scope(described, scope, metrics), 0, False)
 
-            for metrics, points in _pack(whole, pieces):
-                scope_metrics = replace(scope, metrics=metrics)
-                yield Chunk(
-                    MetricsData([replace(resource, scope_metrics=[scope_metrics])]),
-                    points,
-                    points > 0 or other,
-                )
+
+def _one_scope(resource: ResourceMetrics, scope: ScopeMetrics, metrics: list[Metric]) -> MetricsData:
+    return MetricsData([replace(resource, scope_metrics=[replace(scope, metrics=metrics)])])
+
+
+def _by_run(
+    pieces: list[_Piece], resource: ResourceMetrics, runs: RunResources | None, *, live: bool = False
+) -> list[tuple[ResourceMetrics, list[_Piece]]]:
+    """The pieces by the resource that they go out under; the default run's first, even if it has none."""
+    if runs is None:
+        return [(resource, pieces)]
+    groups: dict[object, list[_Piece]] = {None: []}
+    if runs.is_single and not live:
+        groups[None] = pieces
+    else:
+        for piece in pieces:
+            run_id = (piece[1].attributes or {}).get(semconv.RUN_ID)
+            if live and not runs.goes_on(run_id):
+                continue
+            is_default = runs.of(run_id) is runs.default
+            groups.setdefault(None if is_default else run_id, []).append(piece)
+    return [(replace(resource, resource=runs.of(run_id)), members) for run_id, members in groups.items()]
 
 
 def _numbered(exemplars: Sequence[Exemplar], start: int) -> Sequence[Exemplar]:
@@ -97,9 +129,7 @@ def _with_exemplars(metric: Metric, point: NumberDataPoint, exemplars: Sequence[
     return replace(point, exemplars=exemplars, value=value)
 
 
-def _pack(
-    whole: list[Metric], pieces: list[tuple[Metric, NumberDataPoint]]
-) -> Iterator[tuple[list[Metric], int]]:
+def _pack(whole: list[Metric], pieces: list[_Piece]) -> Iterator[tuple[list[Metric], int]]:
     metrics: list[Metric] = whole
     members: dict[str, list[NumberDataPoint]] = {}
     sources: dict[str, Metric] = {}

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 
 from tracelet_otel import semconv
@@ -37,6 +38,9 @@ class EventBuffer(LogRecordProcessor):
         """Takes one record over. A payload is kept as it is; no copy, no hash, no file on this thread."""
         if os.getpid() != self._pid:  # a forked child has no pipeline to hand over to
             return
+        ours = (log_record.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)
+        if not ours and not is_instrumentation_enabled():
+            return  # of a library with which we are sending: it would be sent, and so make the next one
         record = ReadableLogRecord(
             log_record=log_record.log_record,
             resource=log_record.resource,  # pyright: ignore[reportArgumentType]

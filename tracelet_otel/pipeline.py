@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -21,9 +23,13 @@ from tracelet_otel.media import MediaFolder
 from tracelet_otel.reservoir import EXEMPLAR_FILTER, lossless_views
 from tracelet_otel.routing import Route
 from tracelet_otel.run import Run, RunScope
+from tracelet_otel.run_resources import RunResources
 from tracelet_otel.sampler import Reader, Sampler
 from tracelet_otel.semconv import Status
 
+LIVE_INTERVAL_S = 30.0
+"""Between two times that receivers of everything get the live values of series without new points: well below
+the five minutes after which Prometheus takes a series for gone."""
 COLLECTION_TIMEOUT_S = 10.0
 """How long the end of a process waits for a collection that is under way."""
 _POINT_BYTES = 200
@@ -41,6 +47,19 @@ def _encoded(chunk: encoding.Chunk) -> bytes:
         return encoding.encode(encoding.only_ours(chunk.data)).SerializeToString()
 
 
+def _encoded_records(records: list[ReadableLogRecord]) -> bytes:
+    try:
+        return encoding.encode_records(records).SerializeToString()
+    except Exception as error:  # the bodies and attributes of other people's records
+        log_once("foreign records", logging.WARNING, "a record of another logger is skipped: %r", error)
+    good: list[ReadableLogRecord] = []
+    for record in records:
+        with contextlib.suppress(Exception):
+            encoding.encode_records([record])
+            good.append(record)
+    return encoding.encode_records(good).SerializeToString()
+
+
 class Pipeline:
     """Collects every interval, in its own thread, and hands everything to every delivery.
 
@@ -53,6 +72,8 @@ class Pipeline:
 
     def __init__(self, resource: Resource, run: Run, *, interval: float, media: MediaFolder) -> None:
         self.scope = RunScope(run)
+        self.runs = RunResources(resource, run)
+        """The resource of each run."""
         self.deliveries: list[Delivery] = []
         self._interval = interval
         self._media = media
@@ -61,6 +82,7 @@ class Pipeline:
         """Has the pipeline collect now. Returns at once."""
         self.sampler: Sampler | None = None
         self._undescribed: deque[tuple[Run, Callable[[], bytes]]] = deque()
+        self._next_live = time.monotonic() + LIVE_INTERVAL_S
         self._stopped = False
         self._hurried = False
         self._collecting = threading.Lock()
@@ -155,7 +177,7 @@ class Pipeline:
                         "environment", "", None, payload(), "application/json", None, None, run
                     )
             data = self._reader.take()
-            drained = self._events.drain()
+            drained = self.runs.of_records(self._events.drain())
             statuses, self._held = (
                 self._held,
                 [r for r in drained if r.log_record.event_name == _STATUS_EVENT],
@@ -164,7 +186,7 @@ class Pipeline:
                 self._put_records([r for r in drained if r.log_record.event_name != _STATUS_EVENT])
             with Guard("encoding metrics"):
                 if data is not None:
-                    self._put_metrics(data)
+                    self._put_metrics(data, live=self._live_is_due())
             with Guard("sampling the machine"):
                 sample = self.sampler.sample() if self.sampler and self.scope.default.opened else None
                 if sample is not None and not self._stopped:
@@ -173,13 +195,22 @@ class Pipeline:
         finally:
             self._collecting.release()
 
-    def _put_metrics(self, data: MetricsData) -> None:
+    def _live_is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_live:
+            return False
+        self._next_live = now + LIVE_INTERVAL_S
+        return True
+
+    def _put_metrics(self, data: MetricsData, *, live: bool = False) -> None:
         for route, deliveries in self._by_route():
-            for chunk in encoding.split(route.metrics(data)):
+            for chunk in encoding.split(route.metrics(data), self.runs):
                 encoded: bytes | None = None
                 for delivery in deliveries:
+                    if "metrics" not in delivery.signals:
+                        continue
                     if delivery.takes_otlp:
-                        if not chunk.news:
+                        if not chunk.news and not (live and delivery.takes_all):
                             continue
                         if encoded is None:
                             encoded = _encoded(chunk)
@@ -202,16 +233,21 @@ class Pipeline:
     def _put_routed(
         self, records: list[ReadableLogRecord], deliveries: list[Delivery], *, ends: bool
     ) -> None:
+        deliveries = [delivery for delivery in deliveries if "logs" in delivery.signals]
         for part in encoding.split_logs(records):
-            encoded: bytes | None = None
             ours = [r for r in part if (r.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)]
             kinds = [(r.log_record.event_name or "").removeprefix(semconv.EVENT_PREFIX) for r in ours]
             count = sum(1 for kind in kinds if kind not in semconv.ATTENDANTS)
+            encoded: dict[bool, bytes] = {}
             for delivery in deliveries:
                 if not delivery.takes_otlp:
                     size = sum(512 + encoding.payload_size(record) for record in part)
                     delivery.put(Batch(logs=part, records=count, size=size))
-                elif ours:
-                    if encoded is None:
-                        encoded = encoding.encode_records(ours).SerializeToString()
-                    delivery.put(Batch(logs=encoded, records=count, size=len(encoded), ends=ends))
+                    continue
+                with_others = delivery.takes_all and len(ours) < len(part)
+                if not ours and not with_others:
+                    continue
+                if with_others not in encoded:
+                    encoded[with_others] = _encoded_records(part if with_others else ours)
+                data = encoded[with_others]
+                delivery.put(Batch(logs=data, records=count, size=len(data), ends=ends))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from tracelet_otel import instrumentors, providers, recording
+from tracelet_otel.delivery import forward
 from tracelet_otel.lifecycle import Lifecycle, uninterrupted
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import Session, Signals
@@ -24,8 +25,16 @@ def session() -> Session | None:
     return _session
 
 
-def signals(metrics: Sequence[str], logs: Sequence[str]) -> Signals:
-    """Which signals each backend gets when two variables name them; trackers take both from either."""
+def signals(metrics: Sequence[str], logs: Sequence[str] | None) -> Signals:
+    """Which signals each backend gets when two variables name them; trackers take both from either.
+
+    Args:
+        metrics: the backends that one of them names.
+        logs: those of the other, or None if it is not set: then OTLP receivers take both, as a run's
+            description and end are records.
+    """
+    receivers = [name for name in metrics if name in forward.NAMES] if logs is None else []
+    logs = receivers if logs is None else logs
     kinds: dict[str, frozenset[Literal["metrics", "logs"]]] = {}
     for name in metrics:
         kinds[name] = frozenset({"metrics", "logs"}) if name in logs else frozenset({"metrics"})

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from opentelemetry.sdk.resources import Resource
 
-from tracelet_otel import backends, recording, semconv
+from tracelet_otel import backends, recording
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentors import disabled
@@ -23,6 +23,7 @@ from tracelet_otel.pipeline import Pipeline
 from tracelet_otel.records import RunInfo
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.run import Run
+from tracelet_otel.run_resources import described
 from tracelet_otel.sampler import Sampler
 from tracelet_otel.semconv import Status
 from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
@@ -167,6 +168,7 @@ class Session:
         """A run's first value came: tells the trackers, and the user once."""
         if not run.name and not self.joined:
             run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.pipeline.runs.add(run)
         self.pipeline.recorder.event("run", "", None, run.description(), "application/json", None, None, run)
         if self._ends_run and not disabled("environment"):
             now = environment.snapshot()
@@ -259,10 +261,4 @@ def script_name() -> str:
 
 
 def _resource(run: Run) -> Resource:
-    described = {
-        semconv.RUN_ID: run.id,
-        semconv.RUN_NAME: run.name,
-        semconv.PROJECT: run.project,
-        semconv.EXPERIMENT: run.experiment,
-    }
-    return Resource.create({name: value for name, value in described.items() if value})
+    return Resource.create(described(run))

@@ -30,8 +30,8 @@ from {library} import SummaryWriter
 writer = SummaryWriter("logs")
 for step in range(300):
     writer.add_scalar("train/loss", 1 / (step + 3), step, walltime=1_700_000_000 + step / 8)
-for value in (float("nan"), 1.5, float("inf"), 2.5, float("-inf"), float("nan")):
-    writer.add_scalar("edge", value, 3)
+for second, value in enumerate((float("nan"), 1.5, float("inf"), 2.5, float("-inf"), float("nan"))):
+    writer.add_scalar("edge", value, 3, walltime=1_700_000_100 + second)
 writer.add_scalars("parts/all", {{"a": 1.0, "b": 2.0}}, 1)
 writer.add_histogram("weights", np.arange(100.0), 2)
 writer.add_image("picture", np.full((3, 4, 4), 100, np.uint8), 1)

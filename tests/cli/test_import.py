@@ -288,8 +288,8 @@ def test_what_is_wrong_is_said(tracelet: Tracelet, tmp_path: Path, monkeypatch: 
     cases = {
         ("no/folder", "-b", "mlflow"): "there is no folder no/folder",
         ("logs", "-b", "mlflow"): "no event files (*tfevents*) in logs",
-        ("logs",): "--backend is needed: aim, clearml, file, mlflow, wandb",
-        ("logs", "-b", "console"): "import cannot deliver to 'console' yet",
+        ("logs",): "--backend is needed: aim, clearml, file, mlflow, otlp, wandb",
+        ("logs", "-b", "console"): "import cannot deliver to 'console', only to: ",
     }
     for arguments, said in cases.items():
         done = tracelet("import", *arguments)

@@ -302,9 +302,12 @@ def test_companion_files_of_an_interrupted_attempt_are_merged(tmp_path: Path) ->
     [
         (["no/such/file", "--backend", "mlflow"], "there is no no/such/file"),
         ([".", "--backend", "mlflow"], "no spool in ."),
-        (["."], "--backend is needed: aim, clearml, mlflow, wandb"),
-        ([".", "--backend", "otlp"], "replay cannot deliver to 'otlp' yet, only to trackers"),
-        ([".", "--backend", "nope"], "there is no backend 'nope'; available are aim, clearml, mlflow, wandb"),
+        (["."], "--backend is needed: aim, clearml, mlflow, otlp, wandb"),
+        (
+            [".", "--backend", "console"],
+            "replay cannot deliver to 'console', only to: aim, clearml, mlflow, ",
+        ),
+        ([".", "--backend", "nope"], "there is no backend 'nope'; available are aim, clearml, mlflow, otlp"),
         ([".", "--backend", "mlflow", "--option", "x"], "--option must look like backend.key=value, got 'x'"),
         (
             [".", "--backend", "mlflow", "--option", "aim.repo=x"],

@@ -87,7 +87,7 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
 
 
 def _replay(folder: str, backend: str) -> str:
-    target = backend if backends.is_tracker(backend) else "BACKEND"
+    target = backend if backends.can_be_replayed(backend) else "BACKEND"
     return f"tracelet-otel replay {shlex.quote(folder)} --backend {target}"
 
 

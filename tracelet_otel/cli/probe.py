@@ -7,7 +7,6 @@ patches or leaves hanging goes away with it. Nothing that is not there yet is cr
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from tracelet_otel import backends
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.delivery.forward import NAMES, Forward
 from tracelet_otel.settings import ConfigurationError
 
 
@@ -41,9 +41,12 @@ def probe(name: str, options: Mapping[str, Any], folder: Path, spools: Path) -> 
         if name == backends.FILE:
             path = {key: folder / str(value) for key, value in options.items() if key == "path"}
             return _creatable(backends.make_file(spools, {**options, **path}, 1).folder)
+        if name in NAMES:
+            return _try_receiver(name, options)
         entry_point = backends.find(backends.TRACKER_GROUP, name)
         if entry_point is None:
-            return _try_exporter(name, options)
+            backends.StandardExporters(name, options, frozenset({"metrics", "logs"})).load()
+            return Answer(state="ok", detail="installed; it cannot be asked whether it works")
         backends.make_tracker(name, entry_point, options)  # is it installed, does it take the options?
         location = _LOCATIONS.get(name, _unknown)
         options, answer = location(dict(options), folder)
@@ -142,30 +145,13 @@ def _creatable(path: Path) -> Answer:
     return Answer(state="refused", detail=f"{path} cannot be created: {ancestor} cannot be written to")
 
 
-class _Messages(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
-
-
-def _try_exporter(name: str, options: Mapping[str, Any]) -> Answer:
-    exporters = backends.StandardExporters(name, options, frozenset({"metrics", "logs"}))
-    exporters.load()
-    if not backends.resolve_otlp(name).startswith("otlp"):
-        return Answer(state="ok", detail="installed; it cannot be asked whether it works")
-    from opentelemetry.sdk.metrics.export import MetricsData
-
-    from tracelet_otel.delivery.destination import Batch
-
-    messages = _Messages()
-    logging.getLogger("opentelemetry").addHandler(messages)
+def _try_receiver(name: str, options: Mapping[str, Any]) -> Answer:
+    receiver = Forward(name, options)
     try:
-        exporters.send(Batch(metrics=MetricsData([])))  # a request without anything in it
-    except TransientError as error:
-        return Answer(state="unreachable", detail=messages.last or str(error))
+        receiver.load()
+        receiver.connect()
+    finally:
+        receiver.close()
     return Answer(state="ok", detail="took an empty request")
 
 

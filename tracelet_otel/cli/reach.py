@@ -29,6 +29,7 @@ _TODO: Final[Mapping[tuple[str, str], str]] = {
     ("clearml", "refused"): "run `clearml-init`, or set CLEARML_API_HOST and its credentials",
     ("file", "refused"): "set TRACELET_SPOOL_DIR to a folder that can be written to",
     ("otlp", "unreachable"): "start the Collector, or set OTEL_EXPORTER_OTLP_ENDPOINT and _PROTOCOL",
+    ("otlp", "refused"): "set OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL and _HEADERS as the receiver has them",
 }
 _TODO_OF_STATE: Final[Mapping[str, str]] = {
     "unreachable": "start it, or check its address",

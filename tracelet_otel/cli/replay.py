@@ -13,6 +13,7 @@ from tracelet_otel import backends
 from tracelet_otel.cli import outcome, progress, spools, targets
 from tracelet_otel.cli.sending import Sender
 from tracelet_otel.cli.spools import Source
+from tracelet_otel.delivery.forward import NAMES
 from tracelet_otel.settings import ConfigurationError, resolve, state_folder
 
 
@@ -99,12 +100,12 @@ def _say_what_is_odd(senders: Sequence[Sender], sources: Sequence[Source]) -> No
 
 
 def _remove(source: Source, senders: Sequence[Sender]) -> None:
-    trackers = [name for name in backends.available() if backends.is_tracker(name)]
+    waited_for = {*backends.available(), *NAMES} - {backends.FILE}
     reason = ""
     for sender in senders:
         if sender.error or not sender.ended.is_set() or not sender.sources.get(str(source.path)):
             reason = f"{sender.backend} does not have all of it"
-    reason = reason or spools.kept_because(source, [sender.backend for sender in senders], trackers)
+    reason = reason or spools.kept_because(source, [sender.backend for sender in senders], waited_for)
     if reason:
         typer.echo(f"kept {source.path}: {reason}")
         return

@@ -13,6 +13,7 @@ from tracelet_otel import backends
 from tracelet_otel.decoding import decode_records, parse_logs, run_info
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.file import FileDestination
+from tracelet_otel.delivery.forward import NAMES, Forward
 from tracelet_otel.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 from tracelet_otel_exporters import leftovers
@@ -86,6 +87,20 @@ class TrackerTarget(TrackerExporter):
         super()._upload_companions(run_id)
 
 
+class ForwardTarget(Forward):
+    """A receiver of OTLP: what it does with data that it has already is its own matter."""
+
+    def describe(self, batch: Batch) -> None:
+        """The descriptions come with the data."""
+
+    def finish(self) -> None:
+        """Nothing is kept here."""
+
+    def open_runs(self) -> list[str]:
+        """Unknown."""
+        return []
+
+
 class FileTarget(FileDestination):
     """A spool to deliver elsewhere, filled by a command."""
 
@@ -106,7 +121,7 @@ class FileTarget(FileDestination):
 
 def make(
     names: Iterable[str], options: Iterable[str], *, with_file: bool, command: str
-) -> dict[str, TrackerTarget | FileTarget]:
+) -> dict[str, TrackerTarget | ForwardTarget | FileTarget]:
     """What ``--backend`` and ``--option`` name, by the backend's name.
 
     Args:
@@ -116,7 +131,7 @@ def make(
         command: that asks, for messages.
 
     Raises:
-        ConfigurationError: there is no such backend, it is no tracker, or does not take an option.
+        ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
     """
     chosen = parse_backends(",".join(names), "--backend")
     if not chosen:
@@ -131,18 +146,19 @@ def make(
 
 def _make(
     name: str, options: Mapping[str, Any], state: Path, with_file: bool, command: str
-) -> TrackerTarget | FileTarget:
+) -> TrackerTarget | ForwardTarget | FileTarget:
     if name == backends.FILE and with_file:
         session = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{uuid.uuid4().hex[:6]}"
         limit = resolve().max_spool_bytes
         made = backends.make_file(state / backends.SPOOLS / session / name, options, limit)
         return FileTarget(made.folder, max_bytes=limit)
+    if name in NAMES:
+        return ForwardTarget(name, options)
     entry_point = backends.find(backends.TRACKER_GROUP, name)
     if entry_point is None:
         if name in backends.available():
             raise ConfigurationError(
-                f"{command} cannot deliver to {name!r} yet, only to trackers: "
-                f"{', '.join(_deliverable(with_file))}"
+                f"{command} cannot deliver to {name!r}, only to: {', '.join(_deliverable(with_file))}"
             )
         raise ConfigurationError(
             f"there is no backend {name!r}; available are {', '.join(_deliverable(with_file))}"
@@ -169,5 +185,7 @@ def parse_options(options: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def _deliverable(with_file: bool) -> list[str]:
     return [
-        name for name in backends.available() if backends.is_tracker(name) or (with_file and name == "file")
+        name
+        for name in backends.available()
+        if backends.can_be_replayed(name) or (with_file and name == backends.FILE)
     ]

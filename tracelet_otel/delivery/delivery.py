@@ -13,10 +13,12 @@ from tracelet_otel.delivery.counts import Counts, SourceCounts
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.delivery.otlp_json import Signal
 from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.guard import log_once
 from tracelet_otel.routing import Route
 
+BOTH: frozenset[Signal] = frozenset({"metrics", "logs"})
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 LONGEST_BACKOFF_AT_EXIT_S = 1.0
@@ -45,6 +47,9 @@ class Delivery:
             :meth:`put` returns, and what an earlier process left in it is sent first.
         route: what the backend gets; None is everything.
         rests: whether it leaves most of the interpreter's time to others while it is not behind.
+        takes_all: whether it gets what no tracker shows too: other people's log records, and now and then the
+            live value of series without new points.
+        signals: which of both it gets.
     """
 
     def __init__(
@@ -56,8 +61,12 @@ class Delivery:
         spool: Spool | DurableSpool | None = None,
         route: Route | None = None,
         rests: bool = True,
+        takes_all: bool = False,
+        signals: frozenset[Signal] = BOTH,
     ) -> None:
         self.name = name
+        self.takes_all = takes_all
+        self.signals = signals
         self.route = route or Route()
         self.destination = destination
         self.counts = Counts()
@@ -323,7 +332,14 @@ class Delivery:
                         return None
                     if self._closing:
                         delay = min(delay, LONGEST_BACKOFF_AT_EXIT_S)
-                    self._condition.wait(delay)
+                    # Not until the next notification: there is one for every batch that comes.
+                    closing, waiters = self._closing, self._waiters
+                    self._condition.wait_for(
+                        lambda c=closing, w=waiters: (
+                            self._abandoned or self._closing is not c or self._waiters > w
+                        ),
+                        delay,
+                    )
                     if self._abandoned:
                         return None
             except Exception as error:  # permanent, or a defect of the exporter: neither may stop the rest
