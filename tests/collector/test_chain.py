@@ -5,8 +5,8 @@ Every batch is sent twice, and the gateway is killed in the middle and started a
 Of rotel 0.0.1a15, the collector that is always there: exemplars pass it byte for byte; it tries again through
 an outage, with many requests at once and so in another order. But it holds everything in memory, and drops a
 request whose connection breaks before the answer, so here the gateway is killed between two requests; without
-a collector, and with OpenTelemetry's own where ``OTELCOL`` names one, it is killed at once. And rotel sends with
-gzip, whatever ``--otlp-exporter-compression`` says.
+a collector, and with OpenTelemetry's own where ``OTELCOL`` names one, it is killed at once. And rotel sends
+with gzip, whatever ``--otlp-exporter-compression`` says.
 """
 
 from __future__ import annotations

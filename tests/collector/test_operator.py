@@ -145,6 +145,10 @@ def test_the_application_keeps_its_own_and_points_arrive(
     site = tmp_path / own_path if own_path else next(python.parents[1].glob("lib/python*/site-packages"))
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(f"import os; os.environ['FROM_THE_IMAGE'] = {site.name!r}")
+    # Our command line would not run with it, but nobody runs that here.
+    info = site / "typer-0.1.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: typer\nVersion: 0.1\n")
     with otlp_server() as (endpoint, received):
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         own = str(site) if own_path else ""

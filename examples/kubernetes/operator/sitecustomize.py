@@ -57,11 +57,15 @@ def find_misfit(path: list[str]) -> str:
     for found in distributions(path=path):
         if found.metadata["Name"]:  # an uninstall that failed leaves empty metadata
             theirs.setdefault(canonicalize_name(found.name), found.version)
-    for name in ours.keys() - theirs.keys():
+    for name in sorted(ours.keys() - theirs.keys()):
         for line in ours[name].requires or ():
             needed = Requirement(line)
-            version = theirs.get(canonicalize_name(needed.name))
-            if version is None or (needed.marker and not needed.marker.evaluate({"extra": ""})):
+            needed_name = canonicalize_name(needed.name)
+            version = theirs.get(needed_name)
+            # What is not in our folder is for the command line, for other extras, or done without.
+            if version is None or needed_name not in ours:
+                continue
+            if needed.marker and not needed.marker.evaluate({"extra": ""}):
                 continue
             if not needed.specifier.contains(version, prereleases=True):
                 return f"this application has {needed.name} {version}, {name} needs {line}"
