@@ -8,11 +8,14 @@ from typing import Any, Final
 
 import yaml
 
+from tracelet_otel.delivery import forward
+from tracelet_otel.gateway.http_app import MAX_BYTES
+
 GATEWAY: Final = "gateway"
 """The name, behind the slash, of the exporters that the exact pipelines end in."""
-LARGEST_ITEM: Final = 4 * 1024**2
-"""Bytes that a single data point or record may have, with room: 4,000 exemplars, or 1 MiB of payload."""
-GATEWAY_LIMIT: Final = 64 * 1024**2
+LARGEST_ITEM: Final = max(forward.MOST_BYTES.values()) + forward.RESOURCE_BYTES
+"""Bytes that a single data point or record may have; the largest are payloads of files."""
+GATEWAY_LIMIT: Final = MAX_BYTES
 """Bytes of a request that the gateway takes."""
 HARMLESS: Final = frozenset({"memory_limiter"})
 """Processors that neither change nor hold nor drop what they have accepted."""
