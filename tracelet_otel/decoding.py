@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast, get_args
 
 from google.protobuf.message import DecodeError
@@ -16,11 +17,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, Metric, NumberDataPoint
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tracelet_otel import semconv
 from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.exemplars import spans
 from tracelet_otel.guard import log_once, logging
 from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind
@@ -86,6 +88,19 @@ def resource_run(resource: Resource) -> RunInfo | None:
     )
 
 
+def presumed_run(run_id: str, described: Iterable[RunInfo | None]) -> RunInfo | None:
+    """What the resources of a request say of a run, if one names it or another run of its process.
+
+    A process may write several runs, of which its resource names the first. The others are filed where that
+    one is, until their own description comes.
+    """
+    infos = [info for info in described if info is not None]
+    for info in infos:
+        if info.id == run_id:
+            return info
+    return RunInfo(run_id, project=infos[0].project, experiment=infos[0].experiment) if infos else None
+
+
 def decode_series(request: ExportMetricsServiceRequest) -> Iterator[Series]:
     """The logged points of a request: one series a data point that has any."""
     for resource in request.resource_metrics:
@@ -113,32 +128,51 @@ def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
             continue
         value = attributes.get(semconv.VALUE)
         nonfinite = _NONFINITE.get(value) if isinstance(value, str) else None
-        points: list[Point] = []
-        sequence: object = None
-        for exemplar in data_point.exemplars:
-            filtered = exemplar.filtered_attributes
-            # One attribute, the step, in nearly every exemplar: worth its own line at this rate.
-            if len(filtered) == 1 and filtered[0].key == semconv.STEP:
-                step = filtered[0].value.int_value
-            else:
-                others = decode_attributes(filtered)
-                step = int(others.get(semconv.STEP, 0))
-                if not points:
-                    sequence = others.get(semconv.SEQUENCE)
-            if nonfinite is not None:
-                logged = nonfinite
-            elif exemplar.HasField("as_double"):
-                logged = exemplar.as_double
-            else:
-                logged = float(exemplar.as_int)
-            points.append(Point(step, logged, exemplar.time_unix_nano))
-        yield Series(
-            run_id,
-            tag,
-            points,
-            rank if isinstance(rank, int) else None,
-            sequence if isinstance(sequence, int) else None,
-        )
+        points = _points(data_point)
+        if nonfinite is not None:
+            points = [Point(step, nonfinite, time_unix_nano) for step, _, time_unix_nano in points]
+        number = first_number(data_point)
+        if len(points) < len(data_point.exemplars):
+            number = None  # the points are not those that it counts
+            log_once("decoding steps", logging.WARNING, "points of %s whose step is no number: skipped", tag)
+        yield Series(run_id, tag, points, rank if type(rank) is int else None, number)
+
+
+def first_number(data_point: NumberDataPoint) -> int | None:
+    """The number of a data point's first exemplar within its series, if it says one."""
+    filtered = data_point.exemplars[0].filtered_attributes
+    if len(filtered) < 2:
+        return None
+    number = decode_attributes(filtered).get(semconv.SEQUENCE)
+    return number if type(number) is int else None
+
+
+def _points(data_point: NumberDataPoint) -> list[Point]:
+    points: list[Point] = []
+    for span in spans(data_point):
+        if span.layout is not None:
+            points += map(_as_point, span.rows())
+        else:
+            some = map(_point, data_point.exemplars[span.first : span.first + span.length])
+            points += [point for point in some if point is not None]
+    return points
+
+
+_as_point: Callable[[tuple[int, float, int]], Point] = partial(cast("Any", tuple).__new__, Point)
+"""Does what ``Point(*row)`` does, in a third of the time."""
+
+
+def _point(exemplar: Exemplar) -> Point | None:
+    """None: its step is no number."""
+    filtered = exemplar.filtered_attributes
+    if len(filtered) == 1 and filtered[0].key == semconv.STEP and filtered[0].value.HasField("int_value"):
+        step: object = filtered[0].value.int_value
+    else:
+        step = decode_attributes(filtered).get(semconv.STEP, 0)
+    if not isinstance(step, (int, float)) or not -(2**63) <= step < 2**63:  # so is NaN
+        return None
+    value = exemplar.as_double if exemplar.HasField("as_double") else float(exemplar.as_int)
+    return Point(int(step), value, exemplar.time_unix_nano)
 
 
 def plain_series(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, float, int]]:

@@ -19,6 +19,7 @@ from tracelet_otel.decoding import (
     parse_logs,
     parse_metrics,
     plain_series,
+    presumed_run,
     resource_run,
     run_info,
     system_points,
@@ -208,7 +209,7 @@ class TrackerExporter:
             return
         if run_id not in self._described:
             described = self._known.describe(run_id) if self._known is not None else None
-            described = described or described_by(run_id, resources)
+            described = described or presumed_run(run_id, (resource_run(item.resource) for item in resources))
             if described is not None:
                 self._described[run_id] = described
         self._open_run(run_id)
@@ -291,19 +292,6 @@ class TrackerExporter:
             log_once(
                 f"{name} lossy {reason[:40]}", logging.INFO, "%s: %s: %s", name, _shortened(name_), reason
             )
-
-
-def described_by(run_id: str, resources: Resources) -> RunInfo | None:
-    """What the resources of a request say of a run, if they name one.
-
-    A process may write several runs, of which its resource names the first. The others are filed where that
-    one is, until their own description comes.
-    """
-    infos = [info for item in resources if (info := resource_run(item.resource)) is not None]
-    for info in infos:
-        if info.id == run_id:
-            return info
-    return RunInfo(run_id, project=infos[0].project, experiment=infos[0].experiment) if infos else None
 
 
 def _shortened(name: str) -> str:

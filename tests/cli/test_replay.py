@@ -16,9 +16,10 @@ import pytest
 from tests.cli.conftest import POINTS, Backend, Logged, Output
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import clean_environment
-from tracelet_otel_exporters import leftovers, spools
+from tracelet_otel.cli import spools
 from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics
 from tracelet_otel.delivery.spool import read
+from tracelet_otel_exporters import leftovers
 
 # What the trackers' libraries do at their import.
 pytestmark = [

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
 from tests.fifth_tracker.json_folder import JsonFolderTracker
-from tests.support.contract_data import NOW, LoggedPoint, Request, Script
+from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
+from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.gateway.answers import Answer
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import GatewayExporter, Outlet, open_outlet
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.pipeline import Pipeline
+from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import take_route
 from tracelet_otel.run import Run
 from tracelet_otel.session import _resource
@@ -28,7 +34,7 @@ class Job(Script):
     """What one training process sends, with a resource that names its run."""
 
     def __init__(self, run_id: str, *, rank: int | None = None, **run: Any) -> None:
-        super().__init__(run_id, rank=rank, **run)
+        super().__init__(run_id, rank=rank)
         self.run = Run(id=run_id, rank=rank, **run)
         self.pipeline = Pipeline(_resource(self.run), self.run, interval=3600, media=self.pipeline._media)
 
@@ -44,6 +50,64 @@ class Job(Script):
         return Counter(
             key(point.name, point.step, point.value, point.time_unix_nano) for point in self.logged
         )
+
+
+class Away(JsonFolderTracker):
+    """A tracker that cannot be reached, until it can."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        self.gone = True
+
+    def open_run(self, run: RunInfo) -> str:
+        if self.gone:
+            raise TransientError("away")
+        return super().open_run(run)
+
+    def points(self, run_id: str) -> Counter[Key]:
+        """What it has."""
+        subject = FifthSubject(self._folder.parent)
+        return Counter(key(tag, *point) for tag, points in subject.points(run_id).items() for point in points)
+
+
+def rebatched(requests: Iterable[Request], chance: random.Random) -> list[Request]:
+    """The same data points and records in other requests and another order, as a Collector may send them."""
+    data_points: list[tuple[Any, Any, Any]] = []
+    records: list[tuple[Any, Any]] = []
+    for request in requests:
+        if request.signal == "metrics":
+            for resource in ExportMetricsServiceRequest.FromString(request.data).resource_metrics:
+                for metric in resource.scope_metrics[0].metrics:
+                    kind = metric.WhichOneof("data") or ""
+                    data_points += [
+                        (resource.resource, metric, point) for point in getattr(metric, kind).data_points
+                    ]
+        else:
+            for resource in ExportLogsServiceRequest.FromString(request.data).resource_logs:
+                records += [(resource.resource, record) for record in resource.scope_logs[0].log_records]
+    chance.shuffle(data_points)
+    made: list[Request] = []
+    while data_points:
+        message = ExportMetricsServiceRequest()
+        for _ in range(min(len(data_points), chance.randrange(1, 8))):
+            resource, metric, point = data_points.pop()
+            target = message.resource_metrics.add()
+            target.resource.CopyFrom(resource)
+            copy = target.scope_metrics.add().metrics.add(name=metric.name)
+            kind = metric.WhichOneof("data")
+            for _ in range(chance.randrange(1, 3)):
+                getattr(copy, kind).data_points.add().CopyFrom(point)
+        made.append(Request("metrics", message.SerializeToString()))
+    while records:
+        message = ExportLogsServiceRequest()
+        for _ in range(min(len(records), chance.randrange(1, 8))):
+            resource, record = records.pop(0)
+            target = message.resource_logs.add()
+            target.resource.CopyFrom(resource)
+            target.scope_logs.add().log_records.add().CopyFrom(record)
+        made.append(Request("logs", message.SerializeToString()))
+    chance.shuffle(made)
+    return made
 
 
 def key(tag: str, step: int, value: float, time: int) -> Key:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ def gateway(arguments: Arguments) -> int:
     for module in ("grpc", "opentelemetry.exporter.prometheus"):
         if not _is_installed(module):
             raise ConfigurationError("a gateway needs: pip install 'tracelet-otel[gateway]'")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr itself, and no JSON
     from tracelet_otel.gateway import json_logs
     from tracelet_otel.gateway.auth import certificates
     from tracelet_otel.gateway.server import Options, run

@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,12 +88,14 @@ def certificates(certificate: Path | None, key: Path | None, client_ca: Path | N
         return None
     if certificate is None or key is None:
         raise ConfigurationError("--tls-cert and --tls-key belong together; --tls-client-ca needs both")
-    for path in (certificate, key, client_ca):
-        try:
-            if path is not None:
-                path.read_bytes()
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password="")  # never asks for one
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+    except OSError as error:  # of which the library's own errors are a kind
+        files = f"--tls-cert {certificate}, --tls-key {key} and --tls-client-ca {client_ca}"
+        raise ConfigurationError(f"{files} cannot be used: {error}") from error
     return Certificates(certificate, key, client_ca)
 
 

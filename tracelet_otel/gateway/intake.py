@@ -17,7 +17,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tracelet_otel.decoding import parse_logs, parse_metrics, run_info
+from tracelet_otel.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.errors import PermanentError
 from tracelet_otel.delivery.lines import encode_metrics
@@ -246,9 +246,8 @@ class Intake:
                 self.runs.hear(item.run_id)
             elif item.run_id not in valued:
                 valued.add(item.run_id)
-                info = checked.resources[item.place[0]]
-                same = info if info is not None and info.id == item.run_id else None
-                entry = self.runs.value(item.run_id, same)
+                info = presumed_run(item.run_id, [checked.resources[item.place[0]]])
+                entry = self.runs.value(item.run_id, info)
                 if entry.restored:
                     late[item.run_id] = entry
         return late

@@ -24,6 +24,7 @@ from tracelet_otel import semconv
 from tracelet_otel.decoding import (
     decode_attributes,
     decode_record,
+    first_number,
     is_system,
     resource_run,
     run_info,
@@ -143,7 +144,7 @@ def _check_series(
             checked.reject(reason, points=count)
             continue
         item = Item(run_id, "scalar", tag, (*place, point_number), data_point, b"", count)
-        item.first = _sequence(data_point)
+        item.first = first_number(data_point)
         if item.first is None:
             item.key = _digest(name, data_point.SerializeToString())
             if (run_id, item.key) in others:
@@ -183,15 +184,6 @@ def _run_fault(run_id: object) -> str:
     if not isinstance(run_id, str) or not run_id:
         return f"without {semconv.RUN_ID}"
     return f"whose {semconv.RUN_ID} has over {MOST_RUN_ID} characters" if len(run_id) > MOST_RUN_ID else ""
-
-
-def _sequence(data_point: NumberDataPoint) -> int | None:
-    """The number of the first point, as the decoder finds it."""
-    filtered = data_point.exemplars[0].filtered_attributes
-    if len(filtered) < 2:
-        return None
-    number = decode_attributes(filtered).get(semconv.SEQUENCE)
-    return number if type(number) is int else None
 
 
 def _check_others(

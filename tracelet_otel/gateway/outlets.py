@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_otel import backends
-from tracelet_otel.decoding import parse_logs, parse_metrics, run_info
+from tracelet_otel.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.gateway.items import check_logs, check_metrics
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.seen import Seen
-from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import Route, take_route
 from tracelet_otel.semconv import RUN_STATUS, STATUS_INFERRED
 from tracelet_otel.settings import ConfigurationError
@@ -152,6 +151,5 @@ def remember(batch: Batch, seen: Seen, runs: Runs) -> None:
                 item.run_id, str(record.attributes[RUN_STATUS]), record.time_unix_nano, inferred=inferred
             )
         elif item.kind != "system" and (item.points or record is not None):
-            info = checked.resources[item.place[0]]
-            same = info if isinstance(info, RunInfo) and info.id == item.run_id else None
-            runs.value(item.run_id, same)
+            info = presumed_run(item.run_id, [checked.resources[item.place[0]]])
+            runs.value(item.run_id, info)
