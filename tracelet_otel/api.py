@@ -15,7 +15,7 @@ from tracelet_otel.guard import Guard, log_once, logging
 from tracelet_otel.run import Run
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import Session, status_of
-from tracelet_otel.settings import CheckpointPolicy, ConfigurationError, resolve, sdk_disabled
+from tracelet_otel.settings import CheckpointPolicy, ConfigurationError, RankPolicy, resolve, sdk_disabled
 
 _BAD_INPUT = (TypeError, ValueError, OverflowError, OSError, ImportError)
 
@@ -51,6 +51,7 @@ def configure(
     max_queue_bytes: int | None = None,
     media_dir: str | PathLike[str] | None = None,
     checkpoints: CheckpointPolicy | None = None,
+    ranks: RankPolicy | None = None,
 ) -> Session:
     """Starts recording what TensorBoard and Lightning log, into every backend named.
 
@@ -70,6 +71,7 @@ def configure(
         max_queue_bytes: memory for what a slow backend has not taken yet, per backend.
         media_dir: folder or fsspec URL for payloads over 1 MiB until they are delivered.
         checkpoints: which Lightning checkpoints to upload: ``none``, ``best`` or ``all``.
+        ranks: whether what ``all`` ranks log is recorded or what rank ``zero`` does alone.
 
     Returns:
         The session: ``run_id``, :meth:`~Session.flush`, and a context manager that shuts down at its end.

@@ -167,6 +167,42 @@ class Reviving(Recorder):
             _recorder.event(kind, tag, step, payload, mime_type, attributes, time_unix_nano, run)
 
 
+class Unheard(Recorder):
+    """Drops everything, but opens the default run with the first value: the machine is measured from then on.
+
+    For a rank whose values are not recorded and which is the first one of its machine.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.scope = recorder.scope
+        self.media = recorder.media
+
+    def scalar(
+        self, tag: str, value: float, step: int, time_unix_nano: int | None, single: bool, run: Run | None
+    ) -> None:
+        """Drops one point."""
+        self._open(run)
+
+    def event(
+        self,
+        kind: Kind,
+        tag: str,
+        step: int | None,
+        payload: bytes | None,
+        mime_type: str,
+        attributes: Mapping[str, AnyValue] | None,
+        time_unix_nano: int | None,
+        run: Run | None,
+    ) -> None:
+        """Drops one record."""
+        self._open(run)
+
+    def _open(self, run: Run | None) -> None:
+        run = run or self.scope.current()
+        if not run.opened and run is self.scope.default:
+            run.open()
+
+
 class _NoRun(RunScope):
     """Never says which run is current."""
 

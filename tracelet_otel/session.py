@@ -82,9 +82,19 @@ class Session:
         self.signals = signals or {}
         self._deliveries = self._make_deliveries(self.signals)
         self._ends_run = not self.joined and launch.rank in (None, 0)
+        self._recorder = self._make_recorder(launch)
         self._described: bytes | None = None
         self._announced = False
         self._variables: dict[str, str | None] = {}
+
+    def _make_recorder(self, launch: launcher.Launch) -> recording.Recorder | None:
+        """What this process records into; None if nothing it logs is wanted."""
+        recorder = self.pipeline.recorder
+        if not self.records:  # without a backend nothing is recorded, so that nothing piles up
+            return None
+        if self.settings.ranks == "all" or launch.rank in (None, 0):
+            return recorder
+        return recording.Unheard(recorder) if self.pipeline.sampler is not None else None
 
     def _make_deliveries(self, signals: Signals) -> list[Delivery]:
         run = self.run
@@ -123,8 +133,8 @@ class Session:
         return bool(self._deliveries)
 
     def record(self) -> None:
-        """Begins to record. Without a backend nothing is recorded, so that nothing piles up."""
-        recording.install(self.pipeline.recorder if self.records else None)
+        """Begins to record."""
+        recording.install(self._recorder)
         argparse.on_parsed(self._parsed if self.records else None)
 
     def start(self) -> None:
@@ -144,7 +154,7 @@ class Session:
 
     def stop(self, status: Status | None) -> None:
         """Ends the runs with ``status`` (None leaves them open), delivers, and says what became of it all."""
-        if recording.recorder() is self.pipeline.recorder:
+        if recording.recorder() is self._recorder:
             recording.install(None)
             argparse.on_parsed(None)
         for run in self.pipeline.scope.all():

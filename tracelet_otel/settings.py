@@ -22,6 +22,12 @@ _LARGEST = {"export_interval": 1e9, "shutdown_timeout": 1e6}
 """Beyond these the system's clocks cannot wait."""
 
 CheckpointPolicy = Literal["none", "best", "all"]
+RankPolicy = Literal["all", "zero"]
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "checkpoints": get_args(CheckpointPolicy),
+    "ranks": get_args(RankPolicy),
+}
 
 
 class ConfigurationError(ValueError):
@@ -90,6 +96,12 @@ class Settings:
     checkpoints: CheckpointPolicy = _setting(  # noqa: RUF009
         "TRACELET_CHECKPOINTS", "none", "Which Lightning checkpoints to upload: `none`, `best` or `all`."
     )
+    ranks: RankPolicy = _setting(  # noqa: RUF009
+        "TRACELET_RANKS",
+        "all",
+        "Under torchrun and Slurm, what is recorded: what `all` ranks log, with the rank in name or context "
+        "for those above 0, or only what rank `zero` does. The machine is measured once a node either way.",
+    )
 
 
 def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
@@ -149,13 +161,11 @@ def _parse(name: str, value: Any, source: str) -> Any:
         if name in ("media_dir", "spool_dir") and isinstance(value, os.PathLike):
             return os.fspath(cast("os.PathLike[str]", value))
         raise ConfigurationError(f"{source} must be text, got {type(value).__name__}: {value!r}")
-    if name == "checkpoints":
-        policy = value.lower()
-        if policy not in get_args(CheckpointPolicy):
-            raise ConfigurationError(
-                f"{source} must be one of {_listed(get_args(CheckpointPolicy))}, got {value!r}"
-            )
-        return policy
+    if name in _CHOICES:
+        choice = value.lower()
+        if choice not in _CHOICES[name]:
+            raise ConfigurationError(f"{source} must be one of {_listed(_CHOICES[name])}, got {value!r}")
+        return choice
     return value
 
 

@@ -27,7 +27,8 @@ def closing_lines(deliveries: Iterable[Delivery]) -> list[str]:
 
 def _closing_line(delivery: Delivery) -> str:
     counts = delivery.counts
-    line = f"{delivery.name}: captured {_amount(counts.captured_points, counts.captured_records)}"
+    captured = _amount(counts.captured_points, counts.captured_records)
+    line = f"{delivery.name}: captured {captured or 'nothing'}"
     dropped = _amount(counts.dropped_points, counts.dropped_records)
     spooled = _amount(counts.spooled_points, counts.spooled_records)
     left = delivery.spool is not None and bool(delivery.spool)  # a status alone counts as nothing

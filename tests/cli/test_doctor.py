@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Logged, Output
+from tests.forward.receiver import PROTOCOLS, Protocol, Reply, receiver
 from tests.support.clearml_server import ClearMLServer
 from tests.support.scripts import run_script
 
@@ -131,6 +132,18 @@ def test_otlp_is_asked_for_real(tracelet: Tracelet, monkeypatch: pytest.MonkeyPa
         thread.join()
     assert (code, found["reachable"][0]["detail"]) == (0, "took an empty request")
     assert requests[0].startswith(b"POST /v1/metrics ")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_receiver_that_denies_us_is_said_to(tracelet: Tracelet, protocol: Protocol) -> None:
+    with receiver(protocol) as inbox:
+        inbox.answer_to_nothing = lambda _: Reply("denied", "no token")
+        options = ("--option", f"otlp.endpoint={inbox.endpoint}", "--option", f"otlp.protocol={protocol}")
+        code, found = examine(tracelet, "--backend", "otlp", *options)
+    (row,) = found["reachable"]
+    assert (code, row["state"]) == (1, "refused")
+    assert "no token" in row["detail"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL and _HEADERS" in row["todo"]
 
 
 def test_a_folder_that_cannot_be_there(tracelet: Tracelet, tmp_path: Path) -> None:

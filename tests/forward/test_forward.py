@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import tracelet_otel
 from tests.forward.receiver import PROTOCOLS, Inbox, Protocol, Reply, receiver
 from tests.test_spool import metrics
-from tracelet_otel import pipeline, recording, semconv
+from tracelet_otel import distro, pipeline, recording, semconv
 from tracelet_otel.cli.main import app
 from tracelet_otel.decoding import decode_attributes, run_info
 from tracelet_otel.decoding import decode_records as decoded
@@ -30,6 +30,7 @@ from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.forward import Forward
 from tracelet_otel.session import Session
+from tracelet_otel.settings import ConfigurationError
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -497,6 +498,42 @@ def test_several_threads_of_runs_each_keep_their_own(protocol: Protocol, inbox: 
                         by_name.setdefault(name, []).extend(item.as_double for item in point.exemplars)
     for number in range(5):
         assert by_name[f"trial {number}"] == [number * 1000.0 + step for step in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("metrics_of", "logs_of", "arrives"),
+    [
+        ("otlp", None, {"metrics", "logs"}),
+        ("otlp", "none", {"metrics"}),
+        ("otlp", "console", {"metrics"}),
+        ("otlp", "otlp", {"metrics", "logs"}),
+        ("console", "otlp", {"logs"}),
+    ],
+)
+def test_the_two_variables_say_which_signals_it_gets(
+    monkeypatch: pytest.MonkeyPatch, metrics_of: str, logs_of: str | None, arrives: set[str]
+) -> None:
+    with receiver("http/protobuf") as inbox:
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", metrics_of)
+        if logs_of is not None:
+            monkeypatch.setenv("OTEL_LOGS_EXPORTER", logs_of)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", inbox.endpoint)
+        distro.start_from_environment(offer_providers=False)
+        tracelet_otel.log_scalar("loss", 1.0, 0)
+        tracelet_otel.log_text("note", "text", 0)
+        tracelet_otel.shutdown()
+    assert {"metrics"} & arrives == ({"metrics"} if inbox.metrics else set())
+    assert {"logs"} & arrives == ({"logs"} if inbox.logs else set())
+
+
+def test_without_grpc_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigurationError, match=r"pip install 'tracelet-otel\[otlp\]', or set OTEL_EXPORTER"
+    ):
+        Forward("otlp", {})
+    assert Forward("otlp", {"protocol": "http/protobuf"}).takes_otlp
 
 
 def test_batches_without_a_signal_are_nothing(protocol: Protocol, inbox: Inbox) -> None:

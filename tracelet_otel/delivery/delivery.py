@@ -330,13 +330,13 @@ class Delivery:
                 with self._condition:
                     if self._abandoned:
                         return None
-                    if self._closing:
+                    ending = self._closing or self._hurried
+                    if ending:
                         delay = min(delay, LONGEST_BACKOFF_AT_EXIT_S)
                     # Not until the next notification: there is one for every batch that comes.
-                    closing, waiters = self._closing, self._waiters
                     self._condition.wait_for(
-                        lambda c=closing, w=waiters: (
-                            self._abandoned or self._closing is not c or self._waiters > w
+                        lambda e=ending, w=self._waiters: (
+                            self._abandoned or self._waiters > w or (self._closing or self._hurried) is not e
                         ),
                         delay,
                     )
