@@ -147,6 +147,16 @@ def first_number(data_point: NumberDataPoint) -> int | None:
     return number if type(number) is int else None
 
 
+def has_steps(data_point: NumberDataPoint) -> bool:
+    """Whether the step of every exemplar is a number, or is not said."""
+    return not any(
+        _point(exemplar) is None
+        for span in spans(data_point)
+        if span.layout is None
+        for exemplar in data_point.exemplars[span.first : span.first + span.length]
+    )
+
+
 def _points(data_point: NumberDataPoint) -> list[Point]:
     points: list[Point] = []
     for span in spans(data_point):

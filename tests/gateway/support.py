@@ -130,7 +130,7 @@ class Station:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         arguments = {"clock": clock} if clock is not None else {}
-        self.runs = Runs(folder / "runs.json", silence=silence, **arguments)
+        self.runs = Runs(folder / "runs.log", silence=silence, **arguments)
         limit = options.pop("max_spool_bytes", 100 * MB)
         self.outlets: list[Outlet] = []
         for name, given in (backends or {"json": {}}).items():

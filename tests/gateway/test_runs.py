@@ -14,6 +14,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from tests.gateway.support import Job, Station
 from tests.support.contract_data import NOW, SECOND, Request
 from tracelet_otel import semconv
+from tracelet_otel.gateway import runs as runs_module
+from tracelet_otel.gateway.runs import Runs
 
 
 class Clock:
@@ -196,13 +198,38 @@ def test_another_run_of_the_same_process_is_filed_beside_it_and_found_after_a_re
     station.close()
 
 
-def test_a_book_that_cannot_be_read_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for content in ("", "[]", '{"version": 9, "runs": []}', '{"version": 1, "runs": [{}]}', "\0\0"):
-        (tmp_path / "runs.json").write_text(content)
-        station = Station(tmp_path)
-        assert station.runs.counts() == {"open": 0, "ended": 0, "silent": 0}
-        station.close()
-    assert "begun anew" in caplog.text
+def test_lines_of_the_book_that_cannot_be_read_cost_themselves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    station = Station(tmp_path)
+    for run_id in ("run-a", "run-b"):
+        station.accept(Job(run_id, name="n").begin())
+    station.flush()
+    station.close()
+    book = tmp_path / "runs.log"
+    first, second = book.read_bytes().splitlines(keepends=True)
+    for spoiled in (b"[]\n", b"{}\n", b"\0\0\n", b'{"info": {"id": 1}}\n', second[:-20]):
+        book.write_bytes(first + spoiled)
+        runs = Runs(book, silence=900)
+        assert runs.counts()["open"] == 1
+        runs.value("run-c", None)
+        runs.save()
+        runs = Runs(book, silence=900)
+        assert [runs.is_open(run_id) for run_id in ("run-a", "run-b", "run-c")] == [True, False, True]
+    assert "a line is left out" in caplog.text
+
+
+def test_the_book_does_not_grow_with_what_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_module, "MOST_ENDED", 20)
+    runs = Runs(tmp_path / "runs.log", silence=900)
+    for number in range(3000):
+        runs.value(f"run-{number}", None)
+        runs.status(f"run-{number}", "finished", number, inferred=False)
+        runs.forget()
+        runs.save()
+    assert (tmp_path / "runs.log").stat().st_size < 500_000
+    again = Runs(tmp_path / "runs.log", silence=900)
+    assert again.counts() == runs.counts() == {"open": 0, "ended": 20, "silent": 0}
 
 
 def test_hundreds_of_runs_at_once(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tracelet_otel.decoding import (
     decode_attributes,
     decode_record,
     first_number,
+    has_steps,
     is_system,
     resource_run,
     run_info,
@@ -139,7 +140,7 @@ def _check_series(
         checked.points += count
         attributes = decode_attributes(data_point.attributes)
         tag, run_id = attributes.get(semconv.TAG), attributes.get(semconv.RUN_ID)
-        reason = _series_fault(metric.name, attributes)
+        reason = _series_fault(metric.name, attributes, data_point)
         if reason or not isinstance(tag, str) or not isinstance(run_id, str):
             checked.reject(reason, points=count)
             continue
@@ -166,7 +167,7 @@ def _check_series(
         checked.items.append(item)
 
 
-def _series_fault(name: str, attributes: dict[str, Any]) -> str:
+def _series_fault(name: str, attributes: dict[str, Any], data_point: NumberDataPoint) -> str:
     """Why a data point of ours cannot be written; empty if it can."""
     tag = attributes.get(semconv.TAG)
     if not isinstance(tag, str):
@@ -177,6 +178,8 @@ def _series_fault(name: str, attributes: dict[str, Any]) -> str:
         return f"a data point whose {semconv.RANK} is no whole number"
     if name == semconv.SCALAR_NONFINITE and attributes.get(semconv.VALUE) not in _NONFINITE:
         return f"a data point whose {semconv.VALUE} is none of {', '.join(_NONFINITE)}"
+    if not has_steps(data_point):
+        return f"a data point with a {semconv.STEP} that is no number"
     return ""
 
 

@@ -10,15 +10,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tracelet_otel import semconv
+from tracelet_otel.delivery.lines import write_whole
 from tracelet_otel.guard import log_once
 from tracelet_otel.records import RunInfo
 
@@ -26,7 +27,6 @@ KEPT_S: Final = 24 * 3600.0
 """How long a run that has ended is remembered: a late value does not leave it open, a second one is known."""
 MOST_ENDED: Final = 1000
 """Runs that have ended and are remembered at most."""
-_VERSION: Final = 1
 
 State = Literal["open", "ended", "silent"]
 
@@ -67,7 +67,9 @@ class Runs:
         self._silence = silence
         self._clock = clock
         self._entries: dict[str, RunEntry] = {}
-        self._changed = False
+        self._changed: set[str] = set()
+        self._lines = 0
+        """In the file."""
         self.recovered: set[str] = set()
         """Runs that the file did not know, but a spool."""
         if path is not None:
@@ -110,12 +112,12 @@ class Runs:
         entry = self._entries.get(run_id)
         if entry is None:
             entry = self._entries[run_id] = RunEntry(info or RunInfo(run_id))
-            self._changed = True
+            self._changed.add(run_id)
         elif entry.state == "silent":
             self._open(entry)
         if info is not None and not entry.described and info != entry.info:
             entry.info = info
-            self._changed = True
+            self._changed.add(run_id)
         if entry.state == "open":
             self._hear(entry)
         return entry
@@ -127,7 +129,7 @@ class Runs:
             self._open(entry)
         entry.info, entry.described, entry.heard = info, True, self._clock()
         entry.began = max(entry.began, time_unix_nano)
-        self._changed = True
+        self._changed.add(info.id)
 
     def status(self, run_id: str, status: str, time_unix_nano: int, *, inferred: bool) -> None:
         """A run's end came."""
@@ -136,7 +138,7 @@ class Runs:
             return
         entry.state, entry.status = "silent" if inferred else "ended", status
         entry.time_unix_nano, entry.heard, entry.restored = time_unix_nano, self._clock(), False
-        self._changed = True
+        self._changed.add(run_id)
 
     def silent(self) -> list[str]:
         """Open runs of which nothing was heard for too long."""
@@ -160,72 +162,103 @@ class Runs:
         ]
         for run_id in old:
             del self._entries[run_id]
-        self._changed |= bool(old)
+        self._changed.update(old)
         return old
 
     def save(self) -> None:
-        """Writes the file if something has changed. A failure is logged; the next call tries again."""
+        """Adds what has changed to the file. A failure is logged; the next call tries again."""
         if self._path is None or not self._changed:
             return
-        content = {
-            "version": _VERSION,
-            "runs": [_stored(entry) for entry in tuple(self._entries.values())],
-        }
-        self._changed = False
-        temporary = self._path.with_suffix(".new")
         try:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(temporary, self._path)  # noqa: PTH105
+            if self._lines > 2 * len(self._entries) + 1000:
+                self._rewrite(self._path)
+            else:
+                lines = [_line(run_id, self._entries.get(run_id)) for run_id in sorted(self._changed)]
+                with self._path.open("ab", buffering=0) as file:
+                    write_whole(file, self._path, b"".join(lines))
+                self._lines += len(lines)
         except OSError as error:
-            self._changed = True
             log_once("runs", logging.ERROR, "%s cannot be written: %s", self._path, error)
+        else:
+            self._changed.clear()
+
+    def _rewrite(self, path: Path) -> None:
+        """One line a run, in place of all those that they had."""
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(b"".join(_line(run_id, entry) for run_id, entry in self._entries.items()))
+        os.replace(temporary, path)  # noqa: PTH105
+        self._lines = len(self._entries)
 
     def _open(self, entry: RunEntry) -> None:
         entry.state, entry.restored = "open", False
         self._hear(entry)
-        self._changed = True
+        self._changed.add(entry.info.id)
 
     def _hear(self, entry: RunEntry) -> None:
         entry.heard, entry.status = self._clock(), ""
 
     def _load(self, path: Path) -> None:
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
-            entries = list(_restored(content, self._clock()))
+            lines = path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log_once("runs", logging.ERROR, "%s cannot be read, and is begun anew: %r", path, error)
+        except OSError as error:
+            log_once("runs", logging.ERROR, "%s cannot be read, and is begun anew: %s", path, error)
             return
-        self._entries = {entry.info.id: entry for entry in entries}
+        now = self._clock()  # nothing could be heard meanwhile
+        for line in lines:
+            try:
+                content: Any = json.loads(line)
+                entry = _restored(content, now)
+                run_id = str(content["info"]["id"])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                log_once("runs", logging.WARNING, "%s: a line is left out: %r", path, error)
+                continue
+            if entry is None:
+                self._entries.pop(run_id, None)
+            else:
+                self._entries[run_id] = entry
+        self._lines = len(lines)
+        if lines and not lines[-1].endswith(b"\n"):  # what is added would go on in that line
+            self._rewrite(path)
 
 
-def _stored(entry: RunEntry) -> dict[str, Any]:
-    return {
-        "info": asdict(entry.info),
+def _line(run_id: str, entry: RunEntry | None) -> bytes:
+    """A run as a line of the file; one that is forgotten has no state."""
+    if entry is None:
+        return json.dumps({"info": {"id": run_id}, "state": None}).encode() + b"\n"
+    info = entry.info
+    content = {
+        "info": {
+            "id": run_id,
+            "name": info.name,
+            "project": info.project,
+            "experiment": info.experiment,
+            "tags": dict(info.tags),
+        },
         "state": entry.state,
         "status": entry.status,
         "time_unix_nano": entry.time_unix_nano,
         "began": entry.began,
         "described": entry.described,
     }
+    return json.dumps(content).encode() + b"\n"
 
 
-def _restored(content: dict[str, Any], now: float) -> Iterator[RunEntry]:
-    if content["version"] != _VERSION:
-        raise ValueError(f"version {content['version']}")
-    for item in cast("list[dict[str, Any]]", content["runs"]):
-        state = item["state"]
-        yield RunEntry(
-            RunInfo(**item["info"]),
-            state if state in ("ended", "silent") else "open",
-            str(item["status"]),
-            int(item["time_unix_nano"]),
-            int(item["began"]),
-            now,  # nothing could be heard meanwhile
-            bool(item["described"]),
-            restored=state == "ended",
-        )
+def _restored(content: dict[str, Any], now: float) -> RunEntry | None:
+    state = content["state"]
+    if state is None:
+        return None
+    return RunEntry(
+        RunInfo(**content["info"]),
+        state if state in ("ended", "silent") else "open",
+        str(content["status"]),
+        int(content["time_unix_nano"]),
+        int(content["began"]),
+        now,
+        bool(content["described"]),
+        restored=state == "ended",
+    )
 
 
 def status_request(info: RunInfo, status: str, time_unix_nano: int, *, inferred: bool) -> bytes:

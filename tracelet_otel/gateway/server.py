@@ -34,7 +34,7 @@ TICK_S: Final = 1.0
 THREADS: Final = 16
 """That take requests. One works at a time, the others wait for the disk, together."""
 KEEP_ALIVE_S: Final = 75
-RUNS: Final = "runs.json"
+RUNS: Final = "runs.log"
 _log = logging.getLogger("tracelet_otel.gateway")
 
 
