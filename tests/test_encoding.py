@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
-from tracelet_otel import encoding, semconv
+from tracelet_otel import encoding, semconv, splitting
 from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics, plain_series
 from tracelet_otel.delivery.errors import PermanentError
 from tracelet_otel.media import MediaFolder
@@ -27,7 +27,7 @@ def pipeline(run: Run | None = None) -> Pipeline:
 def collect(pipe: Pipeline) -> list[bytes]:
     data = pipe._reader.take()
     return (
-        [encoding.encode(c.data).SerializeToString() for c in encoding.split(data) if c.news] if data else []
+        [encoding.encode(c.data).SerializeToString() for c in splitting.split(data) if c.news] if data else []
     )
 
 
@@ -78,7 +78,7 @@ def test_large_collections_are_cut_and_stay_in_order() -> None:
             for m in s.metrics
             for p in m.gauge.data_points
         )
-        assert exemplars <= encoding.MAX_POINTS_PER_REQUEST
+        assert exemplars <= splitting.MAX_POINTS_PER_REQUEST
         for series in decode_series(message):
             steps.setdefault(series.tag, []).extend(point.step for point in series.points)
     assert steps["long"] == list(range(10_001))
@@ -111,9 +111,9 @@ def test_what_was_logged_together_stays_together() -> None:
 def test_cuts_keep_order_numbers_and_limit(logged: list[tuple[str, float, int]]) -> None:
     pipe = pipeline()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "MAX_EXEMPLARS", 7)
-        patch.setattr(encoding, "MAX_POINTS_PER_REQUEST", 7)
-        patch.setattr(encoding, "MAX_SERIES_PER_CUT", 3)
+        patch.setattr(splitting, "MAX_EXEMPLARS", 7)
+        patch.setattr(splitting, "MAX_POINTS_PER_REQUEST", 7)
+        patch.setattr(splitting, "MAX_SERIES_PER_CUT", 3)
         for step, (tag, value, time) in enumerate(logged):  # equal times, and times that go back
             pipe.recorder.scalar(tag, value, step, time, False, None)
         requests = collect(pipe)
@@ -188,7 +188,7 @@ def test_other_instruments_become_plain_series() -> None:
 
 def records(pipe: Pipeline) -> list[Record]:
     drained = pipe._events.drain()
-    parts = encoding.split_logs(drained)
+    parts = splitting.split_logs(drained)
     return [
         r
         for part in parts

@@ -16,7 +16,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 
-from tracelet_otel import encoding
+from tracelet_otel import encoding, splitting
 from tracelet_otel.guard import log_once, logging
 from tracelet_otel.records import RunInfo
 from tracelet_otel_exporters.exporter import TrackerExporter
@@ -59,7 +59,7 @@ class TrackerMetricExporter(MetricExporter):
                     exporter.load()
                     exporter.connect()
                     self._exporter = exporter
-                for chunk in encoding.split(metrics_data):
+                for chunk in splitting.split(metrics_data):
                     self._exporter.write_metrics(encoding.encode(chunk.data).SerializeToString())
         except Exception as error:
             log_once(
@@ -103,7 +103,7 @@ class TrackerLogExporter(LogRecordExporter):
                     exporter.load()
                     exporter.connect()
                     self._exporter = exporter
-                for part in encoding.split_logs(batch):
+                for part in splitting.split_logs(batch):
                     self._exporter.write_logs(encoding.encode_records(part).SerializeToString())
         except Exception as error:
             log_once(

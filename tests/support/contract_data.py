@@ -23,7 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from PIL import Image
 
 from tests.support.subject import Subject
-from tracelet_otel import encoding, semconv
+from tracelet_otel import encoding, semconv, splitting
 from tracelet_otel.media import MediaFolder
 from tracelet_otel.pipeline import Pipeline
 from tracelet_otel.records import RunInfo
@@ -144,7 +144,7 @@ class Script:
     def collect(self) -> list[Request]:
         """The points since the last call."""
         data = self.pipeline._reader.take()
-        chunks = encoding.split(data) if data else ()
+        chunks = splitting.split(data) if data else ()
         return [
             Request("metrics", encoding.encode(chunk.data).SerializeToString())
             for chunk in chunks
@@ -165,7 +165,7 @@ class Script:
         self.pipeline.recorder.event(kind, tag, step, payload, mime_type, attributes, time_unix_nano, None)
         return [
             Request("logs", encoding.encode_records(part).SerializeToString())
-            for part in encoding.split_logs(self.pipeline._events.drain())
+            for part in splitting.split_logs(self.pipeline._events.drain())
         ]
 
 

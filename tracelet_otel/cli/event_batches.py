@@ -25,7 +25,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import AnyValue
 
-from tracelet_otel import encoding, semconv
+from tracelet_otel import encoding, semconv, splitting
 from tracelet_otel.cli.event_folders import Damage, EventFile, EventRun, events, tag_of
 from tracelet_otel.cli.projector import embeddings
 from tracelet_otel.delivery.destination import Batch
@@ -43,8 +43,8 @@ from tracelet_otel.run import Run
 from tracelet_otel.semconv import Kind
 from tracelet_otel.version import VERSION
 
-MOST_POINTS: Final = encoding.MAX_POINTS_PER_REQUEST
-MOST_BYTES: Final = encoding.MAX_LOG_BYTES_PER_REQUEST
+MOST_POINTS: Final = splitting.MAX_POINTS_PER_REQUEST
+MOST_BYTES: Final = splitting.MAX_LOG_BYTES_PER_REQUEST
 """Of payloads that wait for being sent."""
 
 _SCOPE: Final = InstrumentationScope(SCOPE_NAME, VERSION)
@@ -201,14 +201,14 @@ class Reading:
     def _flush(self) -> Iterator[Batch]:
         """Records first: a run's description comes before its points."""
         records, self._records, self._payload_bytes = self._records, [], 0
-        for part in encoding.split_logs(records):
+        for part in splitting.split_logs(records):
             kinds = [(r.log_record.event_name or "").removeprefix(semconv.EVENT_PREFIX) for r in part]
             data = encoding.encode_records(part).SerializeToString()
             count = sum(1 for kind in kinds if kind not in semconv.ATTENDANTS)
             yield Batch(logs=data, records=count, size=len(data))
         series, self._series, self._points = self._series, {}, 0
         if series:
-            for chunk in encoding.split(self._metrics(series)):
+            for chunk in splitting.split(self._metrics(series)):
                 data = encoding.encode(chunk.data).SerializeToString()
                 yield Batch(metrics=data, points=chunk.points, size=len(data))
 
