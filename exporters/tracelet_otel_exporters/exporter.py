@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -87,6 +88,10 @@ class TrackerExporter:
         """Runs that were closed, the latest last."""
         self._plain_steps: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._known = known
+        self._request: bytes | None = None
+        """That is being written, or has to come again."""
+        self._steps_taken = 0
+        self._outcome = Outcome()
 
     def load(self) -> None:
         """Loads the tracker's library; raises what it raises."""
@@ -131,17 +136,9 @@ class TrackerExporter:
         by_run: defaultdict[str, list[Series]] = defaultdict(list)
         for series in decode_series(request):
             by_run[series.run_id].append(series)
-        outcome = Outcome()
-        for run_id, members in by_run.items():
-            self._ensure_open(run_id, request.resource_metrics)
-            written = self.tracker.write_points(run_id, members)
-            self._set_aside(run_id, written)
-            outcome.add(written)
-        self._write_system(request)
-        self._write_plain(request)
-        self._close_again()
-        self._report(outcome)
-        return outcome
+        runs = [partial(self._write_points, *item, request.resource_metrics) for item in by_run.items()]
+        others = [partial(self._write_system, request), partial(self._write_plain, request)]
+        return self._each(data, [*runs, *others])
 
     def write_logs(self, data: bytes) -> Outcome:
         """Writes the records of a logs request; ``accepted`` counts records.
@@ -149,28 +146,50 @@ class TrackerExporter:
         Raises:
             DeliveryError: as the tracker says; the whole request may be repeated if transient.
         """
-        outcome = Outcome()
         request = parse_logs(data)
-        for record in decode_records(request):
-            if record.kind == "run":
-                self._described[record.run_id] = run_info(record)
-                # One that was overtaken by the run's end describes it; a newer one opens it again.
-                if record.time_unix_nano >= self._closed.get(record.run_id, ("finished", 0))[1]:
-                    self._closed.pop(record.run_id, None)
-                self._open_run(record.run_id)
-                continue
-            if record.kind == "status":
-                self._end(record, request.resource_logs, outcome)
-                continue
-            self._ensure_open(record.run_id, request.resource_logs)
+        resources = request.resource_logs
+        return self._each(data, [partial(self._write, one, resources) for one in decode_records(request)])
+
+    def _each(self, data: bytes, steps: Sequence[Callable[[Outcome], None]]) -> Outcome:
+        """Takes each step of a request once, also when it comes again after a transient error.
+
+        What an earlier attempt has written would be set aside twice, and cost twice.
+        """
+        if data is not self._request:
+            self._request, self._steps_taken, self._outcome = data, 0, Outcome()
+        outcome = self._outcome
+        for step in steps[self._steps_taken :]:
+            step(outcome)
+            self._steps_taken += 1
+        self._close_again()
+        self._request = None
+        self._report(outcome)
+        return outcome
+
+    def _write_points(
+        self, run_id: str, series: Sequence[Series], resources: Resources, outcome: Outcome
+    ) -> None:
+        self._ensure_open(run_id, resources)
+        written = self.tracker.write_points(run_id, series)
+        self._set_aside(run_id, written)
+        outcome.add(written)
+
+    def _write(self, record: Record, resources: Resources, outcome: Outcome) -> None:
+        if record.kind == "run":
+            self._described[record.run_id] = run_info(record)
+            # One that was overtaken by the run's end describes it; a newer one opens it again.
+            if record.time_unix_nano >= self._closed.get(record.run_id, ("finished", 0))[1]:
+                self._closed.pop(record.run_id, None)
+            self._open_run(record.run_id)
+        elif record.kind == "status":
+            self._end(record, resources, outcome)
+        else:
+            self._ensure_open(record.run_id, resources)
             written = self.tracker.write_record(record)
             self._set_aside(record.run_id, written)
             if record.kind in ATTENDANTS:
                 written.accepted = 0
             outcome.add(written)
-        self._close_again()
-        self._report(outcome)
-        return outcome
 
     def _end(self, record: Record, resources: Resources, outcome: Outcome) -> None:
         run_id = record.run_id
@@ -250,14 +269,14 @@ class TrackerExporter:
         self._described.setdefault(run.id, run)
         return run
 
-    def _write_system(self, request: ExportMetricsServiceRequest) -> None:
+    def _write_system(self, request: ExportMetricsServiceRequest, outcome: Outcome) -> None:
         points = list(system_points(request))
         run = self._plain_run(request) if points else None
         if run is not None:
             self._ensure_open(run.id)
             self._report(self.tracker.write_system(run.id, points))
 
-    def _write_plain(self, request: ExportMetricsServiceRequest) -> None:
+    def _write_plain(self, request: ExportMetricsServiceRequest, outcome: Outcome) -> None:
         run = self._plain_run(request)
         if run is None:
             return
