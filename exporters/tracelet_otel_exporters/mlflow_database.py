@@ -2,7 +2,8 @@
 
 ``log_batch`` makes an object of SQLAlchemy's for each point, which is nine tenths of its time. It also checks
 the run and the names, and keeps each key's newest value in a table of its own, which the UI shows. So the
-newest point of each key goes through it, and the others, once it took those, into the table of points.
+last point of each key goes through it, and those before, first, into the table of points: its order is that
+of what was logged. Where the last point of a key is not its newest, everything goes through ``log_batch``.
 
 Source of the table: ``SqlMetric`` in ``mlflow/store/tracking/dbmodels/models.py``.
 """
@@ -19,19 +20,22 @@ _COLUMNS: Final = {"run_uuid", "key", "value", "timestamp", "step", "is_nan"}
 
 def log(store: Any, run_id: str, batch: Sequence[Sample]) -> None:
     """Writes points of one run; a repeat changes nothing. Raises what MLflow and SQLAlchemy raise."""
-    table = _table(store)
-    newest = set(range(len(batch))) if table is None else _newest(store, batch)
-    _log_batch(store, run_id, [batch[index] for index in sorted(newest)])
-    if table is None or len(newest) == len(batch):
+    last = {sample.key: index for index, sample in enumerate(batch)}
+    table = _table(store) if len(last) < len(batch) else None
+    if table is None or _newest(store, batch) != set(last.values()):
+        _log_batch(store, run_id, batch)
         return
     from sqlalchemy.exc import IntegrityError
 
-    others = [sample for index, sample in enumerate(batch) if index not in newest]
+    ends = set(last.values())
+    rows = [_row(store, run_id, sample) for index, sample in enumerate(batch) if index not in ends]
     try:
         with store.engine.begin() as connection:
-            connection.execute(table.insert(), [_row(store, run_id, sample) for sample in others])
+            connection.execute(table.insert(), rows)
     except IntegrityError:  # a repeat: MLflow finds out what it has
-        _log_batch(store, run_id, others)
+        _log_batch(store, run_id, batch)
+    else:
+        _log_batch(store, run_id, [batch[index] for index in sorted(ends)])
 
 
 def _log_batch(store: Any, run_id: str, samples: Sequence[Sample]) -> None:
