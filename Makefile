@@ -1,6 +1,8 @@
 # Everything sets itself up in .venv; a fresh machine needs Python >= 3.10, make and a package index.
 PYTHON ?= python3
 VENV := .venv
+# Tests wait for processes more than they compute.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
@@ -25,7 +27,7 @@ demo: $(INSTALLED) ## train a small model and deliver what it logs; artefacts go
 	@$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED) ## check style and formatting
 	@$(BIN)/ruff check .
