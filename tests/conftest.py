@@ -33,6 +33,7 @@ def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("TRACELET_TEST_RAISE", "1")
+    monkeypatch.setenv("TRACELET_ISOLATION", "thread")  # tests/agent is about the default
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     yield

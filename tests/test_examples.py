@@ -16,7 +16,7 @@ import pytest
 from examples import demo
 from tests.support import mlflow_content as mlflow
 from tests.support.clearml_server import ClearMLServer
-from tests.support.scripts import clean_environment
+from tests.support.scripts import BY_DEFAULT, clean_environment
 
 DEMO = Path(demo.__file__)
 
@@ -30,7 +30,7 @@ def test_the_demo_finds_everything_in_mlflow(tmp_path: Path, empty_database: Pat
     done = subprocess.run(
         [sys.executable, str(DEMO), "--output", str(output), "--epochs", "2"],
         cwd=tmp_path,
-        env=clean_environment(),
+        env=clean_environment(**BY_DEFAULT),
         capture_output=True,
         text=True,
         timeout=280,
@@ -49,7 +49,9 @@ def test_the_demo_finds_everything_in_mlflow(tmp_path: Path, empty_database: Pat
     assert {row[2] for row in rows.values()} == {"yes"}
     assert done.stdout.count("delivered all") == 2
     assert f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()} == {
+        "output"
+    }
 
     database = output / "mlflow.db"
     assert [run.status for run in mlflow.runs(database)] == ["FINISHED", "FINISHED"]
@@ -94,7 +96,7 @@ def run_example(name: str, folder: Path, **variables: str) -> subprocess.Complet
     return subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=folder,
-        env=clean_environment(**variables),
+        env=clean_environment(**{**BY_DEFAULT, **variables}),
         capture_output=True,
         text=True,
         timeout=100,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import clean_environment, run_script
+from tests.support.scripts import BY_DEFAULT, clean_environment, run_script
 from tools.settings_table import README, with_table
 
 TEXT = README.read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_blocks_run(tmp_path: Path, database: Path, section: Section) -> None:
         elif name := FILE.match(code):
             (tmp_path / name[1]).write_text(code, encoding="utf-8")
         else:
-            done = run_script(tmp_path, code, zero_code=False)
+            done = run_script(tmp_path, code, zero_code=False, variables=BY_DEFAULT)
             assert done.returncode == 0, done.stderr
             assert_nothing_went_wrong(done.stderr)
     runs = mlflow.runs(database)
@@ -71,7 +71,7 @@ def run_commands(folder: Path, block: str) -> None:
     """Runs the lines behind ``$`` in one shell; the other lines are in its output, in this order."""
     commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
     expected = [line for line in block.splitlines() if not line.startswith("$ ")]
-    environment = clean_environment()
+    environment = clean_environment(**BY_DEFAULT)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
         ["bash", "-c", "\n".join(commands)],

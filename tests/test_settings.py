@@ -7,6 +7,11 @@ import pytest
 from tracelet_otel.settings import ConfigurationError, Settings, resolve
 
 
+@pytest.fixture(autouse=True)
+def no_variable_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRACELET_ISOLATION")
+
+
 def test_nothing_set_is_mlflow() -> None:
     assert resolve() == Settings()
     assert resolve().backends == {"mlflow": {}}

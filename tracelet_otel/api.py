@@ -15,7 +15,14 @@ from tracelet_otel.guard import Guard, log_once, logging
 from tracelet_otel.run import Run
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import Session, status_of
-from tracelet_otel.settings import CheckpointPolicy, ConfigurationError, RankPolicy, resolve, sdk_disabled
+from tracelet_otel.settings import (
+    CheckpointPolicy,
+    ConfigurationError,
+    Isolation,
+    RankPolicy,
+    resolve,
+    sdk_disabled,
+)
 
 _BAD_INPUT = (TypeError, ValueError, OverflowError, OSError, ImportError)
 
@@ -23,8 +30,11 @@ _BAD_INPUT = (TypeError, ValueError, OverflowError, OSError, ImportError)
 class _Skipping:
     """``with _Skipping("log_text", tag):`` says once what is wrong with a value, and training goes on."""
 
+    __slots__ = ("_function", "_tag")
+
     def __init__(self, function: str, tag: object = None) -> None:
-        self._place = f"{function}({tag!r:.200})" if isinstance(tag, (str, Path)) else f"{function}()"
+        self._function = function
+        self._tag = tag
 
     def __enter__(self) -> None:
         return None
@@ -32,10 +42,14 @@ class _Skipping:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        if error is None:  # nearly always, and a name for the place costs more than the rest
+            return False
+        tag = self._tag
+        place = f"{self._function}({tag!r:.200})" if isinstance(tag, (str, Path)) else f"{self._function}()"
         if isinstance(error, _BAD_INPUT):
-            log_once(self._place, logging.WARNING, "%s: skipped: %s", self._place, error)
+            log_once(place, logging.WARNING, "%s: skipped: %s", place, error)
             return True
-        return Guard(self._place).__exit__(kind, error, trace)
+        return Guard(place).__exit__(kind, error, trace)
 
 
 def configure(
@@ -50,6 +64,7 @@ def configure(
     shutdown_timeout: float | None = None,
     max_queue_bytes: int | None = None,
     media_dir: str | PathLike[str] | None = None,
+    isolation: Isolation | None = None,
     checkpoints: CheckpointPolicy | None = None,
     ranks: RankPolicy | None = None,
 ) -> Session:
@@ -70,6 +85,7 @@ def configure(
         shutdown_timeout: seconds to wait at exit for a backend that takes nothing any more.
         max_queue_bytes: memory for what a slow backend has not taken yet, per backend.
         media_dir: folder or fsspec URL for payloads over 1 MiB until they are delivered.
+        isolation: where trackers' clients run: ``process``, an agent beside training, or ``thread``.
         checkpoints: which Lightning checkpoints to upload: ``none``, ``best`` or ``all``.
         ranks: whether what ``all`` ranks log is recorded or what rank ``zero`` does alone.
 
@@ -160,13 +176,13 @@ def log_scalar(
     if recorder is None:
         return
     with _Skipping("log_scalar", tag):
+        name = str(tag)
         target = recorder.scope.current()
         number, single = coercion.to_value(value)
-        index = target.next_step(str(tag)) if step is None else coercion.to_step(step)
-        target.last_step[str(tag)] = index
-        recording.scalar(
-            str(tag), number, index, time_unix_nano=_nanoseconds(wall_time), single=single, run=target
-        )
+        index = target.next_step(name) if step is None else coercion.to_step(step)
+        target.last_step[name] = index
+        time_unix_nano = None if wall_time is None else _nanoseconds(wall_time)
+        recording.scalar(name, number, index, time_unix_nano=time_unix_nano, single=single, run=target)
 
 
 def log_scalars(

@@ -53,6 +53,18 @@ def is_tracker(name: str) -> bool:
     return find(TRACKER_GROUP, name) is not None
 
 
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Raises what :func:`make_delivery` raises, for a tracker.
+
+    Raises:
+        ConfigurationError: it is not installed, or it does not take an option.
+    """
+    _, others = take_route(name, options)
+    tracker = find(TRACKER_GROUP, name)
+    assert tracker is not None, f"{name} is no tracker"
+    make_tracker(name, tracker, others)
+
+
 def can_be_replayed(name: str) -> bool:
     """Whether a spool can be delivered to a backend."""
     return name in forward.NAMES or is_tracker(name)

@@ -50,6 +50,9 @@ def to_step(step: Any) -> int:
         ValueError: it is not whole, or has more than one element.
         OverflowError: it is outside int64.
     """
+    kind = cast("type[object]", type(step))
+    if kind is int and INT64_MIN <= step <= INT64_MAX:
+        return step
     if hasattr(step, "item"):
         step = step.item()
     if isinstance(step, float):

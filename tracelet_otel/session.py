@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from opentelemetry.sdk.resources import Resource
 
-from tracelet_otel import backends, recording
+from tracelet_otel import agent, backends, recording
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentors import disabled
@@ -27,7 +27,7 @@ from tracelet_otel.run_resources import described
 from tracelet_otel.sampler import Sampler
 from tracelet_otel.semconv import Status
 from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
-from tracelet_otel.summary import closing_lines, say
+from tracelet_otel.summary import say
 
 Signals = Mapping[str, frozenset[Literal["metrics", "logs"]]]
 
@@ -97,26 +97,42 @@ class Session:
         return recording.Unheard(recorder) if self.pipeline.sampler is not None else None
 
     def _make_deliveries(self, signals: Signals) -> list[Delivery]:
-        run = self.run
+        run, settings = self.run, self.settings
         info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags)
         both: frozenset[Literal["metrics", "logs"]] = frozenset({"metrics", "logs"})
         made: list[Delivery] = []
         name_of_session = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        state = state_folder(settings.spool_dir)
+        named = {
+            name: settings.backends.get(name, {}) for name in dict.fromkeys([*settings.backends, *signals])
+        }
+        isolated = agent.isolated(named) if settings.isolation == "process" else {}
         try:
-            for name in dict.fromkeys([*self.settings.backends, *signals]):
-                options = self.settings.backends.get(name, {})
-                kinds = signals.get(name, both)
-                delivery = backends.make_delivery(
-                    name,
-                    options,
-                    run=info,
-                    max_queue_bytes=self.settings.max_queue_bytes,
-                    state=state_folder(self.settings.spool_dir),
-                    session=name_of_session,
-                    max_spool_bytes=self.settings.max_spool_bytes,
-                    signals=kinds,
+            if isolated:
+                made.append(
+                    agent.make_delivery(
+                        isolated,
+                        settings,
+                        run=info,
+                        state=state,
+                        session=name_of_session,
+                        ends_runs=not self.joined and launcher.detect().rank in (None, 0),
+                    )
                 )
-                made.append(delivery)
+            for name, options in named.items():
+                if name not in isolated:
+                    made.append(
+                        backends.make_delivery(
+                            name,
+                            options,
+                            run=info,
+                            max_queue_bytes=settings.max_queue_bytes,
+                            state=state,
+                            session=name_of_session,
+                            max_spool_bytes=settings.max_spool_bytes,
+                            signals=signals.get(name, both),
+                        )
+                    )
         except Exception:
             for delivery in made:
                 delivery.close(0)
@@ -162,12 +178,15 @@ class Session:
             if status is not None:
                 self.end_run(run, status)
         timeout = self.settings.shutdown_timeout
+        if status is None:
+            for delivery in self._deliveries:
+                delivery.hand_on()
         # Whoever sends a signal kills soon after; who ends by themselves wait for a backend that works.
         self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
         self.restore_variables(self._variables)
         if self._announced:
-            for line in closing_lines(self._deliveries):
-                say(line)
+            for line in (line for delivery in self._deliveries for line in delivery.lines()):
+                say(str(line))
 
     def end_run(self, run: Run, status: Status) -> None:
         """Ends one run; the default run only where this process is the one to end it."""
@@ -191,7 +210,7 @@ class Session:
                 self._record_arguments(arguments)
         if not self._announced:
             self._announced = True
-            names = ", ".join(delivery.name for delivery in self._deliveries)
+            names = ", ".join(name for delivery in self._deliveries for name in delivery.backends)
             say(f"run {run.name or run.id} -> {names}")
         finish_with_multiprocessing()
 

@@ -22,10 +22,12 @@ _LARGEST = {"export_interval": 1e9, "shutdown_timeout": 1e6}
 """Beyond these the system's clocks cannot wait."""
 
 CheckpointPolicy = Literal["none", "best", "all"]
+Isolation = Literal["process", "thread"]
 RankPolicy = Literal["all", "zero"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "checkpoints": get_args(CheckpointPolicy),
+    "isolation": get_args(Isolation),
     "ranks": get_args(RankPolicy),
 }
 
@@ -64,8 +66,8 @@ class Settings:
     shutdown_timeout: float = _setting(
         "TRACELET_SHUTDOWN_TIMEOUT",
         10.0,
-        "At exit: how long to wait for a backend that takes nothing any more. One that takes data is "
-        "waited for, unless a signal ends the process. What is left goes to the spool.",
+        "At exit: how long to wait. With `isolation` `process` the agent then goes on with what is left; "
+        "else the wait is for a backend that takes nothing any more, and what is left goes to the spool.",
         unit="s",
     )
     max_queue_bytes: int = _setting(
@@ -92,6 +94,12 @@ class Settings:
         "",
         "Folder (or fsspec URL) for payloads over 1 MiB until they are delivered; a temporary one if not "
         "set.",
+    )
+    isolation: Isolation = _setting(  # noqa: RUF009
+        "TRACELET_ISOLATION",
+        "process",
+        "Where trackers' clients run: `process`, an agent beside training that outlives it, or `thread`, in "
+        "training's own process.",
     )
     checkpoints: CheckpointPolicy = _setting(  # noqa: RUF009
         "TRACELET_CHECKPOINTS", "none", "Which Lightning checkpoints to upload: `none`, `best` or `all`."

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.guard import log_once
 
 
@@ -20,39 +19,77 @@ def say(line: str) -> None:
         log_once("stderr", logging.DEBUG, "stderr is closed")
 
 
-def closing_lines(deliveries: Iterable[Delivery]) -> list[str]:
-    """One line a backend."""
-    return [_closing_line(delivery) for delivery in deliveries]
+@dataclass(slots=True)
+class Line:
+    """What became of one backend's points and records, at the end."""
+
+    name: str
+    captured_points: int = 0
+    captured_records: int = 0
+    delivered_points: int = 0
+    delivered_records: int = 0
+    spooled_points: int = 0
+    spooled_records: int = 0
+    left: bool = False
+    """Whether anything is in the spool; the end of a run alone counts as no record."""
+    spool: str = ""
+    """The spool's folder."""
+    waiting_points: int = 0
+    """What the agent still has to deliver."""
+    waiting_records: int = 0
+    agent: int = 0
+    """The process id of an agent that goes on; 0: there is none, or nothing is left to it."""
+    works: bool = True
+    """Whether the agent's backend takes data."""
+    agent_spool: str = ""
+    error: str = ""
+    """Why something is left or dropped."""
+    locations: list[str] = field(default_factory=list[str])
+
+    def __str__(self) -> str:
+        line = f"{self.name}: captured {amount(self.captured_points, self.captured_records) or 'nothing'}"
+        dropped = amount(
+            self.captured_points - self.delivered_points - self.spooled_points - self.waiting_points,
+            self.captured_records - self.delivered_records - self.spooled_records - self.waiting_records,
+        )
+        if not dropped and not self.left and not self.agent:
+            line += ", delivered all"
+        else:
+            line += f", delivered {amount(self.delivered_points, self.delivered_records) or 'nothing'}"
+            line += self._waiting()
+            if self.left:
+                line += (
+                    f", spooled {amount(self.spooled_points, self.spooled_records) or 'the end of the run'}"
+                )
+            line += f", dropped {dropped}" if dropped else ""
+        if self.error and (dropped or self.left or (self.agent and not self.works)):
+            line += f": {self.error}"
+        for folder in (self.spool if self.left else "", self.agent_spool if self._is_spooled else ""):
+            if folder:
+                line += f"; deliver it with: tracelet-otel replay {shlex.quote(folder)} --backend {self.name}"
+        if self.locations:
+            more = len(self.locations) - 1
+            line += f" -> {self.locations[0]}" + (f" and {more} more" if more else "")
+        if self.name == "file" and self.locations:
+            folder = shlex.quote(self.locations[0])
+            line += f"; deliver it with: tracelet-otel replay {folder} --backend NAME"
+        return line
+
+    @property
+    def _is_spooled(self) -> bool:
+        return bool(self.agent) and not self.works
+
+    def _waiting(self) -> str:
+        if not self.agent:
+            return ""
+        waiting = amount(self.waiting_points, self.waiting_records) or "the end of the run"
+        if self.works:
+            return f", the agent (process {self.agent}) goes on with {waiting}"
+        return f", spooled {waiting}"
 
 
-def _closing_line(delivery: Delivery) -> str:
-    counts = delivery.counts
-    captured = _amount(counts.captured_points, counts.captured_records)
-    line = f"{delivery.name}: captured {captured or 'nothing'}"
-    dropped = _amount(counts.dropped_points, counts.dropped_records)
-    spooled = _amount(counts.spooled_points, counts.spooled_records)
-    left = delivery.spool is not None and bool(delivery.spool)  # a status alone counts as nothing
-    if not dropped and not left:
-        line += ", delivered all"
-    else:
-        line += f", delivered {_amount(counts.delivered_points, counts.delivered_records) or 'nothing'}"
-        line += f", spooled {spooled or 'the end of the run'}" if left else ""
-        line += f", dropped {dropped}" if dropped else ""
-    reason = delivery.last_error or delivery.destination.refusals()
-    if (dropped or left) and reason:
-        line += f": {reason}"
-    if left and delivery.spool is not None:
-        folder = shlex.quote(str(delivery.spool.folder))
-        line += f"; deliver it with: tracelet-otel replay {folder} --backend {delivery.name}"
-    locations = delivery.destination.locations()
-    if locations:
-        line += f" -> {locations[0]}" + (f" and {len(locations) - 1} more" if len(locations) > 1 else "")
-    if delivery.name == "file" and locations:
-        line += f"; deliver it with: tracelet-otel replay {shlex.quote(locations[0])} --backend NAME"
-    return line
-
-
-def _amount(points: int, records: int) -> str:
+def amount(points: int, records: int) -> str:
+    """A number of points and records, in words; empty for none."""
     parts: list[str] = []
     if points:
         parts.append(f"{points:,} point{'s' * (points != 1)}")

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+BY_DEFAULT = {"TRACELET_ISOLATION": "process", "TRACELET_SHUTDOWN_TIMEOUT": "100"}
+"""For tests of what a user gets who sets nothing; with the patience that a busy machine needs."""
 _INSTRUMENT = str(Path(sys.executable).parent / "opentelemetry-instrument")
 
 
@@ -31,7 +33,13 @@ def clean_environment(**extra: str) -> dict[str, str]:
     environment.pop("PYTHONPATH", None)
     # A test process must not inherit pytest's marks, or MLflow thinks that it is tested itself.
     environment.pop("PYTEST_CURRENT_TEST", None)
-    return {**environment, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1", **extra}
+    ours = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONUNBUFFERED": "1",
+        # One process fewer a test; tests/agent and some others are about the default.
+        "TRACELET_ISOLATION": "thread",
+    }
+    return {**environment, **ours, **extra}
 
 
 def script_command(path: Path, *arguments: str, zero_code: bool = True) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from tracelet_otel.delivery.destination import Batch, Receipt
@@ -45,12 +46,15 @@ class SourceCounts:
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
+        self._batches: Counter[str] = Counter()
+        """That wait, also those that count as nothing, such as the end of a run."""
 
     def capture(self, batch: Batch) -> None:
         """Counts a batch that waits now."""
         if batch.source:
             counts = self._counts.setdefault(batch.source, Counts())
             counts.capture(batch)
+            self._batches[batch.source] += 1
             counts.spooled_points += batch.points
             counts.spooled_records += batch.records
 
@@ -58,6 +62,7 @@ class SourceCounts:
         """Counts a batch that does not wait any more: what the destination took of it, or None."""
         counts = self._counts.get(batch.source) if batch.source else None
         if counts is not None:
+            self._batches[batch.source] -= 1
             counts.spooled_points -= batch.points
             counts.spooled_records -= batch.records
             if receipt is not None:
@@ -68,6 +73,11 @@ class SourceCounts:
         found = self._counts.get(source, Counts())
         return Counts(*(getattr(found, name) for name in Counts.__slots__))
 
+    def waits(self, source: str) -> bool:
+        """Whether a batch of this source waits."""
+        return self._batches[source] > 0
+
     def forget(self, source: str) -> None:
         """Frees what is kept for a source that has ended."""
         self._counts.pop(source, None)
+        self._batches.pop(source, None)

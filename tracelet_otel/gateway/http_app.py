@@ -153,11 +153,6 @@ class App:
             return unavailable(str(error), OVERLOAD_RETRY_S)
 
 
-def make_app(intake: Intake) -> App:
-    """The application of an agent: every limit at its default, senders are known and need no token."""
-    return App(intake, with_sources=True)
-
-
 _codes: Final = {400: 3, 401: 16, 413: 8, 415: 3, 503: 14}
 """By HTTP's status the code of gRPC, as ``google.rpc.Status`` has it."""
 

@@ -87,14 +87,18 @@ def open_outlet(
 ) -> Outlet:
     """The same for any destination that takes OTLP; ``folder`` is that of the spool."""
     seen = Seen()
+    left: list[Batch] = []
+
+    def recovered(batch: Batch) -> None:
+        remember(batch, seen, runs)
+        if batch.source:
+            left.append(Batch(points=batch.points, records=batch.records, source=batch.source))
+
     spool = DurableSpool(
-        folder,
-        max_bytes=max_spool_bytes,
-        max_memory_bytes=max_queue_bytes,
-        recovered=lambda batch: remember(batch, seen, runs),
+        folder, max_bytes=max_spool_bytes, max_memory_bytes=max_queue_bytes, recovered=recovered
     )
     delivery = Delivery(
-        name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests
+        name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests, left=left
     )
     return Outlet(delivery, seen, spool)
 

@@ -140,6 +140,10 @@ class Runs:
         entry.time_unix_nano, entry.heard, entry.restored = time_unix_nano, self._clock(), False
         self._changed.add(run_id)
 
+    def open(self) -> list[RunInfo]:
+        """The runs that are open."""
+        return [entry.info for entry in tuple(self._entries.values()) if entry.state == "open"]
+
     def silent(self) -> list[str]:
         """Open runs of which nothing was heard for too long."""
         now = self._clock()

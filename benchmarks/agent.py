@@ -1,0 +1,183 @@
+"""What the agent costs training, against trackers' clients in training's own process.
+
+    python benchmarks/agent.py [--points 50000] [--rounds 5] [--json results.json]
+
+Prints one table, each figure as the median of the rounds with the lowest and the highest; exits with 1 where
+a median misses its target. Both sides are processes of their own, in turns, with MLflow (SQLite) as the
+backend; its client is imported, and the agent started, before the clock.
+
+thread, call        CPU time of the training thread a call of `log_scalar`, `isolation="thread"`
+process, call       the same with the agent
+process / thread    the ratio of the two in one round
+all threads         what the whole training process spends a point with the agent: the call, collection,
+                    encoding and hand-over, from the first call until the agent has the last point; the target
+                    is in microseconds, and this machine's are not another's
+in a script         the same where points come at a hundred steps a second with ten metrics each, in between
+                    the thread sleeps: collections and requests are small then
+exit, thread        seconds that `shutdown()` takes while MLflow has still to digest the points
+exit, process       the same with the agent and a `shutdown_timeout` of 1 s; the agent finishes the rest
+
+In the end all points are read back; if one is missing, the program ends with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tracelet_otel.settings import Isolation
+
+TAGS = tuple(f"train/metric_{index}" for index in range(10))
+SCRIPT_STEPS = 500
+
+
+class Row(NamedTuple):
+    """One line of the table: a figure of each round."""
+
+    name: str
+    unit: str
+    figures: list[float]
+    target: float | None = None
+
+    @property
+    def misses(self) -> bool:
+        return self.target is not None and statistics.median(self.figures) > self.target
+
+    def __str__(self) -> str:
+        verdict = (
+            "" if self.target is None else f"   at most {self.target:g}: {'over' if self.misses else 'OK'}"
+        )
+        low, high = min(self.figures), max(self.figures)
+        median = statistics.median(self.figures)
+        return f"{self.name:<18}{median:>8.2f} {self.unit:<3} {low:.2f}-{high:.2f}{verdict}"
+
+
+def child(isolation: Isolation, points: int) -> dict[str, float]:
+    """The figures of one process."""
+    import tracelet_otel
+    from tracelet_otel import process
+    from tracelet_otel.agent import delivery as agent_delivery
+
+    agent_delivery._CONTAINERS = ()  # whether this machine is one or not
+    os.environ.pop("SLURM_JOB_ID", None)
+    seconds = 1.0 if isolation == "process" else 120.0
+    tracelet_otel.configure(backends=["mlflow"], isolation=isolation, shutdown_timeout=seconds)
+    tracelet_otel.log_scalar("warm-up", 0.0, 0)
+    session = process.session()
+    assert session is not None
+    assert session.flush(120)
+    (delivery,) = session.pipeline.deliveries
+
+    def handed_over(count: int) -> None:
+        while delivery.counts.delivered_points < count:
+            time.sleep(0.005)
+
+    figures: dict[str, float] = {}
+    if isolation == "process":
+        began = time.process_time()
+        for step in range(SCRIPT_STEPS):
+            for tag in TAGS:
+                tracelet_otel.log_scalar(tag, step / 7, step)
+            time.sleep(0.01)
+        handed_over(1 + SCRIPT_STEPS * 10)
+        figures["script"] = (time.process_time() - began) / (SCRIPT_STEPS * 10) * 1e6
+        assert session.flush(120)
+    done = delivery.counts.captured_points
+    all_began, began = time.process_time(), time.thread_time()
+    for step in range(points):
+        tracelet_otel.log_scalar(TAGS[step % 10], step / 7, SCRIPT_STEPS + step)
+    figures["call"] = (time.thread_time() - began) / points * 1e6
+    if isolation == "process":
+        handed_over(done + points)
+        figures["all"] = (time.process_time() - all_began) / points * 1e6
+    began = time.perf_counter()
+    tracelet_otel.shutdown()
+    figures["exit"] = time.perf_counter() - began
+    return figures
+
+
+def stored(database: Path) -> tuple[int, list[str]]:
+    connection = sqlite3.connect(database, timeout=60)
+    try:
+        (count,) = connection.execute("select count(*) from metrics where key not like 'system/%'").fetchone()
+        return count, [status for (status,) in connection.execute("select status from runs")]
+    finally:
+        connection.close()
+
+
+def measure(isolation: str, points: int, empty: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="agent-", ignore_cleanup_errors=True) as folder:
+        shutil.copy(empty, f"{folder}/mlflow.db")
+        environment = {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "TRACELET_SPOOL_DIR": f"{folder}/state",
+            "TMPDIR": folder,
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
+        }
+        command = [sys.executable, __file__, "--child", isolation, "--points", str(points)]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            sys.exit(f"{isolation}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        expected = 1 + points + (SCRIPT_STEPS * 10 if isolation == "process" else 0)
+        end = time.monotonic() + 300
+        while (found := stored(Path(folder, "mlflow.db"))) != (expected, ["FINISHED"]):
+            if time.monotonic() > end:
+                sys.exit(f"{isolation}: MLflow has {found}, not {expected} points\n{done.stderr}")
+            time.sleep(0.2)
+        return json.loads(Path(folder, "figures.json").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--points", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        figures = child(options.child, options.points)
+        Path("figures.json").write_text(json.dumps(figures), encoding="utf-8")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        code = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+        empty = Path(folder, "mlflow.db")
+        rounds = [
+            [measure(side, options.points, empty) for side in ("thread", "process")]
+            for _ in range(options.rounds)
+        ]
+    rows = [
+        Row("thread, call", "us", [thread["call"] for thread, _ in rounds]),
+        Row("process, call", "us", [agent["call"] for _, agent in rounds]),
+        Row("process / thread", "x", [agent["call"] / thread["call"] for thread, agent in rounds], 1.0),
+        Row("all threads", "us", [agent["all"] for _, agent in rounds], 10.0),
+        Row("in a script", "us", [agent["script"] for _, agent in rounds]),
+        Row("exit, thread", "s", [thread["exit"] for thread, _ in rounds]),
+        Row("exit, process", "s", [agent["exit"] for _, agent in rounds], 3.0),
+    ]
+    print(f"{options.points:,} points, {options.rounds} rounds, medians and ranges")
+    for row in rows:
+        print(row)
+    if options.json:
+        options.json.write_text(
+            json.dumps({row.name: row.figures for row in rows}, indent=1) + "\n", encoding="utf-8"
+        )
+    sys.exit(any(row.misses for row in rows))
+
+
+if __name__ == "__main__":
+    main()

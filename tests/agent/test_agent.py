@@ -1,0 +1,299 @@
+"""Training with its trackers in another process: what it costs training, and what survives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.agent.conftest import Agents
+from tests.support import mlflow_content as mlflow
+from tests.support.scripts import run_script, script_command, write_script
+
+LOG = """
+import sys, tracelet_otel
+for step in range({points}):
+    tracelet_otel.log_scalar("loss", step / 7, step)
+tracelet_otel.log_text("note", "hello")
+"""
+
+OUTSIDE_A_CONTAINER = """
+import tracelet_otel.agent.delivery
+tracelet_otel.agent.delivery._CONTAINERS = ()  # where these tests run may be one
+"""
+HAS_NO_CHILD = """
+def has_no_child():
+    import os
+    try:
+        os.wait()
+    except ChildProcessError:
+        return True
+"""
+
+
+def check(database: Path, status: str, points: int) -> None:
+    (run,) = mlflow.runs(database)
+    logged = mlflow.points(database)["loss"]
+    assert [(point.step, point.value) for point in logged] == [(step, step / 7) for step in range(points)]
+    assert run.status == status
+
+
+def spools(folder: Path) -> list[str]:
+    state = folder / "state" / "tracelet-otel" / "spool"
+    return sorted(path.relative_to(state).as_posix() for path in state.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def variables(agents: Agents, tmp_path: Path) -> dict[str, str]:
+    return {**agents.variables, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+def test_training_is_apart_from_its_trackers(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    code = LOG.format(points=5_000) + (
+        "assert tracelet_otel.flush()\n"
+        "import os, psutil, threading\n"
+        "loaded = [name for name in ('mlflow', 'grpc', 'uvicorn', 'sqlalchemy') if name in sys.modules]\n"
+        "print(loaded, psutil.Process().children(), has_no_child())\n"
+    )
+    done = run_script(tmp_path, HAS_NO_CHILD + code, variables=variables)
+    assert (done.returncode, done.stdout) == (0, "[] [] True\n"), done.stderr
+    assert "mlflow: captured 5,000 points and 1 record, delivered all -> sqlite:" in done.stderr
+    agents.wait_until_gone()
+    check(database, "FINISHED", 5_000)
+    assert (agents.files(), agents.log(), spools(tmp_path)) == ([], "", [])
+
+
+def test_a_process_that_logs_nothing_starts_none(
+    tmp_path: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    done = run_script(tmp_path, "import tracelet_otel; tracelet_otel.configure()", variables=variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert agents.files() == []
+
+
+@pytest.mark.parametrize(
+    "end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "import ctypes; ctypes.string_at(0)"]
+)
+def test_what_ends_training_without_a_word_leaves_a_run_that_was_killed(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str], end: str
+) -> None:
+    # Once the agent has them, the points are safe; at most the last second's are not.
+    code = LOG.format(points=3_000) + (
+        "import os, time, tracelet_otel.process\n"
+        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "while delivery.counts.delivered_points < 3_000 or delivery.counts.delivered_records < 1:\n"
+        "    time.sleep(0.01)\n"
+    )
+    done = run_script(tmp_path, code + end, variables=variables)
+    assert done.returncode in (-signal.SIGKILL, 3, -signal.SIGSEGV)
+    agents.wait_until_gone()
+    check(database, "KILLED", 3_000)
+    assert spools(tmp_path) == []
+
+
+def test_training_notices_that_its_agent_has_died(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    code = LOG.format(points=1_000) + (
+        "assert tracelet_otel.flush()\n"
+        "print('flushed', flush=True)\n"
+        "input()\n"
+        "for step in range(1_000, 2_000):\n"
+        "    tracelet_otel.log_scalar('loss', step / 7, step)\n"
+        "assert tracelet_otel.flush()\n"
+        "for step in range(2_000, 3_000):\n"
+        "    tracelet_otel.log_scalar('loss', step / 7, step)\n"
+    )
+    process = subprocess.Popen(
+        script_command(write_script(tmp_path, code)),
+        cwd=tmp_path,
+        env=agents.environment(**variables),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "flushed\n"
+    (agent,) = agents.alive()
+    agent.kill()
+    psutil.wait_procs([agent])
+    _, err = process.communicate("\n", timeout=110)
+    assert process.returncode == 0, err
+    assert "captured 3,000 points and 1 record, delivered all" in err
+    agents.wait_until_gone()
+    check(database, "FINISHED", 3_000)
+    assert spools(tmp_path) == []
+
+
+def test_an_agent_that_dies_with_undelivered_data_has_a_successor(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    """What the first one had acknowledged is on the disk, and the second one delivers it."""
+    code = LOG.format(points=20_000) + (
+        "import os, time, tracelet_otel.process, psutil\n"
+        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "while delivery.counts.delivered_points < 20_000:\n"
+        "    time.sleep(0.01)\n"
+        "os.kill(delivery.client.agents[-1], 9)\n"
+        "tracelet_otel.log_scalar('loss', 20_000 / 7, 20_000)\n"
+    )
+    done = run_script(tmp_path, code, variables=variables)
+    assert done.returncode == 0, done.stderr
+    agents.wait_until_gone()
+    check(database, "FINISHED", 20_001)
+    assert "captured 20,001 points and 1 record, delivered all" in done.stderr
+
+
+def test_training_ends_by_its_deadline_and_the_agent_finishes_the_rest(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    code = OUTSIDE_A_CONTAINER + LOG.format(points=50_000) + "import time; print(time.time(), flush=True)"
+    begin = time.monotonic()
+    done = run_script(tmp_path, code, variables={**variables, "TRACELET_SHUTDOWN_TIMEOUT": "1"})
+    after = time.time() - float(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert after < 10, f"{after} s, and {time.monotonic() - begin} s in all"  # 1 s and a slow machine
+    assert "the agent (process " in done.stderr
+    assert "goes on with" in done.stderr
+    agents.wait_until_gone()
+    check(database, "FINISHED", 50_000)
+    assert spools(tmp_path) == []
+
+
+def test_training_waits_where_the_agent_would_end_with_it(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    """A Slurm job's processes are killed once its script has ended."""
+    slow = {**variables, "TRACELET_SHUTDOWN_TIMEOUT": "20", "SLURM_JOB_ID": "1"}
+    done = run_script(tmp_path, LOG.format(points=30_000), variables=slow)
+    assert "captured 30,000 points and 1 record, delivered all" in done.stderr
+    agents.wait_until_gone()
+    check(database, "FINISHED", 30_000)
+
+
+def test_a_backend_that_never_answers(tmp_path: Path, agents: Agents, variables: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        more = {**variables, "MLFLOW_TRACKING_URI": uri, "TRACELET_SHUTDOWN_TIMEOUT": "2"}
+        code = LOG.format(points=5_000) + "import time; print(time.time(), flush=True)"
+        done = run_script(tmp_path, code, variables=more)
+        after = time.time() - float(done.stdout)
+        assert done.returncode == 0
+        assert after < 12
+        assert "delivered nothing" in done.stderr
+        assert "5,000 points and 1 record" in done.stderr
+        agents.wait_until_gone()
+    left = spools(tmp_path)
+    assert any(name.startswith("agent-") and "/mlflow/" in name for name in left), left
+    assert "mlflow: 5000 points and 1 records stay in" in agents.log()
+
+
+def test_everything_is_replayed_that_a_dead_backend_left(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    away = {**variables, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "TRACELET_SHUTDOWN_TIMEOUT": "1"}
+    done = run_script(tmp_path, LOG.format(points=2_000), variables=away)
+    agents.wait_until_gone()
+    assert "spooled" in done.stderr or "goes on" in done.stderr
+    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
+    replayed = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=agents.environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    check(database, "FINISHED", 2_000)
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_node_share_one(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    code = """
+    import os, tracelet_otel, tracelet_otel.process
+    tracelet_otel.configure()
+    rank = int(os.environ["RANK"])
+    for step in range(500):
+        tracelet_otel.log_scalar("loss", step + 1000.0 * rank, step)
+    assert tracelet_otel.flush()
+    (delivery,) = tracelet_otel.process.session()._deliveries
+    print("agent", *delivery.client.agents, flush=True)
+    """
+    script = write_script(tmp_path, code)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(script)],
+        cwd=tmp_path,
+        env=agents.environment(**variables, OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=115,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.splitlines())) == 1, done.stdout
+    agents.wait_until_gone()
+    (run,) = mlflow.runs(database)
+    assert run.status == "FINISHED"
+    for rank in range(4):
+        stored = mlflow.points(database)["loss" if rank == 0 else f"loss/rank_{rank}"]
+        assert [point.value for point in stored] == [step + 1000.0 * rank for step in range(500)]
+
+
+def test_the_agent_keeps_nobody_waiting_who_reads_training_to_its_end(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    """``python train.py | tee log`` ends with training."""
+    code = OUTSIDE_A_CONTAINER + LOG.format(points=50_000) + "print('trained')"
+    command = script_command(write_script(tmp_path, code))
+    env = agents.environment(**{**variables, "TRACELET_SHUTDOWN_TIMEOUT": "0.5"})
+    read, write = os.pipe()
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=write, stderr=write)
+    os.close(write)
+    with os.fdopen(read) as output:
+        text = output.read()  # until the last process that has it has closed it
+    assert process.wait() == 0
+    assert "trained" in text
+    assert agents.alive(), text  # it was not waited for
+    agents.wait_until_gone()
+    check(database, "FINISHED", 50_000)
+
+
+def test_sigterm_to_both_delivers_and_says_killed(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    """As ``scancel`` and a container's end send it to every process."""
+    code = LOG.format(points=1_000) + (
+        "assert tracelet_otel.flush()\nprint('flushed', flush=True)\nimport time; time.sleep(100)"
+    )
+    process = subprocess.Popen(
+        script_command(write_script(tmp_path, code)),
+        cwd=tmp_path,
+        env=agents.environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "flushed\n"
+    (agent,) = agents.alive()
+    agent.terminate()
+    process.terminate()
+    _, err = process.communicate(timeout=110)
+    assert process.returncode == -signal.SIGTERM
+    assert "delivered all" in err
+    agents.wait_until_gone()
+    check(database, "KILLED", 1_000)

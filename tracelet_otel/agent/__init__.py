@@ -1,0 +1,102 @@
+"""The agent: a gateway on a Unix socket, a process of its own beside the one that trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracelet_otel import backends
+from tracelet_otel.delivery.spool import Spool
+from tracelet_otel.records import RunInfo
+from tracelet_otel.routing import take_route
+from tracelet_otel.settings import Settings
+
+if TYPE_CHECKING:
+    from tracelet_otel.agent.delivery import AgentDelivery
+
+
+def isolated(named: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those backends, with options of JSON's types, whose clients run in an agent.
+
+    These are the trackers. The others stay with training: exporters of OpenTelemetry, which take the SDK's
+    own objects or write to training's output; ``file``, which has no client; and trackers with options that
+    another process cannot be given.
+    """
+    if sys.platform == "win32":  # no Unix sockets
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, options in named.items():
+        if backends.is_tracker(name):
+            try:
+                found[name] = json.loads(json.dumps(dict(options), default=_plain))
+            except (TypeError, ValueError):
+                continue
+    return found
+
+
+def make_delivery(
+    named: Mapping[str, Mapping[str, Any]],
+    settings: Settings,
+    *,
+    run: RunInfo,
+    state: Path,
+    session: str,
+    ends_runs: bool,
+) -> AgentDelivery:
+    """The delivery to the agent of these backends, which is started with the first value.
+
+    Args:
+        named: the backends with their options, see :func:`isolated`.
+        settings: of the session.
+        run: the session's run.
+        state: folder of spools and companion files.
+        session: the name of this session's folder below it.
+        ends_runs: whether the end of this process is the end of the runs that it writes.
+
+    Raises:
+        ConfigurationError: a backend does not exist or cannot be used.
+        DeliveryError: the agent's socket has no place.
+    """
+    from tracelet_otel.agent.address import address, key_of
+    from tracelet_otel.agent.client import AgentClient
+    from tracelet_otel.agent.delivery import NAME, AgentDelivery
+
+    for name, options in named.items():
+        backends.check(name, options)  # here and now, not in the agent's log
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - a text
+    except OSError:  # it was deleted
+        folder = "/"
+    config = {
+        "backends": named,
+        "run": asdict(run),
+        "state": str(state),
+        "max_queue_bytes": settings.max_queue_bytes,
+        "max_spool_bytes": settings.max_spool_bytes,
+    }
+    client = AgentClient(
+        address(key_of(run.id, named, state, folder)),
+        uuid.uuid4().hex,
+        config,
+        folder=folder,
+        ends_runs=ends_runs,
+        patience=settings.shutdown_timeout,
+    )
+    spool = Spool(state / backends.SPOOLS / session / NAME, max_bytes=settings.max_spool_bytes)
+    takes_all = {name: take_route(name, options)[0].takes_all for name, options in named.items()}
+    return AgentDelivery(client, takes_all, max_queue_bytes=settings.max_queue_bytes, spool=spool)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, PathLike):
+        return os.fspath(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    raise TypeError(f"no JSON: {value!r}")

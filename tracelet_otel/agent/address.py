@@ -1,0 +1,64 @@
+"""Where an agent is found: the same run with the same backends, on this machine, has one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tracelet_otel.delivery.errors import PermanentError
+
+SPOOL_PREFIX: Final = "agent-"
+"""How the name of an agent's folder among the spools begins; its key follows."""
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a Unix socket's path on Linux; unix(7), ``sun_path``. macOS has 103."""
+_KEY_LETTERS: Final = 16
+
+
+class Address(NamedTuple):
+    """The names of one agent's files. The socket is in a folder that only this user can enter."""
+
+    key: str
+    socket: Path
+    lock: Path
+    """Held by the agent as long as it lives."""
+    log: Path
+
+
+def key_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, folder: str) -> str:
+    """The same for all processes that may share an agent.
+
+    Args:
+        run_id: of the process's default run; ranks of one run share it.
+        backends: with their options, all of JSON's types.
+        state: folder of spools and companion files.
+        folder: that relative paths are relative to.
+    """
+    named = json.dumps([run_id, backends, str(state), folder], sort_keys=True)
+    return hashlib.sha256(named.encode()).hexdigest()[:_KEY_LETTERS]
+
+
+def address(key: str) -> Address:
+    """The address of the agent with this key; makes the folder.
+
+    Raises:
+        PermanentError: somebody else could put a socket in our place.
+    """
+    name = f"tracelet-otel-{os.getuid()}"
+    folder = Path(tempfile.gettempdir(), name)
+    longest = 103 if os.uname().sysname == "Darwin" else _LONGEST_SOCKET
+    if len(os.fsencode(folder / f"{key}.socket")) > longest:
+        folder = Path("/tmp", name)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise PermanentError(f"no place for the agent's socket: {error}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermanentError(f"{folder} is not a folder that only this user can enter; remove it")
+    return Address(key, folder / f"{key}.socket", folder / f"{key}.lock", folder / f"{key}.log")

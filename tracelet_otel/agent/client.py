@@ -1,0 +1,218 @@
+"""The training process's end of the way to its agent."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tracelet_otel.agent import launch
+from tracelet_otel.agent.address import Address
+from tracelet_otel.agent.protocol import (
+    END_PATH,
+    LONGEST_WAIT_S,
+    REPORT_PATH,
+    SOURCE_PATH,
+    Report,
+    Source,
+)
+from tracelet_otel.delivery.destination import Batch, Receipt
+from tracelet_otel.delivery.errors import PermanentError, TransientError
+
+if TYPE_CHECKING:
+    from tracelet_otel.delivery.otlp_http import HttpClient
+
+SOURCE_HEADER: Final = "tracelet-source"
+"""As the gateway reads it, which is not imported into training."""
+START_SECONDS: Final = 30.0
+"""How long an agent may take to listen: a second or two, more on a cold or network disk."""
+REQUEST_SECONDS: Final = 30.0
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 0.25
+
+
+class AgentClient:
+    """A destination that hands everything to the agent, which it starts where there is none.
+
+    Nothing is imported, and no agent started, before there is something to deliver.
+
+    Args:
+        address: the agent's.
+        source: this process's id for the agent.
+        config: for an agent that is started.
+        folder: its current folder.
+        ends_runs: whether the end of this process is the end of the runs that it writes.
+        patience: seconds without progress after which the agent gives a backend up, once training is gone.
+    """
+
+    takes_otlp = True
+
+    def __init__(
+        self,
+        address: Address,
+        source: str,
+        config: Mapping[str, Any],
+        *,
+        folder: str,
+        ends_runs: bool,
+        patience: float,
+    ) -> None:
+        self.address = address
+        self.source = source
+        self.used = False
+        """Whether an agent has ever answered."""
+        self.agents: list[int] = []
+        """The process ids of the agents, the last one's at the end."""
+        self._config = config
+        self._folder = folder
+        self._ends_runs = ends_runs
+        self._patience = patience
+        self._client: HttpClient | None = None
+        self._known = False
+        """Whether the agent that listens knows us."""
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Imports the client of OTLP over HTTP."""
+        from tracelet_otel.delivery.otlp_http import HttpClient
+        from tracelet_otel.delivery.otlp_settings import over_socket
+
+        if self._client is None:
+            connections = over_socket(str(self.address.socket), timeout=REQUEST_SECONDS)
+            headers = ((SOURCE_HEADER, self.source),)
+            self._client = HttpClient(
+                {signal: replace(item, headers=headers) for signal, item in connections.items()}
+            )
+
+    def connect(self) -> None:
+        """Reaches the agent, or starts one and reaches that.
+
+        Raises:
+            TransientError: there is none after :data:`START_SECONDS`.
+        """
+        with self._lock:
+            if self._known:
+                return
+            if not self._register():
+                launch.launch(self.address, self._folder, self._config)
+                end, pause = time.monotonic() + START_SECONDS, _FIRST_PAUSE_S
+                while not self._register():
+                    if time.monotonic() > end:
+                        raise TransientError(f"the agent does not start; see {self.address.log}")
+                    time.sleep(pause)
+                    pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+            self._known = True
+
+    def send(self, batch: Batch) -> Receipt:
+        """Hands a batch over; the agent has it on the disk then.
+
+        Raises:
+            TransientError: the agent has ended or has no place; the next call starts another.
+            PermanentError: it refuses the batch.
+        """
+        client = self._client
+        assert client is not None, "load() comes first"
+        try:
+            self.connect()
+            if isinstance(batch.logs, bytes):
+                client.send_logs(batch.logs)
+            if isinstance(batch.metrics, bytes):
+                client.send_metrics(batch.metrics)
+        except TransientError as error:
+            if error.retry_after is None:  # no answer at all: it is gone, or no more the one that knows us
+                self._known = False
+            raise
+        return Receipt(batch.points, batch.records)
+
+    def report(self, wait: float = 0.0) -> Report | None:
+        """What became of everything sent; None if no agent answers.
+
+        Args:
+            wait: seconds to wait for everything to be delivered, :data:`LONGEST_WAIT_S` at most.
+        """
+        if not self.used:
+            return None
+        path = f"{REPORT_PATH}?{min(wait, LONGEST_WAIT_S):.3f}"
+        try:
+            return Report.from_json(self._ask("GET", path))
+        except (OSError, ValueError, KeyError, TypeError, PermanentError):
+            return None
+
+    def end(self) -> None:
+        """Tells the agent that nothing more comes."""
+        if self.used:
+            try:
+                self._ask("POST", END_PATH)
+            except (OSError, ValueError, PermanentError):
+                return  # it sees the end of this process
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._client is not None:
+            self._client.close()
+
+    def locations(self) -> list[str]:
+        """The agent's backends have some; see :meth:`report`."""
+        return []
+
+    def refusals(self) -> str:
+        """The agent's backends have some; see :meth:`report`."""
+        return ""
+
+    def _register(self) -> bool:
+        """Tells an agent that is there about this process; whether there is one."""
+        import psutil
+
+        us = Source(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
+        try:
+            answer = self._ask("POST", SOURCE_PATH, asdict(us))
+        except (OSError, ValueError):
+            return False
+        agent = int(answer.get("agent", 0))
+        if not self.agents or self.agents[-1] != agent:
+            self.agents.append(agent)
+        self.used = True
+        return True
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One question and its answer.
+
+        Raises:
+            OSError: nobody answers.
+            ValueError: the answer is not JSON.
+            PermanentError: the agent refuses.
+        """
+        connection = _Connection(self.address.socket)
+        try:
+            content = json.dumps(body) if body is not None else None
+            connection.request(method, path, content, {SOURCE_HEADER: self.source})
+            response = connection.getresponse()
+            answer = response.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(repr(error)) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise PermanentError(f"the agent answers {response.status}: {answer[:200]!r}")
+        return json.loads(answer) if answer else {}
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=REQUEST_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Raises OSError where nobody listens."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

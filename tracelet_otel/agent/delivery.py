@@ -1,0 +1,148 @@
+"""The delivery to an agent: like any other, but at its end the agent still has work to do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tracelet_otel.agent.client import AgentClient
+from tracelet_otel.agent.protocol import LONGEST_WAIT_S, BackendReport, Report
+from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.spool import Spool
+from tracelet_otel.summary import Line
+
+NAME: Final = "agent"
+HAND_OVER_S: Final = 10.0
+"""How long an exit waits at least for an agent that starts and takes everything: a second or two."""
+_CONTAINERS: Final = ("/.dockerenv", "/run/.containerenv")
+"""Files by which Docker and Podman mark a container."""
+
+
+class AgentDelivery(Delivery):
+    """Hands everything to the agent; waiting for it means waiting for the agent's backends.
+
+    Args:
+        client: to the agent.
+        backends: the names of the agent's, each with whether it gets everything.
+        max_queue_bytes: what waits for the agent beyond this goes to the spool.
+        spool: where batches go while there is no agent.
+    """
+
+    def __init__(
+        self, client: AgentClient, backends: Mapping[str, bool], *, max_queue_bytes: int, spool: Spool
+    ) -> None:
+        self.client = client
+        self._backends = dict(backends)
+        self._is_handed_on = False
+        self._last: Report | None = None
+        # It does not rest: what it does is little, and what the agent has survives the end of training.
+        super().__init__(NAME, client, max_queue_bytes=max_queue_bytes, spool=spool, rests=False)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The agent's."""
+        return tuple(self._backends)
+
+    def hand_on(self) -> None:
+        """See :meth:`Delivery.hand_on`: what the agent has it delivers for the next session too."""
+        self._is_handed_on = True
+
+    def flush(self, idle_timeout: float) -> bool:
+        """See :meth:`Delivery.flush`; until the agent's backends have everything."""
+        return super().flush(idle_timeout) and self._settled(idle_timeout, None)
+
+    def finish_closing(self, idle_timeout: float, deadline: float | None = None) -> bool:
+        """See :meth:`Delivery.close`; the agent goes on with what is left after ``idle_timeout`` in all.
+
+        Where it would be ended with this process, it is waited for as long as its backends take anything.
+        """
+        if deadline is None and not ends_with_us():
+            deadline = time.monotonic() + idle_timeout
+        # The agent may only just have been started, and must have everything before it can go on.
+        patience = max(idle_timeout, HAND_OVER_S)
+        done = super().finish_closing(patience, time.monotonic() + patience)
+        done = done and self._settled(idle_timeout, deadline)
+        if self._last is None:
+            self._last = self.client.report()
+        self.client.end()
+        return done
+
+    def lines(self) -> list[Line]:
+        """For the closing lines: one a backend, as the agent reports."""
+        by_name = {item.name: item for item in self._last.backends} if self._last else {}
+        return [self._line(name, by_name.get(name)) for name in self.backends]
+
+    def _settled(self, idle_timeout: float, deadline: float | None) -> bool:
+        """Waits for the agent's backends; whether they have everything."""
+        seen: tuple[float, ...] = ()
+        moved = time.monotonic()
+        while self.client.used and not self._is_handed_on:
+            now = time.monotonic()
+            end = moved + idle_timeout if deadline is None else min(deadline, moved + idle_timeout)
+            report = self.client.report(min(LONGEST_WAIT_S, max(0.0, end - now)))
+            if report is None:
+                return False
+            self._last = report
+            if not report.waits:
+                return True
+            if not any(item.works for item in report.backends if item.waits):
+                return False
+            if report.progress != seen:
+                seen, moved = report.progress, time.monotonic()
+                if deadline is None:
+                    continue
+            if time.monotonic() >= end:
+                return False
+        return True
+
+    def _line(self, name: str, found: BackendReport | None) -> Line:
+        line = Line(name)
+        mine = self.counts
+        if found is None:  # no agent has ever answered: everything is in the spool, or dropped
+            line.captured_points, line.captured_records = mine.captured_points, mine.captured_records
+            line.spooled_points, line.spooled_records = mine.spooled_points, mine.spooled_records
+            line.error = self.last_error
+            line.left = bool(self.spool)
+            line.spool = str(self.spool.folder) if self.spool is not None else ""
+            return line
+        # What the agent has not got is missing at each of its backends.
+        missing_points = mine.captured_points - mine.delivered_points
+        missing_records = mine.captured_records - mine.delivered_records
+        line.captured_points = found.captured_points + missing_points
+        line.captured_records = found.captured_records + missing_records
+        line.delivered_points, line.delivered_records = found.delivered_points, found.delivered_records
+        if len(self.client.agents) > 1 and self._backends[name]:
+            # What the agents before had taken and this one does not know of, they had delivered.
+            line.captured_points = mine.captured_points
+            line.captured_records = mine.captured_records
+            line.delivered_points += mine.delivered_points - found.captured_points
+            line.delivered_records += mine.delivered_records - found.captured_records
+        line.locations = found.locations
+        line.error = found.error or found.refusals
+        if missing_points or missing_records:
+            line.error = self.last_error or line.error
+            line.spooled_points, line.spooled_records = mine.spooled_points, mine.spooled_records
+            line.left = bool(self.spool)
+            line.spool = str(self.spool.folder) if self.spool is not None else ""
+        if found.waits:
+            line.waiting_points, line.waiting_records = found.waiting_points, found.waiting_records
+            line.agent = self._last.agent if self._last is not None else 0
+            line.works = found.works
+            line.agent_spool = found.spool
+        return line
+
+
+def ends_with_us() -> bool:
+    """Whether an agent would be ended with this process: in a container, a pod, a Slurm job.
+
+    Their supervisors end all processes once the one that they have started has ended.
+    """
+    variables = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "container")
+    return (
+        os.getpid() == 1
+        or any(name in os.environ for name in variables)
+        or any(Path(name).exists() for name in _CONTAINERS)
+    )

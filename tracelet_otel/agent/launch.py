@@ -1,0 +1,73 @@
+"""Starts an agent's process, without waiting for what it imports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tracelet_otel.agent.address import Address
+from tracelet_otel.delivery.errors import TransientError
+
+_MAIN: Final = """
+import os, sys
+os.fork() and os._exit(0)
+sys.path[:] = [path for path in sys.path if path]
+from tracelet_otel.agent.server import main
+main()
+"""
+"""Forked once more, so that it is no child of training: a script that waits for its children, whichever ends
+first, would get ours. And without the current folder in front, whose ``queue.py`` would be imported."""
+_MOST_LOG_BYTES: Final = 1024 * 1024
+
+
+def launch(address: Address, folder: str, config: Mapping[str, Any]) -> None:
+    """Starts an agent; it may find that there is one already, and end.
+
+    Costs training no more than the start of a process; the agent's imports are its own matter.
+
+    Args:
+        address: where it is to be found.
+        folder: its current folder.
+        config: for the agent, all of JSON's types. Not in its arguments, which everybody can read.
+
+    Raises:
+        TransientError: the process cannot be started.
+    """
+    complete = {**config, "address": {"key": address.key, **_paths(address)}, "sys_path": _import_paths()}
+    _shorten(address.log)
+    try:
+        # Only its own files: who reads training's output to its end must not wait for the agent's.
+        with address.log.open("ab", buffering=0) as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _MAIN],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=folder if os.path.isdir(folder) else "/",  # noqa: PTH112 - a text
+                start_new_session=True,  # Ctrl-C is for training; the agent delivers what training leaves
+            )
+    except (OSError, ValueError) as error:
+        raise TransientError(f"the agent cannot be started: {error}") from error
+    process.communicate(json.dumps(complete).encode())
+
+
+def _paths(address: Address) -> dict[str, str]:
+    return {"socket": str(address.socket), "lock": str(address.lock), "log": str(address.log)}
+
+
+def _import_paths() -> list[str]:
+    """Where this process may import from: a script may have added to it. Not the script's own folder."""
+    script = sys.path[0] if sys.path else ""
+    return [path for path in sys.path if path and path != script and Path(path).exists()]
+
+
+def _shorten(log: Path) -> None:
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _MOST_LOG_BYTES:
+            log.unlink()
