@@ -113,7 +113,7 @@ class Session:
                     agent.make_delivery(
                         isolated,
                         settings,
-                        run=info,
+                        run_id=run.id,
                         state=state,
                         session=name_of_session,
                         ends_runs=not self.joined and launcher.detect().rank in (None, 0),

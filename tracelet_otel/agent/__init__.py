@@ -7,14 +7,12 @@ import os
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracelet_otel import backends
 from tracelet_otel.delivery.spool import Spool
-from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import take_route
 from tracelet_otel.settings import Settings
 
@@ -45,7 +43,7 @@ def make_delivery(
     named: Mapping[str, Mapping[str, Any]],
     settings: Settings,
     *,
-    run: RunInfo,
+    run_id: str,
     state: Path,
     session: str,
     ends_runs: bool,
@@ -55,7 +53,7 @@ def make_delivery(
     Args:
         named: the backends with their options, see :func:`isolated`.
         settings: of the session.
-        run: the session's run.
+        run_id: of the session's run.
         state: folder of spools and companion files.
         session: the name of this session's folder below it.
         ends_runs: whether the end of this process is the end of the runs that it writes.
@@ -76,13 +74,12 @@ def make_delivery(
         folder = "/"
     config = {
         "backends": named,
-        "run": asdict(run),
         "state": str(state),
         "max_queue_bytes": settings.max_queue_bytes,
         "max_spool_bytes": settings.max_spool_bytes,
     }
     client = AgentClient(
-        address(key_of(run.id, named, state, folder)),
+        address(key_of(run_id, named, state, folder)),
         uuid.uuid4().hex,
         config,
         folder=folder,

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,9 @@ from tracelet_otel.agent.protocol import (
     Source,
 )
 from tracelet_otel.agent.sources import Sources
+from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.budget import Budget
+from tracelet_otel.gateway.folder_lock import FolderLock
 from tracelet_otel.gateway.http_app import JSON, SOURCE_HEADER, App
 from tracelet_otel.gateway.http_messages import RefusedError, Request, Response
 from tracelet_otel.gateway.intake import Intake
@@ -55,14 +57,19 @@ class Agent:
     Args:
         config: what :func:`tracelet_otel.agent.launch.launch` was given.
         key: the agent's.
+
+    Raises:
+        ConfigurationError: another agent uses the spools, or a backend cannot be used.
+        OSError: the spools cannot be read or written.
     """
 
     def __init__(self, config: Mapping[str, Any], key: str) -> None:
         state = Path(config["state"])
         self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
-        self._spools.mkdir(parents=True, exist_ok=True)
+        # Two machines may share the folder, or two processes with other temporary folders.
+        self._held = FolderLock(self._spools)
         self._sources = Sources()
-        self._runs = Runs(self._spools / "runs.json", silence=float("inf"))
+        self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
         self._outlets: list[Outlet] = []
         for name, options in config["backends"].items():
             self._outlets.append(
@@ -106,6 +113,7 @@ class Agent:
             with contextlib.suppress(OSError):  # not empty
                 self._spools.parent.rmdir()
                 self._spools.parent.parent.rmdir()
+        self._held.release()
 
     async def _serve(self, listener: socket.socket) -> None:
         app = App(self._intake, executor=self._executor, with_sources=True)
@@ -121,7 +129,7 @@ class Agent:
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
-        server = _Server(settings)
+        server = Server(settings)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._hurry)
         serving = asyncio.create_task(server.serve([listener]))
@@ -209,14 +217,6 @@ class Agent:
                 )
             )
         return report
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to the agent."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
 
 
 def _source(request: Request) -> str:

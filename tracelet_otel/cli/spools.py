@@ -118,7 +118,7 @@ def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str
     if source.backend in trackers and source.backend not in names:
         return f"it waits for {source.backend}"
     if is_held(source.path.parent):
-        return "a gateway uses it"
+        return "a gateway or an agent uses it"
     if source.torn or source.skipped:
         return "it has lines that cannot be read"
     if _size(_files(source.path)) != sum(source.read_to.values()):

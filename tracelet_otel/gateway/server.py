@@ -19,6 +19,7 @@ import uvicorn
 
 from tracelet_otel import backends
 from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.folder_lock import FolderLock
@@ -69,14 +70,6 @@ def run(options: Options) -> None:
         ConfigurationError: something of the options cannot be.
     """
     asyncio.run(_Gateway(options).serve())
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the process's signals alone: there are two of them in one loop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
 
 
 class _Gateway:
@@ -157,7 +150,7 @@ class _Gateway:
                 is_ready=lambda: self._is_ready,
             )
             app.add_route("GET", "/metrics", telemetry.serve)
-            web = _Server(_config(app, options)) if listening is not None else None
+            web = Server(_config(app, options)) if listening is not None else None
             calls = (
                 GrpcServer(
                     intake,
