@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -332,3 +333,35 @@ def test_a_killed_process_leaves_exactly_what_it_had_not_delivered(tmp_path: Pat
     found: list[str] = []
     spool_in(tmp_path, recovered=lambda batch: found.append(name(batch))).close()
     assert found == [str(number) for number in range(25, 50)]
+
+
+def test_what_the_disk_does_not_take_is_delivered_from_memory_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = DurableSpool(tmp_path / "spool", max_bytes=10**6, max_memory_bytes=10**6, goes_on=True)
+    batches = [metrics(f"tag {number}", range(number + 1)) for number in range(6)]
+    spool.append(batches[0])
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as full:
+        full.setattr(durable, "write_whole", fails)
+        spool.append(batches[1])
+        spool.append(batches[2])
+    spool.append(batches[3])  # there is room again, but it must not overtake the others
+    assert spool.points == sum(batch.points for batch in batches[:4])
+    for batch in batches[:4]:
+        found = spool.peek()
+        assert found is not None
+        assert found.metrics == batch.metrics
+        spool.remove()
+    assert not spool
+    spool.append(batches[4])  # the disk again
+    with monkeypatch.context() as full:
+        full.setattr(durable, "write_whole", fails)
+        spool.append(batches[5])
+    spool.close()  # there is room: it is kept after all
+    again = DurableSpool(tmp_path / "spool", max_bytes=10**6, max_memory_bytes=10**6)
+    assert again.points == batches[4].points + batches[5].points
+    again.close()

@@ -41,7 +41,8 @@ _SHARE: Final = 16
 class _Line:
     """One line that is being delivered, or waits in memory."""
 
-    segment: Segment
+    segment: Segment | None
+    """None: it is in memory alone."""
     signal: Signal
     length: int
     batch: Batch | None
@@ -55,6 +56,8 @@ class DurableSpool:
         folder: made if it is not there; what is in it goes on to be delivered.
         max_bytes: what it may hold, media included; beyond it nothing is appended.
         max_memory_bytes: what is also kept in memory.
+        goes_on: whether memory takes, up to the same bound once more, what the disk does not: for whoever
+            promises no more than to deliver it, if the backend takes it.
         recovered: called with each batch that an earlier process left, in order.
 
     Raises:
@@ -67,6 +70,7 @@ class DurableSpool:
         *,
         max_bytes: int,
         max_memory_bytes: int,
+        goes_on: bool = False,
         recovered: Callable[[Batch], None] | None = None,
     ) -> None:
         self.folder = folder
@@ -80,6 +84,10 @@ class DurableSpool:
         self._max_memory = max_memory_bytes
         self._memory: deque[_Line] = deque()
         self._memory_bytes = 0
+        self._goes_on = goes_on
+        self._unwritten: deque[_Line] = deque()
+        """In memory alone, newer than everything else."""
+        self._unwritten_bytes = 0
         self._holds_newest = False
         """Whether the newest line is in memory, so that the next one may be."""
         self._taken: _Line | None = None
@@ -98,7 +106,7 @@ class DurableSpool:
 
     def __bool__(self) -> bool:
         with self._lock:
-            return any(segment.unread() for segment in self._segments)
+            return bool(self._unwritten) or any(segment.unread() for segment in self._segments)
 
     def append(self, batch: Batch) -> None:
         """Appends OTLP bytes; they are in the hands of the operating system then, see :meth:`sync`.
@@ -107,6 +115,27 @@ class DurableSpool:
             SpoolFullError: the limit is reached.
             OSError: the disk is full or the folder cannot be written to; nothing was appended.
         """
+        with self._lock:
+            if self._unwritten and self._keep(batch):  # what comes later must not overtake it
+                return
+            try:
+                self._write(batch)
+            except OSError as error:
+                if not self._keep(batch):
+                    raise
+                log_once(f"unwritten {self.folder}", logging.ERROR, "kept in memory alone: %s", error)
+
+    def _keep(self, batch: Batch) -> bool:
+        """Keeps a batch in memory alone, if there is room."""
+        if not self._goes_on or self._unwritten_bytes + batch.size > self._max_memory:
+            return False
+        self._unwritten.append(_Line(None, "logs" if batch.metrics is None else "metrics", 0, batch))
+        self._unwritten_bytes += batch.size
+        self.points += batch.points
+        self.records += batch.records
+        return True
+
+    def _write(self, batch: Batch) -> None:
         with self._lock:
             if isinstance(batch.logs, bytes):
                 line, names, kept = encode_logs(batch.logs, self.folder)
@@ -128,7 +157,10 @@ class DurableSpool:
         with self._lock:
             if self._taken is None:
                 self._taken = self._memory[0] if self._memory else self._read()
+            if self._taken is None and self._unwritten:
+                self._taken = self._unwritten[0]
             if self._taken is not None and self._taken.batch is None:
+                assert self._taken.segment is not None
                 raise ValueError(f"a line in {self._taken.segment.paths[self._taken.signal]} is no OTLP")
             return self._taken.batch if self._taken is not None else None
 
@@ -138,6 +170,9 @@ class DurableSpool:
             line = self._taken
             assert line is not None
             self._taken = None
+            if line.segment is None:
+                self._forget(self._unwritten.popleft())
+                return
             if self._memory and self._memory[0] is line:
                 self._memory.popleft()
                 self._memory_bytes -= line.batch.size if line.batch else 0
@@ -166,6 +201,7 @@ class DurableSpool:
             OSError: the disk failed.
         """
         try:
+            self._write_what_was_kept()
             self.sync()
         finally:
             with self._lock:
@@ -174,6 +210,28 @@ class DurableSpool:
                 files = [file for segment in self._segments for file in segment.files.values()]
                 self._position.close()
             self._commit.close(files)
+
+    def _forget(self, line: _Line) -> None:
+        """Counts no more what is in memory alone."""
+        assert line.batch is not None
+        self._unwritten_bytes -= line.batch.size
+        self.points -= line.batch.points
+        self.records -= line.batch.records
+
+    def _write_what_was_kept(self) -> None:
+        """The disk may have room by now.
+
+        Raises:
+            OSError: it has not; what is in memory alone is lost, and not counted any more.
+        """
+        with self._lock:
+            self._taken = None
+            lines, self._unwritten = list(self._unwritten), deque()
+            for line in lines:
+                self._forget(line)
+            for line in lines:
+                assert line.batch is not None
+                self._write(line.batch)
 
     def _append(self, signal: Signal, line: bytes, batch: Batch, media: list[str]) -> None:
         if batch.source:

@@ -54,6 +54,8 @@ class Intake:
     Args:
         outlets: the backends.
         runs: that are open and have ended; changed by this alone.
+        drops: whether what a backend's spool has no room for is dropped there, and counted. Else the sender
+            is asked to send it again, and every backend waits for that one.
         fsync: whether an answer waits until the disk has what was kept. Without, a process that is killed
             loses nothing; a machine that loses power may.
         media: folders or URIs below which payloads over 1 MiB may lie that records name. None: anywhere, for
@@ -66,12 +68,14 @@ class Intake:
         runs: Runs,
         *,
         fsync: bool = True,
+        drops: bool = False,
         media: tuple[str, ...] | None = (),
     ) -> None:
         self.outlets = list(outlets)
         self.runs = runs
         self.tally = Tally()
         self._fsync = fsync
+        self._drops = drops
         self._media = media
         self._lock = threading.Lock()
 
@@ -196,13 +200,16 @@ class Intake:
             chosen = self._choose(outlet, checked)
             if chosen != known:  # backends mostly get the same: it is encoded once
                 known, batches = chosen, _by_run(checked, chosen, make)
-            try:
-                for members, batch in batches:
+            for members, batch in batches:
+                try:
                     outlet.delivery.put(batch)
-                    for item, parts in members:
-                        outlet.seen.add(item, parts)
-            except OSError as error:
-                problem = f"{outlet.delivery.name}: {error}"
+                except OSError as error:
+                    if not self._drops:
+                        problem = f"{outlet.delivery.name}: {error}"
+                        break
+                    outlet.delivery.drop(batch, str(error))
+                for item, parts in members:
+                    outlet.seen.add(item, parts)
         if not problem:
             late = self._note_runs(checked)
             problem = self._close_late(late)

@@ -42,6 +42,7 @@ def make_outlet(
     max_queue_bytes: int,
     max_spool_bytes: int,
     rests: bool = False,
+    goes_on: bool = False,
 ) -> Outlet:
     """Starts the durable delivery to one backend, first of what an earlier process left.
 
@@ -55,6 +56,7 @@ def make_outlet(
         max_spool_bytes: bound of the spool.
         rests: whether the process has better things to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
+        goes_on: see :class:`~tracelet_otel.delivery.durable.DurableSpool`.
 
     Raises:
         ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
@@ -71,6 +73,7 @@ def make_outlet(
         max_queue_bytes=max_queue_bytes,
         max_spool_bytes=max_spool_bytes,
         rests=rests,
+        goes_on=goes_on,
     )
 
 
@@ -84,6 +87,7 @@ def open_outlet(
     max_queue_bytes: int,
     max_spool_bytes: int,
     rests: bool = False,
+    goes_on: bool = False,
 ) -> Outlet:
     """The same for any destination that takes OTLP; ``folder`` is that of the spool."""
     seen = Seen()
@@ -95,7 +99,11 @@ def open_outlet(
             left.append(Batch(points=batch.points, records=batch.records, source=batch.source))
 
     spool = DurableSpool(
-        folder, max_bytes=max_spool_bytes, max_memory_bytes=max_queue_bytes, recovered=recovered
+        folder,
+        max_bytes=max_spool_bytes,
+        max_memory_bytes=max_queue_bytes,
+        goes_on=goes_on,
+        recovered=recovered,
     )
     delivery = Delivery(
         name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests, left=left
