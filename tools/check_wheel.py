@@ -34,6 +34,7 @@ import functools, importlib, importlib.metadata, pkgutil, sys
 # Modules that only run beside these may import them at their top; an entry point's module may not.
 OPTIONAL = {"aim", "clearml", "lightning", "mlflow", "pytorch_lightning"}
 OPTIONAL |= {"tensorboard", "tensorboardX", "torch", "wandb"}
+OPTIONAL |= {"grpc", "opentelemetry.exporter.prometheus", "prometheus_client"}
 imported, skipped, failed = [], [], []
 
 
@@ -43,7 +44,7 @@ def attempt(name, load, optional=frozenset()):
         imported.append(name)
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if (missing or "").partition(".")[0] in optional:
+        if missing and {missing, missing.partition(".")[0]} & optional:
             skipped.append(f"{name} (needs {missing})")
         else:
             failed.append(f"{name}: {error!r}")
