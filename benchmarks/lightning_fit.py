@@ -47,6 +47,8 @@ import tracelet_otel
 
 METRICS = ("loss", "accuracy", "confidence", "grad_norm", "weight_norm")
 BATCH_SIZE = 64
+MOST = 1.10
+"""Of variant ``plain``'s time."""
 
 
 class Classifier(lightning.LightningModule):
@@ -219,6 +221,7 @@ def report(options: argparse.Namespace, times: dict[str, list[Times]], points: i
             "cpus": os.cpu_count(),
         }
         options.json.write_text(json.dumps(summary, indent=1) + "\n")
+    sys.exit(medians["tracelet"] / medians["plain"] > MOST)
 
 
 if __name__ == "__main__":
