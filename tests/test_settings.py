@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+import tracelet_otel
 from tracelet_otel.settings import ConfigurationError, Settings, resolve
 
 
@@ -84,3 +87,8 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigurationError, match="environment variable TRACELET_SHUTDOWN_TIMEOUT must be a number"
     ):
         resolve()
+
+
+def test_every_setting_is_an_argument() -> None:
+    arguments = inspect.signature(tracelet_otel.configure).parameters
+    assert sorted(arguments) == sorted(field.name for field in fields(Settings))

@@ -63,6 +63,8 @@ def configure(
     export_interval: float | None = None,
     shutdown_timeout: float | None = None,
     max_queue_bytes: int | None = None,
+    spool_dir: str | PathLike[str] | None = None,
+    max_spool_bytes: int | None = None,
     media_dir: str | PathLike[str] | None = None,
     isolation: Isolation | None = None,
     checkpoints: CheckpointPolicy | None = None,
@@ -84,6 +86,8 @@ def configure(
         export_interval: milliseconds between two collections.
         shutdown_timeout: seconds to wait at exit for a backend that takes nothing any more.
         max_queue_bytes: memory for what a slow backend has not taken yet, per backend.
+        spool_dir: folder for what a backend has not taken.
+        max_spool_bytes: what the spool of one backend may hold.
         media_dir: folder or fsspec URL for payloads over 1 MiB until they are delivered.
         isolation: where trackers' clients run: ``process``, an agent beside training, or ``thread``.
         checkpoints: which Lightning checkpoints to upload: ``none``, ``best`` or ``all``.

@@ -87,7 +87,8 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
 
 
 def _replay(folder: str, backend: str) -> str:
-    target = backend if backends.can_be_replayed(backend) else "BACKEND"
+    can_be = all(backends.can_be_replayed(name) for name in backend.split(","))
+    target = backend if can_be else "BACKEND"
     return f"tracelet-otel replay {shlex.quote(folder)} --backend {target}"
 
 

@@ -16,6 +16,7 @@ import psutil
 
 from tracelet_otel import backends, instrumentors
 from tracelet_otel.cli import spools
+from tracelet_otel.gateway.folder_lock import is_held
 from tracelet_otel.resource import launcher
 from tracelet_otel.resource.redaction import redacted_text, redacted_value
 from tracelet_otel.settings import RUN_ID_VARIABLE, Settings, resolve, sdk_disabled
@@ -158,12 +159,13 @@ def spooled(state: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "folder": str(source.path),
-                "backend": source.backend,
+                "backend": ",".join(source.backends),
                 "bytes": source.size + media,
                 "points": points,
                 "records": records,
                 "age_s": max(0, round(time.time() - newest)),
-                "being_written": source.pid is not None and psutil.pid_exists(source.pid),
+                "being_written": is_held(source.path.parent)
+                or (source.pid is not None and psutil.pid_exists(source.pid)),
             }
         )
     return rows

@@ -74,7 +74,7 @@ def _sources(paths: Sequence[Path], names: Sequence[str]) -> dict[str, list[Sour
         found = spools.find([folder])
     except ConfigurationError:  # no spool in it
         found = []
-    return {name: [s for s in found if s.backend in (name, backends.FILE)] for name in names}
+    return {name: [s for s in found if {name, backends.FILE} & {*s.backends}] for name in names}
 
 
 def _spools() -> Path:

@@ -48,9 +48,9 @@ class Source:
     read_to: dict[Path, int] = field(default_factory=dict[Path, int])
 
     @property
-    def backend(self) -> str:
+    def backends(self) -> tuple[str, ...]:
         """That a spool is of, as far as its folder's name says."""
-        return self.path.name if self.is_folder else ""
+        return tuple(self.path.name.split("+")) if self.is_folder else ()
 
     @property
     def pid(self) -> int | None:
@@ -115,8 +115,9 @@ def parts(sources: Iterable[Source]) -> Iterator[Part]:
 def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str]) -> str:
     """Why a spool that was delivered to ``backends`` must not be removed; empty if it may be."""
     names = set(backends)
-    if source.backend in trackers and source.backend not in names:
-        return f"it waits for {source.backend}"
+    others = [name for name in source.backends if name in trackers and name not in names]
+    if others:
+        return f"it waits for {', '.join(others)}"
     if is_held(source.path.parent):
         return "a gateway or an agent uses it"
     if source.torn or source.skipped:
