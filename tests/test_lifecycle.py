@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import clean_environment, run_script, script_command, write_script
+from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, script_command, write_script
 
 LOG = """
 import tracelet_otel
@@ -53,10 +53,11 @@ def check(database: Path, status: str, points: int = 100) -> None:
         (INTERRUPT, "KILLED", -2),
     ],
 )
+@pytest.mark.parametrize("variables", [{}, BY_DEFAULT], ids=["thread", "process"])
 def test_every_end_delivers_and_has_its_status(
-    tmp_path: Path, database: Path, ending: str, status: str, code: int
+    tmp_path: Path, database: Path, variables: dict[str, str], ending: str, status: str, code: int
 ) -> None:
-    with_us = run_script(tmp_path, LOG + ending)
+    with_us = run_script(tmp_path, LOG + ending, variables=variables)
     assert with_us.returncode == code, with_us.stderr
     check(database, status)
     assert with_us.stderr.count("tracelet-otel: run train-") == 1

@@ -11,7 +11,7 @@ import pytest
 import tracelet_otel
 from tests.forward.receiver import receiver
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import clean_environment, run_script, script_command, write_script
+from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, script_command, write_script
 from tracelet_otel import sampler, semconv
 from tracelet_otel.decoding import decode_attributes
 
@@ -67,14 +67,20 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", ["all", "zero"])
-def test_four_ranks_that_torchrun_restarts_are_one_run(tmp_path: Path, database: Path, ranks: str) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "backends", "isolation"),
+    [("all", "otlp", {}), ("zero", "otlp,mlflow", {}), ("all", "otlp,mlflow", BY_DEFAULT)],
+)
+def test_four_ranks_that_torchrun_restarts_are_one_run(
+    tmp_path: Path, database: Path, ranks: str, backends: str, isolation: dict[str, str]
+) -> None:
     script = write_script(tmp_path, RESTARTED_SCRIPT)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "--max-restarts", "1"]
     command = script_command(script)
     with receiver("http/protobuf") as inbox:
         variables = {
-            "OTEL_METRICS_EXPORTER": "otlp,mlflow" if ranks == "zero" else "otlp",
+            **isolation,
+            "OTEL_METRICS_EXPORTER": backends,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_EXPORTER_OTLP_ENDPOINT": inbox.endpoint,
             "TRACELET_RANKS": ranks,
@@ -105,10 +111,13 @@ def test_four_ranks_that_torchrun_restarts_are_one_run(tmp_path: Path, database:
     statuses = [decode_attributes(record.attributes)[semconv.RUN_STATUS] for record in inbox.events("status")]
     assert statuses in (["killed", "finished"], ["failed", "finished"])  # rank 0 alone says it
     assert done.stderr.count("tracelet-otel: run ") == 2 * len(heard)
-    if ranks == "zero":
+    if "mlflow" in backends:
         (run,) = mlflow.runs(database)
         assert run.status == "FINISHED"
-        assert [point.value for point in mlflow.points(database)["loss"]] == list(range(100))
+        stored = mlflow.points(database)
+        for rank in heard:
+            found = stored["loss" if not rank else f"loss/rank_{rank}"]
+            assert [point.value for point in found] == [rank * 1000.0 + step for step in range(100)]
 
 
 @pytest.mark.parametrize(
