@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -16,6 +17,8 @@ from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import agent, backends, recording
 from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.errors import DeliveryError
+from tracelet_otel.guard import log_once
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentors import disabled
 from tracelet_otel.media import MediaFolder
@@ -109,16 +112,20 @@ class Session:
         isolated = agent.isolated(named) if settings.isolation == "process" else {}
         try:
             if isolated:
-                made.append(
-                    agent.make_delivery(
-                        isolated,
-                        settings,
-                        run_id=run.id,
-                        state=state,
-                        session=name_of_session,
-                        ends_runs=not self.joined and launcher.detect().rank in (None, 0),
+                try:
+                    made.append(
+                        agent.make_delivery(
+                            isolated,
+                            settings,
+                            run_id=run.id,
+                            state=state,
+                            session=name_of_session,
+                            ends_runs=not self.joined and launcher.detect().rank in (None, 0),
+                        )
                     )
-                )
+                except (DeliveryError, OSError) as error:
+                    log_once("agent", logging.WARNING, "trackers stay in this process: %s", error)
+                    isolated = {}
             for name, options in named.items():
                 if name not in isolated:
                     made.append(

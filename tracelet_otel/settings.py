@@ -66,14 +66,16 @@ class Settings:
     shutdown_timeout: float = _setting(
         "TRACELET_SHUTDOWN_TIMEOUT",
         10.0,
-        "At exit: how long to wait. With `isolation` `process` the agent then goes on with what is left; "
-        "else the wait is for a backend that takes nothing any more, and what is left goes to the spool.",
+        "At exit: how long to wait, and at least 10 s for an agent that is starting. With `isolation` "
+        "`process` the agent then goes on with what is left; else the wait is for a backend that takes "
+        "nothing any more, and what is left goes to the spool.",
         unit="s",
     )
     max_queue_bytes: int = _setting(
         "TRACELET_MAX_QUEUE_BYTES",
         256 * 1024 * 1024,
-        "Memory for what a slow backend has not taken yet, per backend; what comes beyond goes to the spool.",
+        "Memory for what a slow backend, or the agent, has not taken yet, for each; what comes beyond goes "
+        "to the spool.",
         unit="bytes",
     )
     spool_dir: str = _setting(
@@ -85,8 +87,8 @@ class Settings:
     max_spool_bytes: int = _setting(
         "TRACELET_MAX_SPOOL_BYTES",
         16 * 1024**3,
-        "What the spool of one process and backend may hold, media included; what comes beyond, the newest, "
-        "is dropped and counted.",
+        "What the spool of one agent, or process, and backend may hold, media included; what comes beyond, "
+        "the newest, is dropped and counted.",
         unit="bytes",
     )
     media_dir: str = _setting(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -297,3 +299,233 @@ def test_sigterm_to_both_delivers_and_says_killed(
     assert "delivered all" in err
     agents.wait_until_gone()
     check(database, "KILLED", 1_000)
+
+
+BOTH = pytest.mark.parametrize("isolation", ["process", "thread"])
+
+
+@BOTH
+def test_a_state_folder_that_cannot_be_there_costs_nothing(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str], isolation: str
+) -> None:
+    more = {**variables, "TRACELET_ISOLATION": isolation, "TRACELET_SPOOL_DIR": "/proc/nope"}
+    done = run_script(tmp_path, LOG.format(points=200), variables=more)
+    assert "captured 200 points and 1 record, delivered all" in done.stderr
+    if isolation == "process":
+        assert "/proc/nope/spool cannot be written to" in done.stderr
+    agents.wait_until_gone()
+    check(database, "FINISHED", 200)
+
+
+@BOTH
+def test_a_backend_that_is_away_with_a_full_spool_costs_the_other_nothing(
+    tmp_path: Path, agents: Agents, variables: dict[str, str], isolation: str
+) -> None:
+    folder = tmp_path / "runs"
+    more = {
+        **variables,
+        "TRACELET_ISOLATION": isolation,
+        "OTEL_METRICS_EXPORTER": "mlflow,json_folder",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+        "TRACELET_MAX_SPOOL_BYTES": "200000",
+        "TRACELET_SHUTDOWN_TIMEOUT": "3",
+        "JSON_FOLDER": str(folder),
+        "PYTHONPATH": fifth_tracker(tmp_path),
+    }
+    done = run_script(tmp_path, LOG.format(points=20_000), variables=more)
+    assert done.returncode == 0, done.stderr
+    assert "json_folder: captured 20,000 points and 1 record, delivered all" in done.stderr
+    assert re.search(r"mlflow: captured 20,000 points .*delivered nothing", done.stderr), done.stderr
+    agents.wait_until_gone()
+
+
+def test_what_no_agent_took_is_found_by_replay(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    code = (
+        "from tracelet_otel.agent import launch\n"
+        "from tracelet_otel.delivery.errors import TransientError\n"
+        "def fails(*_):\n    raise TransientError('no more processes')\n"
+        "launch.launch = fails\n"
+    )
+    done = run_script(
+        tmp_path, code + LOG.format(points=50), variables={**variables, "TRACELET_SHUTDOWN_TIMEOUT": "1"}
+    )
+    assert "delivered nothing, spooled 50 points and 1 record: no more processes" in done.stderr
+    assert mlflow.runs(database) == []
+    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
+    replayed = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=agents.environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    check(database, "FINISHED", 50)
+    assert spools(tmp_path) == []
+
+
+def test_it_does_not_wait_for_a_trackers_import(
+    tmp_path: Path, agents: Agents, variables: dict[str, str]
+) -> None:
+    site = fifth_tracker(tmp_path, before_load="import time; time.sleep(8)")
+    folder = tmp_path / "runs"
+    more = {
+        **variables,
+        "OTEL_METRICS_EXPORTER": "json_folder",
+        "JSON_FOLDER": str(folder),
+        "PYTHONPATH": site,
+    }
+    code = LOG.format(points=1_000) + (
+        "import time, tracelet_otel.process\n"
+        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "while delivery.counts.delivered_points < 1_000:\n"
+        "    time.sleep(0.01)\n"
+        "print(sum(item.delivered_points for item in delivery.client.report().backends))\n"
+    )
+    done = run_script(tmp_path, code, variables=more)
+    assert done.stdout == "0\n", done.stderr  # the agent has everything, and the tracker nothing yet
+    assert "captured 1,000 points and 1 record, delivered all" in done.stderr
+    agents.wait_until_gone()
+
+
+@pytest.fixture
+def json_variables(tmp_path: Path, variables: dict[str, str]) -> dict[str, str]:
+    """For the tests' own tracker, which is loaded in no time, and slow or away as a test wants it."""
+    return {
+        **variables,
+        "OTEL_METRICS_EXPORTER": "json_folder",
+        "JSON_FOLDER": str(tmp_path / "runs"),
+        "PYTHONPATH": fifth_tracker(tmp_path),
+    }
+
+
+def status(folder: Path) -> str:
+    (about,) = (folder / "runs").glob("*/run.json")
+    return json.loads(about.read_bytes())["status"]
+
+
+@BOTH
+def test_a_tracker_that_is_back_at_the_end_gets_everything(
+    tmp_path: Path, agents: Agents, json_variables: dict[str, str], isolation: str
+) -> None:
+    """Though it was away for so long that the next attempt would be far off."""
+    site = Path(json_variables["PYTHONPATH"]) / "json_folder" / "__init__.py"
+    connect = "    def connect(self) -> None:\n"
+    away = (
+        "        from tracelet_otel.delivery.errors import TransientError\n"
+        "        if os.path.exists('away'):\n"
+        "            raise TransientError('away')\n"
+    )
+    site.write_text(site.read_text().replace(connect, connect + away, 1))
+    (tmp_path / "away").touch()
+    code = LOG.format(points=100) + "import os, time\ntime.sleep(12)\nos.unlink('away')\n"
+    more = {**json_variables, "TRACELET_ISOLATION": isolation, "TRACELET_SHUTDOWN_TIMEOUT": "10"}
+    done = run_script(tmp_path, code, variables=more)
+    assert "captured 100 points and 1 record, delivered all" in done.stderr
+    agents.wait_until_gone()
+    assert status(tmp_path) == "finished"
+
+
+def test_an_agent_that_dies_while_training_waits_has_a_successor(
+    tmp_path: Path, agents: Agents, variables: dict[str, str], json_variables: dict[str, str]
+) -> None:
+    site = Path(json_variables["PYTHONPATH"]) / "json_folder" / "__init__.py"
+    slow = "    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:\n"
+    site.write_text(site.read_text().replace(slow, f"{slow}        import time; time.sleep(3)\n", 1))
+    code = LOG.format(points=100) + (
+        "import os, threading, time, tracelet_otel.process\n"
+        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "def kill():\n"
+        "    while not delivery.counts.delivered_points:\n"
+        "        time.sleep(0.01)\n"
+        "    os.kill(delivery.client.agents[-1], 9)\n"
+        "threading.Thread(target=kill, daemon=True).start()\n"
+    )
+    done = run_script(tmp_path, code, variables=json_variables)
+    assert "captured 100 points and 1 record, delivered all" in done.stderr
+    agents.wait_until_gone()
+    assert status(tmp_path) == "finished"
+
+
+def test_a_successor_asks_who_sends(tmp_path: Path, agents: Agents, json_variables: dict[str, str]) -> None:
+    """A process that is silent while another one starts a new agent is not unknown to that for ever."""
+    code = (
+        "import os, subprocess, sys, time, tracelet_otel, tracelet_otel.process\n"
+        "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
+        "assert tracelet_otel.flush()\n"
+        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "os.kill(delivery.client.agents[-1], 9)\n"
+        "child = 'import tracelet_otel; tracelet_otel.configure(); tracelet_otel.log_scalar(\"child\", 1.0, 0); assert tracelet_otel.flush()'\n"  # noqa: E501
+        "subprocess.run([sys.executable, '-c', child], check=True)\n"
+        "time.sleep(6)\n"  # httpx forgets a connection after five seconds
+        "tracelet_otel.log_scalar('loss', 0.25, 1)\n"
+        "print(tracelet_otel.flush())\n"
+    )
+    done = run_script(tmp_path, code, variables=json_variables)
+    assert done.stdout == "True\n", done.stderr
+    assert "captured 2 points, delivered all" in done.stderr
+    agents.wait_until_gone()
+    assert status(tmp_path) == "finished"
+
+
+def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
+    tmp_path: Path, agents: Agents, json_variables: dict[str, str]
+) -> None:
+    child = (
+        "import os, time, tracelet_otel\n"
+        "tracelet_otel.configure()\n"
+        "parent = os.getppid()\n"
+        "while os.getppid() == parent:\n"
+        "    tracelet_otel.log_scalar('child', 1.0)\n"
+        "    time.sleep(0.05)\n"
+        "time.sleep(2)\n"
+        "tracelet_otel.log_scalar('late', 1.0)\n"
+    )
+    code = (
+        "import os, subprocess, sys, time, tracelet_otel\n"
+        "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], stderr=subprocess.DEVNULL)\n"
+        "time.sleep(3)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = run_script(tmp_path, code, variables=json_variables)
+    assert done.returncode == -signal.SIGKILL
+    agents.wait_until_gone()
+    (points,) = [path.read_text() for path in (tmp_path / "runs").glob("*/points/*.jsonl")][-1:]
+    assert '"late"' in points
+    assert status(tmp_path) == "killed"
+
+
+def test_a_folder_for_sockets_that_is_open_to_others_is_closed_and_a_wrong_one_left(
+    tmp_path: Path, agents: Agents, json_variables: dict[str, str]
+) -> None:
+    folder = agents.folder / f"tracelet-otel-{os.getuid()}"
+    folder.mkdir(mode=0o755)
+    done = run_script(tmp_path, LOG.format(points=10), variables=json_variables)
+    assert "captured 10 points and 1 record, delivered all" in done.stderr
+    assert folder.stat().st_mode & 0o777 == 0o700
+    agents.wait_until_gone()
+
+
+def fifth_tracker(folder: Path, before_load: str = "pass") -> str:
+    """A folder for ``PYTHONPATH`` with the tests' tracker as somebody's own installed package."""
+    site = folder / "site"
+    site.mkdir()
+    source = Path(__file__).resolve().parents[1] / "fifth_tracker" / "json_folder" / "__init__.py"
+    text = source.read_text(encoding="utf-8")
+    method = "    def load(self) -> None:\n"
+    assert text.count(method) == 1
+    package = site / "json_folder"
+    package.mkdir()
+    lines = text.replace(method, f"{method}        {before_load}\n", 1)
+    (package / "__init__.py").write_text(lines, encoding="utf-8")
+    metadata = site / "json_folder-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: json-folder\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(
+        "[tracelet_otel_tracker]\njson_folder = json_folder:JsonFolderTracker\n"
+    )
+    return str(site)

@@ -62,9 +62,9 @@ def make_delivery(
         ConfigurationError: a backend does not exist or cannot be used.
         DeliveryError: the agent's socket has no place.
     """
-    from tracelet_otel.agent.address import address, key_of
+    from tracelet_otel.agent.address import SPOOL_PREFIX, address, key_of
     from tracelet_otel.agent.client import AgentClient
-    from tracelet_otel.agent.delivery import NAME, AgentDelivery
+    from tracelet_otel.agent.delivery import AgentDelivery
 
     for name, options in named.items():
         backends.check(name, options)  # here and now, not in the agent's log
@@ -78,15 +78,18 @@ def make_delivery(
         "max_queue_bytes": settings.max_queue_bytes,
         "max_spool_bytes": settings.max_spool_bytes,
     }
+    place = address(key_of(run_id, named, state, folder))
     client = AgentClient(
-        address(key_of(run_id, named, state, folder)),
+        place,
         uuid.uuid4().hex,
         config,
         folder=folder,
         ends_runs=ends_runs,
+        spools=state / backends.SPOOLS / f"{SPOOL_PREFIX}{place.key}",
         patience=settings.shutdown_timeout,
     )
-    spool = Spool(state / backends.SPOOLS / session / NAME, max_bytes=settings.max_spool_bytes)
+    # Of one name for each backend, by which replay finds what waits for it.
+    spool = Spool(state / backends.SPOOLS / session / "+".join(named), max_bytes=settings.max_spool_bytes)
     takes_all = {name: take_route(name, options)[0].takes_all for name, options in named.items()}
     return AgentDelivery(client, takes_all, max_queue_bytes=settings.max_queue_bytes, spool=spool)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ def key_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, 
         state: folder of spools and companion files.
         folder: that relative paths are relative to.
     """
-    named = json.dumps([run_id, backends, str(state), folder], sort_keys=True)
+    # Machines may share the state folder, and containers the folder of sockets.
+    named = json.dumps([socket.gethostname(), run_id, backends, str(state), folder], sort_keys=True)
     return hashlib.sha256(named.encode()).hexdigest()[:_KEY_LETTERS]
 
 
@@ -47,18 +49,37 @@ def address(key: str) -> Address:
     """The address of the agent with this key; makes the folder.
 
     Raises:
-        PermanentError: somebody else could put a socket in our place.
+        PermanentError: there is no folder that only this user can enter.
     """
     name = f"tracelet-otel-{os.getuid()}"
-    folder = Path(tempfile.gettempdir(), name)
-    longest = 103 if os.uname().sysname == "Darwin" else _LONGEST_SOCKET
-    if len(os.fsencode(folder / f"{key}.socket")) > longest:
-        folder = Path("/tmp", name)
+    try:
+        parents = [tempfile.gettempdir()]
+    except OSError:  # none can be written to
+        parents = []
+    problem = ""
+    for parent in dict.fromkeys([*parents, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "")]):
+        folder = Path(parent, name)
+        if not parent or len(os.fsencode(folder / f"{key}.socket")) > _longest_socket():
+            continue
+        if problem := _claim(folder):
+            continue
+        return Address(key, folder / f"{key}.socket", folder / f"{key}.lock", folder / f"{key}.log")
+    raise PermanentError(f"no place for the agent's socket: {problem or 'no temporary folder'}")
+
+
+def _claim(folder: Path) -> str:
+    """Makes the folder this user's alone; why that cannot be, or nothing."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return f"{folder} is another user's"
+        if found.st_mode & 0o077:
+            folder.chmod(0o700)
     except OSError as error:
-        raise PermanentError(f"no place for the agent's socket: {error}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermanentError(f"{folder} is not a folder that only this user can enter; remove it")
-    return Address(key, folder / f"{key}.socket", folder / f"{key}.lock", folder / f"{key}.log")
+        return str(error)
+    return ""
+
+
+def _longest_socket() -> int:
+    return 103 if os.uname().sysname == "Darwin" else _LONGEST_SOCKET

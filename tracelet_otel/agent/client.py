@@ -24,7 +24,7 @@ from tracelet_otel.agent.protocol import (
     Source,
 )
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from tracelet_otel.delivery.otlp_http import HttpClient
@@ -49,6 +49,7 @@ class AgentClient:
         config: for an agent that is started.
         folder: its current folder.
         ends_runs: whether the end of this process is the end of the runs that it writes.
+        spools: the agent's spools, by their backends' names.
         patience: seconds without progress after which the agent gives a backend up, once training is gone.
     """
 
@@ -62,10 +63,12 @@ class AgentClient:
         *,
         folder: str,
         ends_runs: bool,
+        spools: Path,
         patience: float,
     ) -> None:
         self.address = address
         self.source = source
+        self.spools = spools
         self.used = False
         """Whether an agent has ever answered."""
         self.agents: list[int] = []
@@ -132,7 +135,7 @@ class AgentClient:
         return Receipt(batch.points, batch.records)
 
     def report(self, wait: float = 0.0) -> Report | None:
-        """What became of everything sent; None if no agent answers.
+        """What became of everything sent. If the agent has ended, of its successor; None if there is none.
 
         Args:
             wait: seconds to wait for everything to be delivered, :data:`LONGEST_WAIT_S` at most.
@@ -140,10 +143,16 @@ class AgentClient:
         if not self.used:
             return None
         path = f"{REPORT_PATH}?{min(wait, LONGEST_WAIT_S):.3f}"
-        try:
-            return Report.from_json(self._ask("GET", path))
-        except (OSError, ValueError, KeyError, TypeError, PermanentError):
-            return None
+        for _ in range(2):
+            try:
+                return Report.from_json(self._ask("GET", path))
+            except (OSError, ValueError, KeyError, TypeError, PermanentError):
+                self._known = False  # it has ended, or another has taken its place
+            try:
+                self.connect()
+            except DeliveryError:
+                break
+        return None
 
     def end(self) -> None:
         """Tells the agent that nothing more comes."""
@@ -173,7 +182,7 @@ class AgentClient:
         us = Source(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
-        except (OSError, ValueError):
+        except (OSError, ValueError, PermanentError):
             return False
         agent = int(answer.get("agent", 0))
         if not self.agents or self.agents[-1] != agent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from tracelet_otel.agent.client import AgentClient
 from tracelet_otel.agent.protocol import LONGEST_WAIT_S, BackendReport, Report
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.spool import Spool
+from tracelet_otel.guard import log_once
 from tracelet_otel.summary import Line
 
 NAME: Final = "agent"
@@ -54,16 +56,21 @@ class AgentDelivery(Delivery):
         """See :meth:`Delivery.flush`; until the agent's backends have everything."""
         return super().flush(idle_timeout) and self._settled(idle_timeout, None)
 
-    def finish_closing(self, idle_timeout: float, deadline: float | None = None) -> bool:
+    def finish_closing(
+        self, idle_timeout: float, deadline: float | None = None, *, last_call: float | None = None
+    ) -> bool:
         """See :meth:`Delivery.close`; the agent goes on with what is left after ``idle_timeout`` in all.
 
         Where it would be ended with this process, it is waited for as long as its backends take anything.
         """
-        if deadline is None and not ends_with_us():
-            deadline = time.monotonic() + idle_timeout
-        # The agent may only just have been started, and must have everything before it can go on.
-        patience = max(idle_timeout, HAND_OVER_S)
-        done = super().finish_closing(patience, time.monotonic() + patience)
+        patience, hand_over = idle_timeout, deadline
+        if deadline is None:
+            # The agent may only just have been started, and must have everything before it can go on.
+            patience = max(idle_timeout, HAND_OVER_S)
+            if not ends_with_us():
+                deadline = time.monotonic() + idle_timeout
+                hand_over = time.monotonic() + patience
+        done = super().finish_closing(patience, hand_over, last_call=last_call)
         done = done and self._settled(idle_timeout, deadline)
         if self._last is None:
             self._last = self.client.report()
@@ -86,9 +93,11 @@ class AgentDelivery(Delivery):
             if report is None:
                 return False
             self._last = report
+            if report.warning:
+                log_once("agent", logging.WARNING, "%s", report.warning)
             if not report.waits:
                 return True
-            if not any(item.works for item in report.backends if item.waits):
+            if all(item.unusable for item in report.backends if item.waits):
                 return False
             if report.progress != seen:
                 seen, moved = report.progress, time.monotonic()
@@ -101,12 +110,15 @@ class AgentDelivery(Delivery):
     def _line(self, name: str, found: BackendReport | None) -> Line:
         line = Line(name)
         mine = self.counts
-        if found is None:  # no agent has ever answered: everything is in the spool, or dropped
+        if found is None:  # no agent answers: it is all in our spool, in that of the last one, or dropped
             line.captured_points, line.captured_records = mine.captured_points, mine.captured_records
-            line.spooled_points, line.spooled_records = mine.spooled_points, mine.spooled_records
-            line.error = self.last_error
-            line.left = bool(self.spool)
-            line.spool = str(self.spool.folder) if self.spool is not None else ""
+            line.spooled_points = mine.spooled_points + mine.delivered_points
+            line.spooled_records = mine.spooled_records + mine.delivered_records
+            line.error = self.last_error or "the agent has ended"
+            line.left = bool(self.spool) or self.client.used
+            if self.spool is not None:
+                ours, agents = self.spool.folder, self.client.spools / name
+                line.spool = str(ours if self.spool else agents)
             return line
         # What the agent has not got is missing at each of its backends.
         missing_points = mine.captured_points - mine.delivered_points

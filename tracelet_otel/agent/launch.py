@@ -14,12 +14,18 @@ from typing import Any, Final
 from tracelet_otel.agent.address import Address
 from tracelet_otel.delivery.errors import TransientError
 
-_MAIN: Final = """
-import os, sys
-os.fork() and os._exit(0)
+_SERVE: Final = """
+import sys
 sys.path[:] = [path for path in sys.path if path]
 from tracelet_otel.agent.server import main
 main()
+"""
+_MAIN: Final = f"""
+import os, sys
+os.fork() and os._exit(0)
+if sys.platform == "darwin":  # whose libraries do not work in a forked process
+    os.execv(sys.executable, [sys.executable, "-c", {_SERVE!r}])
+{_SERVE}
 """
 """Forked once more, so that it is no child of training: a script that waits for its children, whichever ends
 first, would get ours. And without the current folder in front, whose ``queue.py`` would be imported."""

@@ -47,6 +47,8 @@ class BackendReport:
     waiting_records: int = 0
     waits: bool = False
     """Whether anything is still to be delivered, the end of a run included."""
+    unusable: bool = False
+    """Whether the backend cannot be used as it is set up: waiting for it is in vain."""
     works: bool = True
     """Whether the backend takes data, as far as is known; a client that is being imported counts as that."""
     progress: float = 0.0
@@ -64,6 +66,8 @@ class Report:
     agent: int
     """The agent's process id."""
     backends: list[BackendReport] = field(default_factory=list[BackendReport])
+    warning: str = ""
+    """What the user should know, whatever becomes of the data."""
 
     @property
     def waits(self) -> bool:
@@ -86,4 +90,5 @@ class Report:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return Report(data["agent"], [BackendReport(**item) for item in data["backends"]])
+        backends = [BackendReport(**item) for item in data["backends"]]
+        return Report(data["agent"], backends, data["warning"])

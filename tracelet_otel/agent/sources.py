@@ -23,7 +23,7 @@ class Sources:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._there: dict[str, Source] = {}
+        self._there: dict[str, tuple[Source, psutil.Process | None]] = {}
         self._known: set[str] = set()
         self._since = time.monotonic()
         self.patience = LEAST_PATIENCE_S
@@ -31,8 +31,9 @@ class Sources:
 
     def add(self, name: str, source: Source) -> None:
         """A process says that it is there."""
+        process = _process(source)
         with self._lock:
-            self._there[name] = source
+            self._there[name] = source, process
             self._known.add(name)
             self.patience = max(self.patience, source.patience)
 
@@ -48,7 +49,7 @@ class Sources:
     def lost(self) -> dict[str, Source]:
         """Those that have ended without a word, each once."""
         with self._lock:
-            gone = {name: source for name, source in self._there.items() if not is_alive(source)}
+            gone = {name: source for name, (source, process) in self._there.items() if not _is_alive(process)}
             for name in gone:
                 del self._there[name]
         return gone
@@ -56,7 +57,7 @@ class Sources:
     def has_owner(self) -> bool:
         """Whether a process is there whose end is the end of runs."""
         with self._lock:
-            return any(source.ends_runs for source in self._there.values())
+            return any(source.ends_runs for source, _ in self._there.values())
 
     def is_needed(self) -> bool:
         """Whether there is any, or the first one may still come."""
@@ -66,12 +67,19 @@ class Sources:
             return not self._known and time.monotonic() - self._since < FIRST_PATIENCE_S
 
 
-def is_alive(source: Source) -> bool:
-    """Whether the process still runs, and is no other with its number."""
+def _process(source: Source) -> psutil.Process | None:
+    """The process, by its number and start; None if it has ended."""
     try:
         process = psutil.Process(source.pid)
-        same = abs(process.create_time() - source.started) < _STARTS_AGREE_S
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return process if abs(process.create_time() - source.started) < _STARTS_AGREE_S else None
+    except psutil.Error:
+        return None
+
+
+def _is_alive(process: psutil.Process | None) -> bool:
+    """Whether it still runs. Not by its start in seconds, which changes with the machine's clock."""
+    try:
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:  # not ours to look at: better to wait than to end a run that goes on

@@ -132,6 +132,23 @@ class Delivery:
                 self.last_error,
             )
 
+    def drop(self, batch: Batch, reason: str) -> None:
+        """Counts a batch that a durable spool had no place for."""
+        with self._condition:
+            self.counts.capture(batch)
+            self._sources.capture(batch)
+            self._sources.settle(batch, None)
+            self.last_error = reason
+        log_once(
+            f"queue {self.name}",
+            logging.ERROR,
+            "%s: %d points and %d records dropped: %s",
+            self.name,
+            batch.points,
+            batch.records,
+            reason,
+        )
+
     def _is_away(self) -> bool:
         stalled = self._busy and not self._loading and time.monotonic() - self._since > STALLED_S
         return self._failing or self._unusable or stalled
@@ -194,6 +211,22 @@ class Delivery:
         return not self._is_away()
 
     @property
+    def unusable(self) -> bool:
+        """Whether the backend cannot be used as it is set up."""
+        return self._unusable
+
+    @property
+    def busy_for(self) -> float:
+        """For how many seconds a call to the backend has been under way; 0 between two attempts."""
+        return time.monotonic() - self._since if self._busy and not self._failing else 0.0
+
+    def hasten(self, wanted: bool) -> None:
+        """Somebody begins, or ceases, to wait for this delivery: rests and back-offs are short meanwhile."""
+        with self._condition:
+            self._waiters += 1 if wanted else -1
+            self._condition.notify_all()
+
+    @property
     def progress(self) -> float:
         """When there was a sign of progress, of ``time.monotonic()``: now, while a client is imported."""
         if self._loading and time.monotonic() - self._since < LOADING_TIMEOUT_S:
@@ -240,8 +273,17 @@ class Delivery:
         self.begin_closing()
         return self.finish_closing(idle_timeout, deadline)
 
-    def finish_closing(self, idle_timeout: float, deadline: float | None = None) -> bool:
-        """The waiting half of :meth:`close`."""
+    def finish_closing(
+        self, idle_timeout: float, deadline: float | None = None, *, last_call: float | None = None
+    ) -> bool:
+        """The waiting half of :meth:`close`.
+
+        Args:
+            idle_timeout: as of :meth:`flush`.
+            deadline: as of :meth:`close`.
+            last_call: seconds for the destination's own end, once it has everything; None is
+                ``idle_timeout``.
+        """
         done = False
         try:
             done = self._wait(idle_timeout, deadline)
@@ -253,7 +295,7 @@ class Delivery:
                 self.counts.spooled_points, self.counts.spooled_records = self._backlog.close()
                 self._condition.notify_all()
         if done:
-            self._thread.join(idle_timeout)
+            self._thread.join(idle_timeout if last_call is None else last_call)
         elif not self.last_error:
             self.last_error = f"no answer within {idle_timeout:g} s"
         return done
@@ -382,7 +424,7 @@ class Delivery:
                     if self._abandoned:
                         return None
                     ending = self._closing or self._hurried
-                    if ending:
+                    if ending or self._waiters:
                         delay = min(delay, LONGEST_BACKOFF_AT_EXIT_S)
                     # Not until the next notification: there is one for every batch that comes.
                     self._condition.wait_for(

@@ -216,6 +216,8 @@ def _failure(endpoint: str, response: httpx.Response, body: bytes) -> Exception:
         said += " with a web page: there is no OTLP receiver"
     elif message := _message(response, body):
         said += f": {message}"
+    if status == HTTPStatus.MISDIRECTED_REQUEST:  # an agent that does not know us yet
+        return TransientError(said)
     if status in RETRYABLE:
         return TransientError(said, _retry_after(response.headers.get("retry-after", "")))
     if status == 413:

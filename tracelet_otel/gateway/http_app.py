@@ -47,6 +47,8 @@ MOST_BYTES: Final = 512 * 1024 * 1024
 OVERLOAD_RETRY_S: Final = 1.0
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
+MISDIRECTED: Final = 421
+"""The status for a sender that has to say first who it is; of HTTP, RFC 9110, section 15.5.20."""
 SOURCE_HEADER: Final = "tracelet-source"
 """Names the sender; see :attr:`~tracelet_otel.delivery.destination.Batch.source`."""
 
@@ -65,8 +67,8 @@ class App:
         authorize: whether the ``Authorization`` header of a request that sends something lets it in. None:
             nobody is asked.
         max_bytes: of a request after decompression.
-        with_sources: whether :data:`SOURCE_HEADER` is listened to. What is counted for each sender has no
-            bound, so only where they are known.
+        knows: whether it knows the sender that :data:`SOURCE_HEADER` names; of one that it does not, nothing
+            is taken. None: the header is not listened to, since what is counted for each sender has no bound.
         is_ready: whether requests are taken at present.
     """
 
@@ -78,7 +80,7 @@ class App:
         budget: Budget | None = None,
         authorize: Callable[[str], bool] | None = None,
         max_bytes: int = MAX_BYTES,
-        with_sources: bool = False,
+        knows: Callable[[str], bool] | None = None,
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self.is_ready = is_ready
@@ -86,7 +88,7 @@ class App:
         self._budget = budget or Budget(MOST_REQUESTS, MOST_BYTES)
         self._authorize = authorize
         self._max_bytes = max_bytes
-        self._with_sources = with_sources
+        self._knows = knows
         self._routes: dict[tuple[str, str], Handler] = {}
         self.add_route("GET", "/healthz", self._health)
         self.add_route("GET", "/readyz", self._readiness)
@@ -144,7 +146,9 @@ class App:
         try:
             with self._budget.admit() as admission:
                 data = await request.body(admission)
-                source = request.header(SOURCE_HEADER) if self._with_sources else ""
+                source = request.header(SOURCE_HEADER) if self._knows is not None else ""
+                if self._knows is not None and not self._knows(source):
+                    raise RefusedError(MISDIRECTED, "who sends this?")
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(
                     self._executor, lambda: _taken(take, data, source, content_type == JSON)
