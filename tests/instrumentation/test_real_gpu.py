@@ -150,9 +150,9 @@ def test_a_fit_on_the_gpu_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
             super().__init__()
             self.layer = torch.nn.Linear(8, 1)
 
-        def training_step(self, batch: torch.Tensor) -> torch.Tensor:
-            assert batch.is_cuda
-            loss = self.layer(batch).pow(2).mean()
+        def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+            assert batch[0].is_cuda
+            loss = self.layer(batch[0]).pow(2).mean()
             self.log("train_loss", loss)
             said.append(loss.item())
             return loss
@@ -165,7 +165,8 @@ def test_a_fit_on_the_gpu_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
             accelerator="gpu", devices=1, max_epochs=2, log_every_n_steps=1, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(Model(), [*torch.randn(20, 8, 8)])
+        data = torch.utils.data.TensorDataset(torch.randn(160, 8))
+        trainer.fit(Model(), torch.utils.data.DataLoader(data, batch_size=8))
     points = [
         (point.step, point.value)
         for request in written(tmp_path / "spool")
