@@ -51,7 +51,8 @@ from importlib.metadata import distribution
 points = distribution("tracelet-otel").entry_points
 for point in points:
     point.load()
-heavy = {"lightning", "mlflow", "pytorch_lightning", "tensorboard", "tensorboardX", "torch"}
+heavy = {"aim", "clearml", "wandb"}
+heavy |= {"lightning", "mlflow", "pytorch_lightning", "tensorboard", "tensorboardX", "torch"}
 print(len(points), sorted(heavy & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -50,6 +52,15 @@ def check(database: Path, status: str, points: int) -> None:
 def spools(folder: Path) -> list[str]:
     state = folder / "state" / "tracelet-otel" / "spool"
     return sorted(path.relative_to(state).as_posix() for path in state.rglob("*") if path.is_file())
+
+
+def replay(folder: Path, agents: Agents, variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
+    environment = agents.environment(**variables)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -183,7 +194,9 @@ def test_training_waits_where_the_agent_would_end_with_it(
     check(database, "FINISHED", 30_000)
 
 
-def test_a_backend_that_never_answers(tmp_path: Path, agents: Agents, variables: dict[str, str]) -> None:
+def test_a_backend_that_never_answers(
+    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         more = {**variables, "MLFLOW_TRACKING_URI": uri, "TRACELET_SHUTDOWN_TIMEOUT": "2"}
@@ -198,6 +211,9 @@ def test_a_backend_that_never_answers(tmp_path: Path, agents: Agents, variables:
     left = spools(tmp_path)
     assert any(name.startswith("agent-") and "/mlflow/" in name for name in left), left
     assert "mlflow: 5000 points and 1 records stay in" in agents.log()
+    replay(tmp_path, agents, variables)
+    check(database, "FINISHED", 5_000)
+    assert spools(tmp_path) == []
 
 
 def test_everything_is_replayed_that_a_dead_backend_left(
@@ -207,16 +223,7 @@ def test_everything_is_replayed_that_a_dead_backend_left(
     done = run_script(tmp_path, LOG.format(points=2_000), variables=away)
     agents.wait_until_gone()
     assert "spooled" in done.stderr or "goes on" in done.stderr
-    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
-    replayed = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=agents.environment(**variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    replay(tmp_path, agents, variables)
     check(database, "FINISHED", 2_000)
 
 
@@ -339,6 +346,56 @@ def test_a_backend_that_is_away_with_a_full_spool_costs_the_other_nothing(
     agents.wait_until_gone()
 
 
+class _Refusing(BaseHTTPRequestHandler):
+    def do_any(self) -> None:
+        self.send_response(int(self.path.split("/")[1]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = do_any  # noqa: N815 - the base class's names
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("isolation", "trouble"),
+    [
+        *(("process", trouble) for trouble in ("hangs", "500", "403", "raises")),
+        *(("thread", trouble) for trouble in ("hangs", "raises")),
+    ],
+)
+def test_a_backend_in_trouble_changes_nothing_for_the_other(
+    tmp_path: Path, agents: Agents, json_variables: dict[str, str], isolation: str, trouble: str
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server,
+    ):
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        uris = {
+            "hangs": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "500": f"http://127.0.0.1:{server.server_port}/500",
+            "403": f"http://127.0.0.1:{server.server_port}/403",
+            "raises": "no-such-scheme://x",
+        }
+        more = {
+            **json_variables,
+            "TRACELET_ISOLATION": isolation,
+            "OTEL_METRICS_EXPORTER": "mlflow,json_folder",
+            "MLFLOW_TRACKING_URI": uris[trouble],
+            "TRACELET_SHUTDOWN_TIMEOUT": "2",
+        }
+        done = run_script(tmp_path, LOG.format(points=2_000), variables=more)
+        agents.wait_until_gone()
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert "json_folder: captured 2,000 points and 1 record, delivered all" in done.stderr
+    assert "mlflow: captured 2,000 points and 1 record, delivered nothing" in done.stderr
+    assert "dropped" not in done.stderr
+    assert status(tmp_path) == "finished"
+
+
 def test_what_no_agent_took_is_found_by_replay(
     tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
 ) -> None:
@@ -353,16 +410,7 @@ def test_what_no_agent_took_is_found_by_replay(
     )
     assert "delivered nothing, spooled 50 points and 1 record: no more processes" in done.stderr
     assert mlflow.runs(database) == []
-    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
-    replayed = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=agents.environment(**variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    replay(tmp_path, agents, variables)
     check(database, "FINISHED", 50)
     assert spools(tmp_path) == []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from tracelet_otel import backends
+from tracelet_otel.agent.address import SPOOL_PREFIX
 from tracelet_otel.cli import outcome, progress, spools, targets
 from tracelet_otel.cli.sending import Sender
 from tracelet_otel.cli.spools import Source
@@ -115,5 +116,8 @@ def _remove(source: Source, senders: Sequence[Sender]) -> None:
         typer.echo(f"kept {source.path}: {error}")
         return
     typer.echo(f"removed {source.path}")
-    if source.pid is not None and not any(source.path.parent.iterdir()):
-        source.path.parent.rmdir()
+    parent = source.path.parent
+    if source.pid is not None and not any(parent.iterdir()):
+        parent.rmdir()
+    elif parent.name.startswith(SPOOL_PREFIX) and not any(path.is_dir() for path in parent.iterdir()):
+        shutil.rmtree(parent)  # what an agent knew of its runs
