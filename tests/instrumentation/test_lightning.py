@@ -238,10 +238,11 @@ def test_without_logger_every_metric_has_the_name_and_step_that_loggers_get(
 
 
 def test_same_with_loggers_and_each_value_once(
-    pl: Any, instrumentor: Any, capture: Capture, tmp_path: Path
+    pl: Any, instrumentor: Any, capture: Capture, tmp_path: Path, database: Path
 ) -> None:
     logger = list_logger(pl)
     loggers = [logger, pl.loggers.CSVLogger(tmp_path), pl.loggers.TensorBoardLogger(tmp_path)]
+    loggers.append(pl.loggers.MLFlowLogger(tracking_uri=f"sqlite:///{database}"))
     run_all_stages(pl, tmp_path, logger=loggers)
     assert capture.written() == logger.seen
     assert all(logger.silenced)
