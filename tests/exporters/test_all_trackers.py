@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -14,16 +15,22 @@ from pathlib import Path
 import pytest
 
 from tests.support import event_files
-from tests.support.contract_data import LoggedPoint, check_points
-from tests.support.scripts import clean_environment, write_script
+from tests.support.contract_data import LoggedPoint, blobs, check_points
+from tests.support.scripts import BY_DEFAULT, clean_environment, write_script
 from tests.support.subject import Subject
+from tracelet_otel.decoding import decode_records, parse_logs
+from tracelet_otel.delivery.spool import read
+from tracelet_otel.records import Record
 from tracelet_otel.reservoir import shortest_float32
 
 TRACKERS = ("mlflow", "wandb", "aim", "clearml")
-POINTS = 20_000
+POINTS = 20_000 + 3
 SCRIPT = """
 import json, math, sys, time
 from pathlib import Path
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import tracelet_otel
 from tensorboardX import SummaryWriter
@@ -45,11 +52,23 @@ with SummaryWriter("logs") as writer:
     writer.add_histogram("histogram", rng.normal(size=1000), 4)
     writer.add_pr_curve("curve", rng.integers(0, 2, 100), rng.random(100), 5)
     writer.add_mesh("mesh", rng.random((1, 10, 3)), global_step=6)
+    writer.add_video("video", rng.random((1, 4, 3, 8, 8)), 7)
+    figure = plt.figure()
+    figure.gca().plot([1, 2, 3])
+    writer.add_figure("figure", figure, 8)
+    writer.add_embedding(np.eye(3), metadata=["a", "b", "c"], tag="space", global_step=9)
+    for step, value in enumerate((math.nan, math.inf, -math.inf)):
+        writer.add_scalar("edge", value, step)
+    writer.add_custom_scalars({"group": {"all": ["Multiline", ["group/.*"]]}})
     writer.add_hparams({"lr": 0.1, "layers": 3}, {})
 Path("notes.txt").write_text("an artifact")
 tracelet_otel.log_artifact("notes.txt")
+Path("logged").touch()
 """
-KINDS = {"text", "image", "audio", "histogram", "pr_curve", "mesh"}
+KINDS = {
+    *("text", "image", "audio", "histogram", "pr_curve", "mesh", "video", "embedding"),
+    *("layout", "artifact"),
+}
 
 
 @pytest.fixture
@@ -78,24 +97,32 @@ def backends(tmp_path: Path) -> dict[str, dict[str, str]]:
 def logged(tmp_path: Path) -> list[LoggedPoint]:
     """Every point of the event files."""
     return [
-        LoggedPoint(tag, None, point.step, shortest_float32(point.value), round(point.wall_time * 1e9))
+        LoggedPoint(tag, None, point.step, shortened(point.value), round(point.wall_time * 1e9))
         for tag, points in event_files.points(tmp_path / "logs").items()
         for point in points
     ]
 
 
-def check(name: str, subject: Subject, points: list[LoggedPoint]) -> None:
+def shortened(value: float) -> float:
+    return shortest_float32(value) if math.isfinite(value) else value
+
+
+def records(tmp_path: Path) -> list[Record]:
+    """Every record with a content, as backend ``file`` has it."""
+    requests = [batch.logs for batch in read(tmp_path / "kept") if isinstance(batch.logs, bytes)]
+    return [one for data in requests for one in decode_records(parse_logs(data)) if one.kind in KINDS]
+
+
+def check(name: str, subject: Subject, points: list[LoggedPoint], contents: list[Record]) -> None:
     """The tracker has everything, once."""
     resolution = subject.make().capabilities.time_resolution_ns
     besides = {tag for tag in subject.points("all-four") if tag.startswith("system/")}
     check_points(subject, "all-four", points, resolution, besides)
     assert subject.status("all-four") == "finished"
     assert subject.params("all-four").keys() >= {"lr", "layers"}
-    files = subject.files("all-four")
-    assert b"an artifact" in files.values()
-    native = {media.kind for media in subject.media("all-four")}
-    places = " ".join(files) + b" ".join(files.values()).decode(errors="replace")
-    assert not [kind for kind in KINDS - native if kind not in places], name
+    assert b"an artifact" in subject.files("all-four").values()
+    found = blobs(subject, "all-four")
+    assert not [(one.kind, one.tag) for one in contents if one.read() not in found], name
 
 
 @pytest.mark.slow
@@ -108,14 +135,15 @@ def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
     asked = {**backends(tmp_path), "file": {"path": str(tmp_path / "kept")}}
     command = [sys.executable, str(script), json.dumps(asked)]
     with (tmp_path / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=log, stderr=log)
+        environment = clean_environment(**BY_DEFAULT)
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         try:
             while not (tmp_path / "half").exists():
                 assert process.poll() is None, (tmp_path / "log.txt").read_text()
                 threading.Event().wait(0.02)
             clearml.stop()
             (tmp_path / "go").touch()
-            while not list(tmp_path.glob("state/tracelet-otel/spool/*/clearml/*.jsonl")):
+            while not (tmp_path / "logged").exists():
                 assert process.poll() is None, (tmp_path / "log.txt").read_text()
                 threading.Event().wait(0.02)
             clearml.start()
@@ -129,8 +157,10 @@ def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
     assert said.count("delivered all") == len(TRACKERS) + 1, said
     points = logged(tmp_path)
     assert len(points) == POINTS
+    contents = records(tmp_path)
+    assert {record.kind for record in contents} == KINDS
     for name, subject in subjects.items():
-        check(name, subject, points)
+        check(name, subject, points, contents)
 
     # Once more, from the file, by hand: nothing changes.
     replay = [sys.executable, "-m", "tracelet_otel.cli", "replay", str(tmp_path / "kept")]
@@ -143,4 +173,4 @@ def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name, subject in subjects.items():
-        check(name, subject, points)
+        check(name, subject, points, contents)
