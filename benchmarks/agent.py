@@ -27,39 +27,18 @@ import json
 import os
 import shutil
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+
+from _rows import Row
 
 from tracelet_otel.settings import Isolation
 
 TAGS = tuple(f"train/metric_{index}" for index in range(10))
 SCRIPT_STEPS = 500
-
-
-class Row(NamedTuple):
-    """One line of the table: a figure of each round."""
-
-    name: str
-    unit: str
-    figures: list[float]
-    target: float | None = None
-
-    @property
-    def misses(self) -> bool:
-        return self.target is not None and statistics.median(self.figures) > self.target
-
-    def __str__(self) -> str:
-        verdict = (
-            "" if self.target is None else f"   at most {self.target:g}: {'over' if self.misses else 'OK'}"
-        )
-        low, high = min(self.figures), max(self.figures)
-        median = statistics.median(self.figures)
-        return f"{self.name:<18}{median:>8.2f} {self.unit:<3} {low:.2f}-{high:.2f}{verdict}"
 
 
 def child(isolation: Isolation, points: int) -> dict[str, float]:

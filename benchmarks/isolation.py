@@ -33,39 +33,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from _rows import Row
 
 FOUR = ("mlflow", "wandb", "aim", "clearml")
 TAGS = tuple(f"train/metric_{index}" for index in range(10))
 CALLS = 20_000
 BLOCK = 1_000
 DEADLINE_S = 2.0
-
-
-class Row(NamedTuple):
-    """One line of the table: a figure of each round."""
-
-    name: str
-    unit: str
-    figures: list[float]
-    target: float | None = None
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.figures)
-
-    @property
-    def misses(self) -> bool:
-        return self.target is not None and self.median > self.target
-
-    def __str__(self) -> str:
-        low, high = min(self.figures), max(self.figures)
-        verdict = (
-            "" if self.target is None else f"   at most {self.target:g}: {'over' if self.misses else 'OK'}"
-        )
-        return f"{self.name:<16}{self.median:>8.3f} {self.unit:<4} {low:.3f}-{high:.3f}{verdict}"
 
 
 def call_cost(backends: list[str]) -> float:

@@ -83,8 +83,8 @@ class Session:
         if not self.joined and launch.is_first_of_node:
             self.pipeline.sampler = Sampler(self.resource)
         self.signals = signals or {}
-        self._deliveries = self._make_deliveries(self.signals)
         self._ends_run = not self.joined and launch.rank in (None, 0)
+        self._deliveries = self._make_deliveries(self.signals)
         self._recorder = self._make_recorder(launch)
         self._described: bytes | None = None
         self._announced = False
@@ -120,7 +120,7 @@ class Session:
                             run_id=run.id,
                             state=state,
                             session=name_of_session,
-                            ends_runs=not self.joined and launcher.detect().rank in (None, 0),
+                            ends_runs=self._ends_run,
                         )
                     )
                 except (DeliveryError, OSError) as error:

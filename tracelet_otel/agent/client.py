@@ -23,14 +23,12 @@ from tracelet_otel.agent.protocol import (
     Report,
     Source,
 )
-from tracelet_otel.delivery.destination import Batch, Receipt
+from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from tracelet_otel.delivery.otlp_http import HttpClient
 
-SOURCE_HEADER: Final = "tracelet-source"
-"""As the gateway reads it, which is not imported into training."""
 START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
 REQUEST_SECONDS: Final = 30.0

@@ -1,7 +1,7 @@
 """What a training process and its agent say to each other beside OTLP: JSON over HTTP on the agent's socket.
 
 Each request names its source, the training process, in the header
-:data:`~tracelet_otel.gateway.http_app.SOURCE_HEADER`, and so do those of OTLP.
+:data:`~tracelet_otel.delivery.destination.SOURCE_HEADER`, and so do those of OTLP.
 
 ``POST /agent/source``: a :class:`Source` says that it is there; again is harmless.
 ``GET /agent/report?<seconds>``: a :class:`Report`, once everything of this source is delivered, or after the

@@ -33,10 +33,11 @@ from tracelet_otel.agent.protocol import (
     Source,
 )
 from tracelet_otel.agent.sources import Sources
+from tracelet_otel.delivery.destination import SOURCE_HEADER
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.folder_lock import FolderLock, is_held
-from tracelet_otel.gateway.http_app import JSON, SOURCE_HEADER, App
+from tracelet_otel.gateway.http_app import JSON, App
 from tracelet_otel.gateway.http_messages import RefusedError, Request, Response
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, make_outlet

@@ -121,16 +121,7 @@ class Delivery:
             if not self._closing and self._backlog.add(batch, away=self._is_away()):
                 self._condition.notify_all()
                 return
-            self.last_error = "the delivery is closed" if self._closing else self._backlog.last_error
-            log_once(
-                f"queue {self.name}",
-                logging.ERROR,
-                "%s: %d points and %d records dropped: %s",
-                self.name,
-                batch.points,
-                batch.records,
-                self.last_error,
-            )
+            self._say_dropped(batch, "the delivery is closed" if self._closing else self._backlog.last_error)
 
     def drop(self, batch: Batch, reason: str) -> None:
         """Counts a batch that a durable spool had no place for."""
@@ -138,7 +129,10 @@ class Delivery:
             self.counts.capture(batch)
             self._sources.capture(batch)
             self._sources.settle(batch, None)
-            self.last_error = reason
+            self._say_dropped(batch, reason)
+
+    def _say_dropped(self, batch: Batch, reason: str) -> None:
+        self.last_error = reason
         log_once(
             f"queue {self.name}",
             logging.ERROR,

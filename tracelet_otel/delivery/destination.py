@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
+
+SOURCE_HEADER: Final = "tracelet-source"
+"""The header of HTTP by which a sender names itself; see :attr:`Batch.source`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tracelet_otel import semconv
+from tracelet_otel.delivery.lines import local_path
 
 
 def local_file(record: LogRecord) -> Path | None:
     """The file of this machine that holds a record's payload; None if its payload is elsewhere."""
     attribute = _uri(record)
-    if attribute is None:
-        return None
-    uri = attribute.value.string_value
-    parts = urlsplit(uri)
-    if parts.scheme in ("file", "local"):
-        return Path(url2pathname(parts.path))
-    return Path(uri) if "://" not in uri else None
+    return local_path(attribute.value.string_value) if attribute is not None else None
 
 
 def file_size(record: LogRecord) -> int | None:

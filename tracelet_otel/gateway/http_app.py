@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
+from tracelet_otel.delivery.destination import SOURCE_HEADER
 from tracelet_otel.delivery.otlp_json import parse_line
 from tracelet_otel.gateway.answers import (
     ACCEPTED,
@@ -49,8 +50,6 @@ PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 MISDIRECTED: Final = 421
 """The status for a sender that has to say first who it is; of HTTP, RFC 9110, section 15.5.20."""
-SOURCE_HEADER: Final = "tracelet-source"
-"""Names the sender; see :attr:`~tracelet_otel.delivery.destination.Batch.source`."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 Take = Callable[[bytes, str], Answer]

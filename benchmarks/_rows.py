@@ -1,0 +1,30 @@
+"""One line of a benchmark's table."""
+
+from __future__ import annotations
+
+import statistics
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One line of the table: a figure of each round."""
+
+    name: str
+    unit: str
+    figures: list[float]
+    target: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+    @property
+    def misses(self) -> bool:
+        return self.target is not None and self.median > self.target
+
+    def __str__(self) -> str:
+        low, high = min(self.figures), max(self.figures)
+        verdict = (
+            "" if self.target is None else f"   at most {self.target:g}: {'over' if self.misses else 'OK'}"
+        )
+        return f"{self.name:<18}{self.median:>8.3f} {self.unit:<4} {low:.3f}-{high:.3f}{verdict}"
