@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
+    if "mlflow" in sys.modules:  # so is the tracking URI, which Lightning's MLFlowLogger sets for all
+        import mlflow
+
+        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(scope="session")
