@@ -31,7 +31,8 @@ after log_scalar        the points come faster than they can be delivered; most 
 log_batch               what there is to compare with: a loop over `MlflowClient.log_batch` that writes the
                         same points, 1,000 a call
 
-"CPU" is that of all threads meanwhile; it leaves out the disk, which each request waits for twice. Both
+"CPU" is that of this process's threads meanwhile; it leaves out the agent, which the tracker's client runs
+in, and the disk. Both
 sides are connected, and their run exists, before the clock starts; each writes to a new copy of an empty
 database. Afterwards every point is read back and compared; any difference ends the program.
 """

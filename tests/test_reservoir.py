@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.context import Context
 
-from tracelet_otel.recording import POINT_KEY
 from tracelet_otel.reservoir import LosslessReservoir, shortest_float32
+from tracelet_otel.series import POINT_KEY
 
 
 def as_float32(value: float) -> float:

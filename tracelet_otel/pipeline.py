@@ -178,6 +178,7 @@ class Pipeline:
                     self.recorder.event(
                         "environment", "", None, payload(), "application/json", None, None, run
                     )
+            self.recorder.show()
             data = self._reader.take()
             drained = self.runs.of_records(self._events.drain())
             statuses, self._held = (

@@ -22,13 +22,12 @@ from tracelet_otel import semconv
 from tracelet_otel.media import MediaFolder
 from tracelet_otel.run import Run, RunScope, clean_text
 from tracelet_otel.semconv import Kind
+from tracelet_otel.series import POINT_KEY, SHOWN, Series, span_of
 from tracelet_otel.version import VERSION
 
 SCOPE_NAME = "tracelet_otel"
-POINT_KEY = "tracelet-point"
-"""Key of the measurement's context under which :func:`scalar` passes ``(step, time, single)``."""
-
 _UNSTEPPED = 0
+_SHOWN = Context({POINT_KEY: SHOWN})
 
 
 class Recorder:
@@ -58,6 +57,7 @@ class Recorder:
             semconv.SCALAR_NONFINITE, description="NaN and infinite scalars that a training script logs."
         ).add
         self._logger = logger_provider.get_logger(SCOPE_NAME, VERSION)
+        self._series: list[Series] = []
 
     def scalar(
         self, tag: str, value: float, step: int, time_unix_nano: int | None, single: bool, run: Run | None
@@ -67,13 +67,37 @@ class Recorder:
             time_unix_nano = None  # OTLP has no such time
         if not -(2**63) <= step < 2**63:
             raise OverflowError(f"a step must be in the range of int64, got {step}")
-        attributes = (run or self.scope.current()).attributes(tag)
-        context = Context({**get_current(), POINT_KEY: (step, time_unix_nano, single)})
-        if isfinite(value):
-            self._set(value, attributes, context)
-        else:
+        run = run or self.scope.current()
+        if not isfinite(value):
             name = "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
-            self._add(1, {**attributes, semconv.VALUE: name}, context)
+            context = Context({**get_current(), POINT_KEY: (step, time_unix_nano, single)})
+            self._add(1, {**run.attributes(tag), semconv.VALUE: name}, context)
+            return
+        series = run.series.get(tag)
+        if series is None or series.owner is not self:
+            series = self._bound(run, tag, value)
+        if series.keep is not None:
+            context = get_current()
+            span_id, trace_id = span_of(context) if context else (0, 0)
+            series.keep((value, time_unix_nano or time_ns(), step, single, span_id, trace_id))
+
+    def _bound(self, run: Run, tag: str, value: float) -> Series:
+        series = Series(self, run.attributes(tag))
+        self._set(value, series.attributes, series.context())
+        series.shown = value
+        if series.keep is not None:  # else the SDK is switched off
+            # Two threads may both get here; their series end in the same reservoir.
+            run.series[tag] = series
+            self._series.append(series)
+        return series
+
+    def show(self) -> None:
+        """Has the gauge show the last value of each series: before each collection."""
+        for series in self._series[:]:
+            value = series.latest()
+            if value is not None and value is not series.shown:
+                series.shown = value
+                self._set(value, series.attributes, _SHOWN)
 
     def event(
         self,

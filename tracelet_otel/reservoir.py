@@ -11,11 +11,10 @@ from typing import Any, cast
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, Exemplar, ExemplarReservoir
 from opentelemetry.sdk.metrics.view import View
-from opentelemetry.trace import get_current_span
 from opentelemetry.util.types import Attributes
 
 from tracelet_otel import semconv
-from tracelet_otel.recording import POINT_KEY
+from tracelet_otel.series import POINT_KEY, SHOWN, Measured, Series, span_of
 
 CARDINALITY_LIMIT = 1_000_000
 """Tags (times runs) beyond which the SDK would fold points into one overflow series."""
@@ -57,41 +56,45 @@ class KeptPoint:
 class LosslessReservoir(ExemplarReservoir):
     """Keeps every measurement, in order, until it is collected.
 
-    Many threads offer while one collects. A deque's ``append`` and ``popleft`` are atomic, so no
+    Many threads add while one collects. A deque's ``append`` and ``popleft`` are atomic, so no
     point falls between two lists; memory is bounded by how much is logged within one collection
     interval.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._measurements: deque[tuple[float, int, object, int, int]] = deque()
+        self._measurements: deque[Measured] = deque()
+        self.keep = self._measurements.append
+        """Keeps one point; O(1), no lock."""
+        self._latest: float | None = None
         self._sequence = time.time_ns() // 1000  # above that of any earlier process that wrote the series
 
     def offer(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> None:
-        """Keeps one measurement; O(1), no lock."""
-        # Numbers only, and not the context: the garbage collector would go through everything kept, over
-        # and over, in the thread that trains.
-        span_id = trace_id = 0
-        if len(context) > 1:
-            span = get_current_span(context).get_span_context()
-            span_id, trace_id = span.span_id, span.trace_id
-        self._measurements.append((value, time_unix_nano, context.get(POINT_KEY), span_id, trace_id))
+        """Keeps a measurement that came through the instrument; O(1), no lock."""
+        point = context.get(POINT_KEY)
+        if isinstance(point, Series):
+            point.bind(self)
+        elif point is None:  # recorded by somebody else
+            self.keep((value, time_unix_nano, None, False, *span_of(context)))
+        elif point is not SHOWN:
+            step, own_time, single = cast("tuple[int, int | None, bool]", point)
+            self.keep((value, own_time or time_unix_nano, step, single, *span_of(context)))
+
+    def latest(self) -> float | None:
+        """The last value that was kept, collected or not."""
+        return self._measurements[-1][0] if self._measurements else self._latest
 
     def collect(self, point_attributes: Attributes) -> list[Exemplar]:
-        """Everything offered since the last call, in order, as exemplars with their step and span."""
+        """Everything kept since the last call, in order, as exemplars with their step and span."""
         pop = self._measurements.popleft
         exemplars: list[KeptPoint] = []
         for _ in range(len(self._measurements)):
-            value, measured, point, span_id, trace_id = pop()
-            if point is None:  # recorded by somebody else: no step
-                exemplars.append(KeptPoint(None, value, measured))
-                continue
-            step, time_unix_nano, single = cast("tuple[int, int | None, bool]", point)
+            self._latest, time_unix_nano, step, single, span_id, trace_id = pop()
             exemplars.append(
                 KeptPoint(
-                    {semconv.STEP: step},
-                    shortest_float32(value) if single else value,
-                    time_unix_nano or measured,
+                    None if step is None else {semconv.STEP: step},
+                    shortest_float32(self._latest) if single else self._latest,
+                    time_unix_nano,
                     span_id or None,
                     trace_id or None,
                 )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
 from tracelet_otel.semconv import RANK, RUN_ID, TAG
+from tracelet_otel.series import Series
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -56,7 +57,8 @@ class Run:
         self._opening = False
         self._on_open = on_open
         self._lock = threading.RLock()
-        self._series: dict[str, dict[str, str | int]] = {}
+        self.series: dict[str, Series] = {}
+        """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}
         """The last step of each tag that was logged through the API."""
 
@@ -73,14 +75,10 @@ class Run:
                 self.opened = True
 
     def attributes(self, tag: str) -> dict[str, str | int]:
-        """The attributes of one tag's points: one dict a tag, made once. Opens the run."""
-        attributes = self._series.get(tag)
-        if attributes is None:
-            if not self.opened:
-                self.open()
-            attributes = {TAG: clean_text(tag), **self.identity()}
-            self._series[tag] = attributes
-        return attributes
+        """The attributes of one tag's points. Opens the run."""
+        if not self.opened:
+            self.open()
+        return {TAG: clean_text(tag), **self.identity()}
 
     def next_step(self, tag: str) -> int:
         """The step of a value that was logged without one: the tag's last one plus one, from 0."""
