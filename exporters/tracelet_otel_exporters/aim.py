@@ -29,6 +29,7 @@ from tracelet_otel_exporters.aim_points import Row
 from tracelet_otel_exporters.aim_remote import RemoteRepository
 from tracelet_otel_exporters.aim_runs import OpenRun
 from tracelet_otel_exporters.aim_store import Change, Repository, errors
+from tracelet_otel_exporters.importing import IMPORTING
 from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
 
 DATA_VERSIONS: Final = ((1, 3),)
@@ -76,7 +77,7 @@ class AimTracker:
 
     def load(self) -> None:
         """Imports AIM; a repository on disk is opened, or created, which takes AIM seconds."""
-        with errors():
+        with errors(), IMPORTING:
             importlib.import_module("aim")
             from aim.sdk.data_version import DATA_VERSION
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel_exporters.importing import passes
 
 Tree = Literal["meta", "seqs"]
 Path = tuple["str | int", ...]
@@ -158,8 +159,8 @@ def translated(error: Exception) -> DeliveryError:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == "aim":
         return PermanentError('AIM is not installed: pip install "tracelet-otel[aim]"')
-    if "partially initialized module" in text or "cannot schedule new futures" in text:
-        return TransientError(text)  # two threads importing at once; the interpreter's exit
+    if passes(error):
+        return TransientError(text)
     names = [kind.__name__ for kind in type(error).__mro__]
     if any(word in name for name in names for word in _TRANSIENT_WORDS):
         return TransientError(text)

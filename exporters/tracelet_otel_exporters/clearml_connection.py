@@ -17,13 +17,13 @@ import logging
 import os
 import socket
 import sys
-import threading
 import types
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel_exporters.importing import IMPORTING, passes
 
 TIMEOUT: Final = (3.0, 15.0)
 """Seconds to connect, and to wait for an answer."""
@@ -35,7 +35,6 @@ MAX_API: Final = (2, 23)
 _ALIAS: Final = "_tracelet_otel_clearml"
 _TRANSIENT: Final = {408, 425, 429, 500, 502, 503, 504}
 _LOGGER: Final = logging.getLogger(__name__)
-_IMPORTING: Final = threading.Lock()
 
 
 class RefusedError(PermanentError):
@@ -81,7 +80,7 @@ def load_library() -> Library:
     Raises:
         PermanentError: it is not installed, or not the one that this was written for.
     """
-    with _IMPORTING:
+    with IMPORTING:
         return _load_library()
 
 
@@ -103,6 +102,8 @@ def _load_library() -> Library:
         session.urllib_log_warning_setup = _ignore
         return Library(_session_class(session.Session, defs), backend.load_config, parser.ConfigFactory, defs)
     except (ImportError, AttributeError) as error:
+        if passes(error):
+            raise TransientError(str(error)) from error
         raise PermanentError(f"this version of ClearML's library is not supported: {error}") from error
 
 

@@ -23,6 +23,7 @@ from tracelet_otel_exporters import (
     mlflow_system,
     names,
 )
+from tracelet_otel_exporters.importing import IMPORTING
 from tracelet_otel_exporters.mlflow_connection import (
     Connection,
     RefusedError,
@@ -75,7 +76,7 @@ class MLflowTracker:
 
     def load(self) -> None:
         """Imports MLflow; a SQLite database is opened, or created, which takes MLflow seconds."""
-        with errors():
+        with errors(), IMPORTING:
             import_mlflow()
         if resolve(self._tracking_uri, self._folder).startswith("sqlite"):
             self.connect()

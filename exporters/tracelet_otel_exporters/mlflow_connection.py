@@ -22,6 +22,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel_exporters.importing import passes
 
 OVERRIDES: Final[Mapping[str, object]] = {
     "MLFLOW_DISABLE_TELEMETRY": True,
@@ -216,8 +217,8 @@ def translated(error: Exception) -> DeliveryError:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
         return PermanentError('MLflow is not installed: pip install "tracelet-otel[mlflow]"')
-    if "partially initialized module" in text or "cannot schedule new futures" in text:
-        return TransientError(text)  # two threads importing at once; the interpreter's exit
+    if passes(error):
+        return TransientError(text)
     code = getattr(error, "error_code", None)
     if code is not None:
         return _translated_mlflow(str(code), str(error))

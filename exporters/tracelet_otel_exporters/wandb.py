@@ -24,6 +24,7 @@ from tracelet_otel_exporters import (
     wandb_settings,
     wandb_system,
 )
+from tracelet_otel_exporters.importing import IMPORTING
 from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
 from tracelet_otel_exporters.wandb_runs import OpenRun
 from tracelet_otel_exporters.wandb_session import Session, errors
@@ -91,7 +92,7 @@ class WandbTracker:
 
     def load(self) -> None:
         """Imports W&B and starts a ``wandb-core`` process."""
-        with errors():
+        with errors(), IMPORTING:
             import wandb  # noqa: F401  # pyright: ignore[reportUnusedImport]
         self._connected()
 

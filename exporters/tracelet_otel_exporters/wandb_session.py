@@ -23,6 +23,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel_exporters.importing import passes
 
 CALL_SECONDS: Final = 10.0
 """How long a call to ``wandb-core``, on this machine, may take."""
@@ -190,6 +191,8 @@ def translated(error: Exception) -> DeliveryError:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
         return PermanentError('W&B is not installed: pip install "tracelet-otel[wandb]"')
+    if passes(error):
+        return TransientError(text)
     if isinstance(error, (ImportError, AttributeError)):
         return PermanentError(f"this version of W&B works differently: {text}")
     if any(part in text.lower() for part in _PERMANENT_TEXTS):

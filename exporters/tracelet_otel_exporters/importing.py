@@ -1,0 +1,21 @@
+"""Imports of the trackers' clients, one at a time.
+
+Each delivery imports in its own thread, and the clients import each other. Two threads that each wait for a
+module that the other imports get it as it is: Python ends the deadlock so, and the client looks broken.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+IMPORTING: Final = threading.RLock()
+"""Held while a tracker's client is imported."""
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same import or call may work later: the user's own threads import too, or the interpreter
+    is about to exit.
+    """
+    text = str(error)
+    return "partially initialized module" in text or "cannot schedule new futures" in text
