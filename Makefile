@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types wheel pythons bench format clean
+.PHONY: help install demo test lint types docs wheel pythons bench format clean
 
 help: ## show this list
 	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(INSTALLED) ## check style and formatting
 
 types: $(INSTALLED) ## check types
 	@$(BIN)/pyright --warnings
+
+docs: $(INSTALLED) ## build the documents as a site, into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # not --quiet, with which it is not strict
 
 wheel: $(INSTALLED) ## build the sdist and the wheel into dist/, and check the wheel in a clean environment
 	@$(BIN)/python tools/check_wheel.py

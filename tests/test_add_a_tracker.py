@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
+from tests.documents.pages import ROOT, blocks
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "add-a-tracker.md").read_text(encoding="utf-8")
-TRACKERS = (ROOT / "docs" / "trackers.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "add-a-tracker.md"
+TRACKERS = ROOT / "docs" / "trackers.md"
 
 
-def block(page: str, kind: str) -> str:
-    """The page's one block of this language."""
-    [code] = re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S)
+def block(page: Path, kind: str, contains: str = "") -> str:
+    """The page's one block of this language that contains this."""
+    [code] = [block.code for block in blocks(page) if block.kind == kind and contains in block.code]
     return code
 
 
@@ -139,7 +139,7 @@ def test_the_pages_reader_of_companion_files(tmp_path: Path) -> None:
     assert all(json.loads(line)["reason"] == "why" for line in content.splitlines())
     (tmp_path / Path(name).name).write_bytes(content)
     scope: dict[str, Any] = {}
-    exec(block(TRACKERS, "python"), scope)
+    exec(block(TRACKERS, "python", "def points"), scope)
     read = list(scope["points"](tmp_path))
     assert [repr(line) for line in read] == [
         repr(("tag", 2, step, value, 10**18 + step)) for step, value in enumerate(values)
@@ -152,7 +152,7 @@ def test_the_table_of_kinds_is_complete() -> None:
 
     from tracelet_otel.semconv import Kind
 
-    rows = [line for line in TRACKERS.splitlines() if line.startswith("|")]
+    rows = [line for line in TRACKERS.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     table = rows[: next(index for index, row in enumerate(rows) if row.startswith("| |"))]
     assert {row.count("|") for row in table} == {6}
     named = {

@@ -1,55 +1,53 @@
-"""Takes docs/images/mlflow.png: the MLflow page with the curves of the demo's newest run.
+"""Takes docs/images/mlflow.png and aim.png: one run, in the pages of both trackers.
 
-    make demo && .venv/bin/python tools/screenshot.py
+    .venv/bin/python -m tools.screenshot
 
-Needs Chromium and its driver (on Debian: chromium and chromium-driver). Nothing is fetched from anywhere:
-MLflow's pages come from `mlflow ui` on a free port of this machine, which ends with this script.
+It trains examples/tensorboard_digits.py under `opentelemetry-instrument`, in a temporary folder. The pages
+come from `mlflow ui` and `aim up` on free ports of this machine, which end with this script.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
 import os
-import signal
-import socket
-import sqlite3
+import re
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-ROOT = Path(__file__).resolve().parent.parent
-SCALE = 0.8
-SIZE = (1750, 1250)
-"""Of the window, in CSS pixels; the picture has SCALE times as many."""
-CHROMIUM = [
-    "--headless",
-    "--no-sandbox",  # it may run as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    f"--force-device-scale-factor={SCALE}",
-    f"--window-size={SIZE[0]},{SIZE[1]}",
-]
-CLOSED = ["histogram/weights"]
+from tools.browser import SIZE, Browser, browser, free_port, process
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+BIN: Final = Path(sys.executable).parent
+VARIABLES: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "OMP_NUM_THREADS": "1",  # the model is too small for more, which only wait for each other
+    "OTEL_METRICS_EXPORTER": "mlflow,aim",
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "argparse,system_metrics,gpu",
+    "TRACELET_PROJECT": "digits",
+    "TRACELET_EXPERIMENT": "digits",
+    "TRACELET_RUN_NAME": "baseline",
+    "TRACELET_SHUTDOWN_TIMEOUT": "100",
+    "PATH": f"{BIN}:{os.environ['PATH']}",  # `aim up` starts another `aim`
+}
+LOCATION: Final = {
+    "mlflow": r"mlflow: .*delivered all -> .* experiment (?P<experiment>\d+) run (?P<run>\w+)",
+    "aim": r"aim: .*delivered all -> .* run (?P<run>\w+)",
+}
+"""The closing lines."""
+CLOSED: Final = ["histogram/weights"]
 """Sections of charts that are closed."""
-PREFER = """
+PREFER: Final = """
 localStorage.setItem('mlflow.workflowType_v1', '"machine_learning"');
 localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
 """
-CHARTS = "document.querySelectorAll('.js-plotly-plot').length"
-ARRANGE = """
+CHARTS: Final = "document.querySelectorAll('.js-plotly-plot').length"
+ARRANGE: Final = """
 const [run, closed] = arguments;
 const key = Object.keys(localStorage).find((key) => key.includes(run) && key.endsWith('chartUIState'));
 const state = JSON.parse(localStorage.getItem(key));
@@ -58,142 +56,91 @@ localStorage.setItem(key, JSON.stringify(state));
 location.reload();
 """
 """Closes sections of a run's charts, as a person would by hand."""
-HIDE = """
+HIDE: Final = """
 const style = document.createElement('style');
 style.textContent = '.modebar { display: none !important }';
 document.head.append(style);
 """
 """Tool bars that a person sees only under the mouse."""
+AIM_CHARTS: Final = "document.querySelectorAll('path[class*=Line]').length"
+SKIP: Final = """
+for (const button of document.querySelectorAll('button'))
+  if (button.textContent.trim() === 'Skip') button.click();
+"""
+"""AIM's invitation to its community."""
 
 
-@contextmanager
-def process(command: Sequence[str], health: str, timeout: float = 120) -> Generator[None]:
-    """A server that answers at the URL ``health``; it and its children end with the block."""
-    server = subprocess.Popen(
+def train(folder: Path) -> dict[str, Mapping[str, str]]:
+    """Trains into both trackers; where the run is in each."""
+    command = [str(BIN / "opentelemetry-instrument"), sys.executable]
+    command += [str(ROOT / "examples" / "tensorboard_digits.py"), "--output", str(folder / "logs")]
+    done = subprocess.run(
         command,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        cwd=folder,
+        env={**os.environ, **VARIABLES, "TRACELET_SPOOL_DIR": str(folder / "state")},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
-    try:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                with urllib.request.urlopen(health, timeout=5):
-                    break
-            except OSError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.3)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+    found = {name: re.search(pattern, done.stderr) for name, pattern in LOCATION.items()}
+    if done.returncode or not all(found.values()):
+        sys.exit(done.stderr)
+    return {name: match.groupdict() for name, match in found.items() if match}
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def shoot_mlflow(shown: Browser, folder: Path, run: str, experiment: str) -> bytes:
+    """The run's curves in MLflow."""
+    ui = f"http://127.0.0.1:{free_port()}"
+    command = [str(BIN / "mlflow"), "ui", "--workers", "1", "--port", ui.rpartition(":")[2]]
+    with process(
+        [*command, "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"], f"{ui}/health", VARIABLES
+    ):
+        shown.open(f"{ui}/health")  # a page of the same origin, where MLflow's own preferences can be set
+        shown.run(PREFER)
+        shown.open(f"{ui}/#/experiments/{experiment}/runs/{run}/model-metrics")
+        shown.wait(f"{CHARTS} > 0")
+        time.sleep(3)  # its arrangement of charts is saved a moment later
+        shown.run(ARRANGE, run, CLOSED)
+        time.sleep(3)
+        shown.wait(f"{CHARTS} > 0")
+        shown.run("document.querySelector('[aria-label=\"Toggle sidebar\"]').click()")
+        shown.run(HIDE)
+        time.sleep(3)  # charts are drawn to their final size in steps
+        return shown.screenshot()
 
 
-class Browser:
-    """Chromium, through the few WebDriver commands that are needed here (W3C WebDriver, chapter 6.5)."""
-
-    def __init__(self, driver: str, profile: str) -> None:
-        self._driver = driver
-        options = {"args": [*CHROMIUM, f"--user-data-dir={profile}"]}
-        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
-        self._session = ""
-        self._session = self._command("POST", "", {"capabilities": capabilities})["sessionId"]
-
-    def _command(self, method: str, path: str, body: object = None) -> Any:
-        url = f"{self._driver}/session" + (f"/{self._session}{path}" if self._session else path)
-        data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, url: str) -> None:
-        self._command("POST", "/url", {"url": url})
-
-    def run(self, script: str, *arguments: object) -> Any:
-        """The value that JavaScript returns."""
-        return self._command("POST", "/execute/sync", {"script": script, "args": arguments})
-
-    def wait(self, condition: str, timeout: float = 60) -> None:
-        """Waits until a JavaScript expression is true."""
-        deadline = time.monotonic() + timeout
-        while not self.run(f"return Boolean({condition})"):
-            if time.monotonic() > deadline:
-                raise TimeoutError(condition)
-            time.sleep(0.3)
-
-    def screenshot(self) -> bytes:
-        return base64.b64decode(self._command("GET", "/screenshot"))
-
-    def quit(self) -> None:
-        self._command("DELETE", "")
-
-
-def newest_run(database: Path, script: str) -> tuple[str, str]:
-    """MLflow's ids of the demo's newest run of a script and of its experiment."""
-    with sqlite3.connect(database) as connection:
-        row = connection.execute(
-            "select run_uuid, experiment_id from runs where name like ? || '-%' order by start_time desc",
-            (script,),
-        ).fetchone()
-    connection.close()
-    if row is None:
-        sys.exit(f"{database} has no run of {script}: run `make demo` first")
-    return row[0], str(row[1])
+def shoot_aim(shown: Browser, folder: Path, run: str) -> bytes:
+    """The run's curves in AIM."""
+    ui = f"http://127.0.0.1:{free_port()}"
+    command = [str(BIN / "aim"), "up", "--yes", "--repo", str(folder), "--port", ui.rpartition(":")[2]]
+    with process(command, f"{ui}/api/projects/", VARIABLES):
+        shown.resize(SIZE[0], 1930)  # three rows of charts
+        shown.open(f"{ui}/runs/{run}/metrics")
+        shown.wait(f"{AIM_CHARTS} >= 6")
+        time.sleep(2)
+        shown.run(SKIP)
+        time.sleep(2)
+        return shown.screenshot()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", type=Path, default=ROOT / "demo-output", help="the demo's output folder")
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "images" / "mlflow.png")
-    options = parser.parse_args()
-    database: Path = options.demo.resolve() / "mlflow.db"
-    ui, driver = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-    mlflow = [str(Path(sys.executable).parent / "mlflow"), "ui", "--workers", "1"]
-    mlflow += ["--backend-store-uri", f"sqlite:///{database}", "--port", ui.rpartition(":")[2]]
-    chromedriver = ["chromedriver", f"--port={driver.rpartition(':')[2]}"]
-    with (
-        tempfile.TemporaryDirectory(prefix="tracelet-chromium-", ignore_cleanup_errors=True) as profile,
-        process(mlflow, f"{ui}/health"),
-        process(chromedriver, f"{driver}/status"),
-    ):
-        browser = Browser(driver, profile)
-        try:
-            picture = shoot(browser, ui, *newest_run(database, "tensorboard_digits"))
-        finally:
-            browser.quit()
-    options.picture.parent.mkdir(parents=True, exist_ok=True)
-    options.picture.write_bytes(picture)
-    print(f"{options.picture}: {len(picture):,} bytes")
-
-
-def shoot(browser: Browser, ui: str, run: str, experiment: str) -> bytes:
-    """The picture of a run's curves."""
-    browser.open(f"{ui}/health")  # a page of the same origin, where MLflow's own preferences can be set
-    browser.run(PREFER)
-    browser.open(f"{ui}/#/experiments/{experiment}/runs/{run}/model-metrics")
-    browser.wait(f"{CHARTS} > 0")
-    time.sleep(3)  # its arrangement of charts is saved a moment later
-    browser.run(ARRANGE, run, CLOSED)
-    time.sleep(3)
-    browser.wait(f"{CHARTS} > 0")
-    browser.run("document.querySelector('[aria-label=\"Toggle sidebar\"]').click()")
-    browser.run(HIDE)
-    time.sleep(3)  # charts are drawn to their final size in steps
-    return browser.screenshot()
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "images", help="folder for them")
+    pictures: Path = parser.parse_args().pictures
+    pictures.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        places = train(folder)
+        with browser() as shown:
+            taken = {
+                "mlflow.png": shoot_mlflow(shown, folder, **places["mlflow"]),
+                "aim.png": shoot_aim(shown, folder, **places["aim"]),
+            }
+    for picture, content in taken.items():
+        (pictures / picture).write_bytes(content)
+        print(f"{pictures / picture}: {len(content):,} bytes")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Prints the table of settings, made of the fields of `tracelet_otel.settings.Settings`.
 
-With `--write`, puts it into README.md, between its two marks.
+With `--write`, puts it into docs/settings.md, between its two marks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from tracelet_otel.settings import Settings
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 MARKS = "<!-- settings: made by tools/settings_table.py -->\n", "<!-- end of settings -->\n"
 
 
@@ -40,20 +40,20 @@ def _shown(default: Any, unit: str) -> str:
 
 
 def with_table(text: str) -> str:
-    """The README with the table as it is now."""
+    """The page with the table as it is now."""
     start, end = (re.escape(mark) for mark in MARKS)
     new, count = re.subn(f"(?<={start}).*?(?={end})", lambda _: settings_table(), text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"{README} must have both marks once, has them {count} times")
+        raise SystemExit(f"{PAGE} must have both marks once, has them {count} times")
     return new
 
 
 def main() -> None:
     """Prints the table, or writes it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="into docs/settings.md")
     if parser.parse_args().write:
-        README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         print(settings_table(), end="")
 

@@ -94,7 +94,7 @@ def configure(
         ranks: whether what ``all`` ranks log is recorded or what rank ``zero`` does alone.
 
     Returns:
-        The session: ``run_id``, :meth:`~Session.flush`, and a context manager that shuts down at its end.
+        The session: ``run.id``, :meth:`~Session.flush`, and a context manager that shuts down at its end.
 
     Raises:
         ConfigurationError: an argument is wrong; the message says what is allowed.

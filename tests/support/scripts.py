@@ -62,10 +62,11 @@ def run_script(
     zero_code: bool = True,
     variables: Mapping[str, str] | None = None,
     timeout: float = 100,
+    name: str = "train.py",
 ) -> subprocess.CompletedProcess[str]:
     """Runs a script to its end, in ``folder``."""
     return subprocess.run(
-        script_command(write_script(folder, code), *arguments, zero_code=zero_code),
+        script_command(write_script(folder, code, name), *arguments, zero_code=zero_code),
         cwd=folder,
         env=clean_environment(**variables or {}),
         capture_output=True,
