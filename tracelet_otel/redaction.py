@@ -26,6 +26,7 @@ most of them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -150,6 +151,13 @@ def redacted_value(name: str, value: Any) -> Any:
 def redacted(values: Mapping[Any, Any]) -> dict[Any, Any]:
     """A copy of named values, secrets masked."""
     return {name: redacted_value(str(name), value) for name, value in values.items()}
+
+
+def redacted_json(payload: bytes) -> bytes:
+    """A JSON object's bytes with secrets masked; the same bytes where there are none."""
+    values = json.loads(payload)
+    masked = redacted(values)
+    return payload if masked == values else json.dumps(masked).encode("ascii")
 
 
 def redacted_command(words: Sequence[str]) -> list[str]:
