@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from tracelet_otel.redaction import (
     is_secret_name,
     redacted,
     redacted_command,
+    redacted_json,
     redacted_text,
     redacted_url,
     redacted_value,
@@ -214,3 +217,51 @@ def test_a_long_text_takes_no_time() -> None:
         is_secret_name(text)
     assert time.monotonic() - start < 5
     assert redaction.MASK == "***"
+
+
+# -- docs/secrets.md ------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "secrets.md").read_text(encoding="utf-8")
+
+
+def rows(headline: str) -> list[list[str]]:
+    """The table below a line that begins so, each cell's code."""
+    table = PAGE[PAGE.index(f"\n{headline}") + 1 :].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+
+
+def test_the_page_has_the_words_of_the_rules() -> None:
+    listed = [set(re.findall("`([a-z]+)`", words)) for _, words in rows("| it has | words |")]
+    assert listed == [
+        redaction._ANYWHERE,
+        redaction._LAST,
+        redaction._VOCABULARY,
+        redaction._BEFORE_KEY,
+        redaction._BEFORE_PLURAL,
+    ]
+    for word in redaction._VOCABULARY:
+        assert not is_secret_name(f"{word}_token")
+    for word in redaction._BEFORE_KEY:
+        assert is_secret_name(f"{word}_key")
+
+
+@pytest.mark.parametrize(("parameter", "becomes"), rows("| parameter | becomes |"))
+def test_the_parameters_of_the_page(parameter: str, becomes: str) -> None:
+    masked = redacted_json(parameter.strip("`").encode())
+    assert json.loads(masked) == json.loads(becomes.strip("`"))
+
+
+@pytest.mark.parametrize(("text", "becomes"), rows("| text | becomes |"))
+def test_the_texts_of_the_page(text: str, becomes: str) -> None:
+    assert redacted_text(text.strip("`")) == becomes.strip("`")
+
+
+def test_the_page_names_what_has_a_form() -> None:
+    for service in ("AWS", "GitHub", "GitLab", "Hugging Face", "OpenAI", "Anthropic", "Google", "Slack"):
+        assert service in PAGE.partition("## By form")[2]
+
+
+def test_json_without_a_secret_keeps_its_bytes() -> None:
+    payload = '{"b": NaN, "a":  [1.0, "ü"]}'.encode()
+    assert redacted_json(payload) is payload
+    assert redacted_json(b'{"x": NaN, "api_key": "a"}') == b'{"x": NaN, "api_key": "***"}'
