@@ -76,6 +76,13 @@ def test_the_gateways_lines_are_json_without_secrets() -> None:
     assert "canary" not in text.getvalue()
 
 
+def test_a_librarys_wrong_call_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(io.StringIO())
+    handler.addFilter(REDACTING)
+    handler.handle(logging.LogRecord("other", logging.WARNING, "x.py", 1, "%d %d", ("one",), None))
+    assert "Logging error" in capsys.readouterr().err
+
+
 def test_a_line_masks_addresses(capsys: pytest.CaptureFixture[str]) -> None:
     say(f"mlflow: captured 1 point, delivered all -> {URL} run 1")
     assert (

@@ -14,7 +14,11 @@ class Redacting(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Changes the record, for every handler."""
-        record.msg, record.args = redacted_text(record.getMessage()), ()
+        try:
+            message = record.getMessage()
+        except Exception:  # a library's mistake in a call: its handler says so, and raises nothing
+            return True
+        record.msg, record.args = redacted_text(message), ()
         if record.exc_info:
             record.exc_text = redacted_text("".join(traceback.format_exception(*record.exc_info)).rstrip())
             record.exc_info = None  # the text stands for it, in OpenTelemetry's handler too
