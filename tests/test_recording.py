@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.context import attach, detach
 from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics import _Gauge as Gauge
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
@@ -136,6 +137,17 @@ def test_nothing_is_lost_between_threads_that_begin_series() -> None:
         for worker in range(4)
     }
     assert found == expected
+
+
+def test_parameters_and_tags_are_masked_and_contents_are_not() -> None:
+    payload = b'{"hub": {"api_key": "canary"}, "lr": 0.1}'
+    logs, loggers = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    recorder = Recorder(MeterProvider(shutdown_on_exit=False), loggers, RunScope(Run()))
+    for kind in ("params", "tags", "text"):
+        recorder.event(kind, "", None, payload, "application/json", None, None, None)
+    masked = b'{"hub": {"api_key": "***"}, "lr": 0.1}'
+    assert [one.log_record.body for one in logs.get_finished_logs()] == [masked, masked, payload]
 
 
 def test_a_disabled_sdk_costs_nothing_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

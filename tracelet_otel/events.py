@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -12,6 +14,7 @@ from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadW
 
 from tracelet_otel import semconv
 from tracelet_otel.media import MAX_INLINE_BYTES, MediaFolder
+from tracelet_otel.redaction import redacted, redacted_value
 
 WAKE_BYTES = 8 * 1024 * 1024
 """Buffered bytes at which the pipeline is woken before its interval is over."""
@@ -38,8 +41,7 @@ class EventBuffer(LogRecordProcessor):
         """Takes one record over. A payload is kept as it is; no copy, no hash, no file on this thread."""
         if os.getpid() != self._pid:  # a forked child has no pipeline to hand over to
             return
-        ours = (log_record.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)
-        if not ours and not is_instrumentation_enabled():
+        if not _is_ours(log_record) and not is_instrumentation_enabled():
             return  # of a library with which we are sending: it would be sent, and so make the next one
         record = ReadableLogRecord(
             log_record=log_record.log_record,
@@ -58,14 +60,14 @@ class EventBuffer(LogRecordProcessor):
             self._wake()
 
     def drain(self) -> list[ReadableLogRecord]:
-        """Everything since the last call, in order; large payloads are in files now."""
+        """Everything since the last call, in order; large payloads are in files now, secrets masked."""
         records: list[ReadableLogRecord] = []
         for _ in range(len(self._records)):
             record, size = self._records.popleft()
             self._bytes -= size
             if size > MAX_INLINE_BYTES:
                 self._spill(record)
-            records.append(record)
+            records.append(record if _is_ours(record) else _redacted(record))
         return records
 
     def _spill(self, record: ReadableLogRecord) -> None:
@@ -85,3 +87,15 @@ class EventBuffer(LogRecordProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """The pipeline flushes; nothing to do here."""
         return True
+
+
+def _is_ours(record: ReadableLogRecord | ReadWriteLogRecord) -> bool:
+    return (record.log_record.event_name or "").startswith(semconv.EVENT_PREFIX)
+
+
+def _redacted(record: ReadableLogRecord) -> ReadableLogRecord:
+    """A copy of another logger's record: messages and exceptions are nobody's considered content."""
+    copied: Any = copy(record.log_record)
+    copied.body = redacted_value("", copied.body)
+    copied.attributes = redacted(copied.attributes or {})
+    return replace(record, log_record=copied)

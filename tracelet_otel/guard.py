@@ -12,7 +12,9 @@ import threading
 import time
 from types import TracebackType
 
-logger = logging.getLogger("tracelet_otel")
+from tracelet_otel.logs import get_logger
+
+logger = get_logger()
 
 _INTERVAL_S = 60.0
 _MOST_PLACES = 1000

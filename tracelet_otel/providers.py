@@ -65,9 +65,11 @@ def offer_tracer_provider(exporters: Sequence[EntryPoint], resource: Resource) -
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    from tracelet_otel.failures import RedactingSpanExporter
+
     provider = TracerProvider(resource=resource)
     for entry in exporters:
-        provider.add_span_processor(BatchSpanProcessor(entry.load()()))
+        provider.add_span_processor(BatchSpanProcessor(RedactingSpanExporter(entry.load()())))
     _set(internal, "_TRACER_PROVIDER_SET_ONCE", trace.set_tracer_provider, provider)
 
 

@@ -20,6 +20,7 @@ from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import semconv
 from tracelet_otel.media import MediaFolder
+from tracelet_otel.redaction import redacted_json
 from tracelet_otel.run import Run, RunScope, clean_text
 from tracelet_otel.semconv import Kind
 from tracelet_otel.series import POINT_KEY, SHOWN, Series, span_of
@@ -27,6 +28,8 @@ from tracelet_otel.version import VERSION
 
 SCOPE_NAME = "tracelet_otel"
 _UNSTEPPED = 0
+_NAMED_VALUES = ("params", "tags")
+"""The kinds in which secrets are masked: what is logged as text, image or file is kept as it is."""
 _SHOWN = Context({POINT_KEY: SHOWN})
 
 
@@ -111,6 +114,8 @@ class Recorder:
         run: Run | None,
     ) -> None:
         """See :func:`event`."""
+        if payload is not None and kind in _NAMED_VALUES:
+            payload = redacted_json(payload)
         run = run or self.scope.current()
         if not run.opened and kind not in ("run", "status"):
             run.open()

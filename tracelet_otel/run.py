@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
+from tracelet_otel.redaction import redacted
 from tracelet_otel.semconv import RANK, RUN_ID, TAG
 from tracelet_otel.series import Series
 
@@ -30,7 +31,7 @@ class Run:
         name: what people call it.
         project: where trackers file it.
         experiment: group inside the project.
-        tags: its labels.
+        tags: its labels; secrets among them are masked.
         rank: this process's rank among several that write into the run, else None.
         on_open: called once, before the first point or record is recorded.
     """
@@ -50,7 +51,7 @@ class Run:
         self.name = clean_text(name)
         self.project = clean_text(project)
         self.experiment = clean_text(experiment)
-        self.tags = {clean_text(key): clean_text(value) for key, value in (tags or {}).items()}
+        self.tags = redacted({clean_text(key): clean_text(value) for key, value in (tags or {}).items()})
         self.rank = rank
         self.opened = False
         self.ended = False

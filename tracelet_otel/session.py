@@ -24,6 +24,7 @@ from tracelet_otel.instrumentors import disabled
 from tracelet_otel.media import MediaFolder
 from tracelet_otel.pipeline import Pipeline
 from tracelet_otel.records import RunInfo
+from tracelet_otel.redaction import redacted
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.run import Run
 from tracelet_otel.run_resources import described
@@ -299,4 +300,6 @@ def script_name() -> str:
 
 
 def _resource(run: Run) -> Resource:
-    return Resource.create(described(run))
+    # What OTEL_RESOURCE_ATTRIBUTES and detectors say of the process, command lines among it.
+    found = Resource.create()
+    return Resource(redacted(found.attributes), found.schema_url).merge(Resource(described(run)))

@@ -8,12 +8,13 @@ import sys
 from dataclasses import dataclass, field
 
 from tracelet_otel.guard import log_once
+from tracelet_otel.redaction import redacted_text
 
 
 def say(line: str) -> None:
-    """Prints one line to stderr, and never fails doing so."""
+    """Prints one line to stderr, secrets masked, and never fails doing so."""
     try:
-        sys.stderr.write(f"tracelet-otel: {line}\n")
+        sys.stderr.write(f"tracelet-otel: {redacted_text(line)}\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):  # closed, or there is none
         log_once("stderr", logging.DEBUG, "stderr is closed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import logging
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError
+from tracelet_otel.logs import get_logger
 from tracelet_otel.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters import (
@@ -35,7 +35,7 @@ from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
 DATA_VERSIONS: Final = ((1, 3),)
 """Versions of AIM's storage that are known here; 3.29's."""
 
-_LOGGER: Final = logging.getLogger(__name__)
+_LOGGER: Final = get_logger(__name__)
 
 
 class AimTracker:

@@ -7,17 +7,17 @@ that nobody indexed is found by no query.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from tracelet_otel.logs import get_logger
 from tracelet_otel_exporters.aim_containers import open_container
 from tracelet_otel_exporters.aim_store import library
 
 _USER_INTERFACE: Final = "aim.web.run:app"
-_LOGGER: Final = logging.getLogger(__name__)
+_LOGGER: Final = get_logger(__name__)
 
 
 def write(repository: Path, run_hash: str, meta: Any, *, wait: float = 0.0) -> None:

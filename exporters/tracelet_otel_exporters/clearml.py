@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError
+from tracelet_otel.logs import get_logger
 from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters import (
@@ -33,7 +33,7 @@ MAX_BYTES: Final = 4_000_000
 _LARGEST: Final = 3.4028235e38
 """The server keeps doubles exactly, but indexes them as 32-bit floats, and refuses what is beyond these."""
 _INT64: Final = 2**63
-_LOGGER: Final = logging.getLogger(__name__)
+_LOGGER: Final = get_logger(__name__)
 
 
 class ClearMLTracker:

@@ -13,7 +13,6 @@ import functools
 import importlib
 import importlib.util
 import json
-import logging
 import os
 import socket
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.logs import get_logger
 from tracelet_otel_exporters.importing import IMPORTING, passes
 
 TIMEOUT: Final = (3.0, 15.0)
@@ -34,7 +34,7 @@ MAX_API: Final = (2, 23)
 
 _ALIAS: Final = "_tracelet_otel_clearml"
 _TRANSIENT: Final = {408, 425, 429, 500, 502, 503, 504}
-_LOGGER: Final = logging.getLogger(__name__)
+_LOGGER: Final = get_logger(__name__)
 
 
 class RefusedError(PermanentError):

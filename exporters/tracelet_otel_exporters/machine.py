@@ -111,12 +111,13 @@ _PARTITION: Final = re.compile(r"p?\d+\Z")
 
 
 def readings(points: Sequence[SystemPoint]) -> list[Reading]:
-    """The points as readings, by their time; a value that is not finite is left out."""
+    """The points as readings, by their time; what is not finite, or not in a reading's unit, is left out."""
     by_time: defaultdict[int, list[SystemPoint]] = defaultdict(list)
     for point in points:
         if math.isfinite(point.value):
             by_time[point.time_unix_nano].append(point)
-    return [reading for time in sorted(by_time) for reading in _collected(by_time[time], time)]
+    found = [reading for time in sorted(by_time) for reading in _collected(by_time[time], time)]
+    return [reading for reading in found if math.isfinite(reading.value)]
 
 
 def _collected(points: Sequence[SystemPoint], time: int) -> list[Reading]:
@@ -167,7 +168,7 @@ def _numbered(core: str, first: int) -> str:
 
 def _total(by_device: Mapping[str, float]) -> float:
     """The sum over devices, where a partition is part of its disk, and the loopback is no network."""
-    return math.fsum(
+    return sum(  # not fsum(), which raises where this is infinite
         value
         for device, value in by_device.items()
         if not _LOOPBACK.match(device) and not _is_partition(device, by_device)

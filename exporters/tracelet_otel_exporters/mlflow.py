@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError
+from tracelet_otel.logs import get_logger
 from tracelet_otel.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters import (
@@ -39,7 +39,7 @@ from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
 NAMES_FILE: Final = "tracelet/names.json"
 
 _STATUSES: Final = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-_LOGGER: Final = logging.getLogger(__name__)
+_LOGGER: Final = get_logger(__name__)
 
 
 class MLflowTracker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.logs import get_logger
 from tracelet_otel.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters import (
@@ -39,7 +39,7 @@ ROWS_AT_ONCE: Final = 100
 
 _EXIT_CODES: Final = {"finished": 0, "failed": 1, "killed": 255}
 _MODES: Final = ("online", "offline", "disabled", "dryrun")
-_LOGGER: Final = logging.getLogger(__name__)
+_LOGGER: Final = get_logger(__name__)
 
 
 class WandbTracker:

@@ -71,6 +71,8 @@ def test_as_one_run_it_is_what_was_recorded_live(
     done = tracelet("import", logs, "--one-run", "-b", "file", "--option", f"file.path={tmp_path}/out")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"file: delivered {POINTS} points and 10 records -> {tmp_path}/out\n")
+    (params,) = [json.loads(one.read()) for one in stored_records(tmp_path / "out") if one.kind == "params"]
+    assert params == {"lr": 0.1, "name": "x", "api_key": "***"}
     live, imported = stored_points(logged_by_each.spool), stored_points(tmp_path / "out")
     assert imported.keys() == live.keys()
     for tag, points in live.items():
@@ -100,7 +102,7 @@ def test_each_folder_is_a_run_as_tensorboard_shows_it(
     (hparams,) = [name for name in runs if name[0].isdigit()]
     assert sorted(runs) == sorted(["logs", "parts_all_a", "parts_all_b", hparams])
     assert {(run.experiment, run.status) for run in runs.values()} == {("old/first", "FINISHED")}
-    assert mlflow.params(database, runs[hparams].id) == {"lr": "0.1", "name": "x"}
+    assert mlflow.params(database, runs[hparams].id) == {"lr": "0.1", "name": "x", "api_key": "***"}
     assert list(mlflow.points(database, runs["parts_all_a"].id)) == ["parts/all"]
     assert mlflow.tags(database, runs["logs"].id)["tensorboard.log_dir"] == str(tmp_path / "logs")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,12 +16,12 @@ from tests.support import event_files
 from tests.support.contract_data import LoggedPoint, blobs, check_points
 from tests.support.scripts import BY_DEFAULT, clean_environment, write_script
 from tests.support.subject import Subject
+from tests.support.trackers import TRACKERS, backends, subjects_in
 from tracelet_otel.decoding import decode_records, parse_logs
 from tracelet_otel.delivery.spool import read
 from tracelet_otel.records import Record
 from tracelet_otel.reservoir import shortest_float32
 
-TRACKERS = ("mlflow", "wandb", "aim", "clearml")
 POINTS = 20_000 + 3
 SCRIPT = """
 import json, math, sys, time
@@ -73,25 +71,8 @@ KINDS = {
 
 @pytest.fixture
 def subjects(tmp_path: Path, database: Path) -> Iterator[dict[str, Subject]]:
-    made: dict[str, Subject] = {}
-    for name in TRACKERS:
-        folder = tmp_path / name
-        folder.mkdir()
-        if name == "mlflow":
-            shutil.copy(database, folder / "mlflow.db")
-        made[name] = importlib.import_module(f"tests.support.{name}_subject").make_subject(folder)
-    yield made
-    for subject in made.values():
-        subject.close()
-
-
-def backends(tmp_path: Path) -> dict[str, dict[str, str]]:
-    return {
-        "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow/mlflow.db"},
-        "wandb": {"mode": "offline", "dir": str(tmp_path / "wandb")},
-        "aim": {"repo": str(tmp_path / "aim" / "repository")},
-        "clearml": {"config_file": str(tmp_path / "clearml" / "clearml.conf")},
-    }
+    with subjects_in(tmp_path, database) as made:
+        yield made
 
 
 def logged(tmp_path: Path) -> list[LoggedPoint]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracelet_otel.records import SystemPoint
@@ -136,6 +136,8 @@ ATTRIBUTES = st.dictionaries(
 
 
 @given(st.lists(st.builds(SystemPoint, NAMES, ATTRIBUTES, st.floats(), st.integers(0, 2))))
+@example([SystemPoint("hw.gpu.utilization", {"hw.id": "0"}, 1e307, 0)])
+@example([SystemPoint("system.disk.io", {"device": d, "direction": "read"}, 1e308, 0) for d in "ab"])
 def test_any_measurement_is_taken(points: list[SystemPoint]) -> None:
     found = readings(points)
     assert all(math.isfinite(reading.value) for reading in found)

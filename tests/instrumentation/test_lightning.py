@@ -766,14 +766,19 @@ def test_spans_end_when_training_raises(pl: Any, instrumentor: Any, capture: Cap
 
     class Model(model_class(pl)):
         def training_step(self, batch: Any, index: int) -> Any:
-            raise ZeroDivisionError("mine")
+            raise ZeroDivisionError("mine: s3://me:canary@bucket")
 
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    with pytest.raises(ZeroDivisionError, match="mine: s3://me:canary@bucket"):
         make_trainer(pl, tmp_path).fit(Model(), data())
-    assert [(span.name, span.status.is_ok) for span in exporter.get_finished_spans()] == [
-        ("epoch", False),
-        ("fit", False),
-    ]
+    spans = exporter.get_finished_spans()
+    assert [(span.name, span.status.is_ok) for span in spans] == [("epoch", False), ("fit", False)]
+    for span in spans:
+        event = span.events[-1]
+        assert event.attributes is not None
+        assert event.attributes["exception.type"] == "ZeroDivisionError"
+        assert event.attributes["exception.message"] == "mine: s3://***@bucket"
+        assert span.status.description == "ZeroDivisionError: mine: s3://***@bucket"
+        assert "canary" not in span.to_json()
     assert not trace.get_current_span().get_span_context().is_valid
 
 

@@ -42,6 +42,7 @@ from tracelet_otel.gateway.http_messages import RefusedError, Request, Response
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs, status_request
+from tracelet_otel.logs import REDACTING, get_logger
 
 KEEP_ALIVE_S: Final = 3600
 """How long a connection may be idle: a script that logs once an epoch keeps its own."""
@@ -55,7 +56,7 @@ SIGNAL_S: Final = 25.0
 """What is left to an agent after SIGTERM. Slurm and Kubernetes kill after 30 s by default."""
 _MOST_NEIGHBOURS: Final = 100
 _REPORT_PAUSE_S: Final = 0.02
-_log: Final = logging.getLogger("tracelet_otel.agent")
+_log: Final = get_logger("tracelet_otel.agent")
 
 
 class Agent:
@@ -305,6 +306,8 @@ def main() -> None:
     config: dict[str, Any] = json.load(sys.stdin.buffer)
     sys.path += [path for path in config["sys_path"] if path not in sys.path]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(REDACTING)  # what trackers' clients log too
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     paths = {name: Path(path) for name, path in config["address"].items() if name != "key"}
     with Lock(paths["lock"], paths["socket"]) as lock:

@@ -15,6 +15,7 @@ from tracelet_otel import backends
 from tracelet_otel.cli import facts, reach
 from tracelet_otel.cli.progress import size
 from tracelet_otel.cli.targets import parse_options
+from tracelet_otel.redaction import redacted_text
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
 PIPED_WIDTH = 160
@@ -54,7 +55,9 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
         chosen = {name: dict(values) for name, values in resolved.backends.items()}
         spool_dir = resolved.spool_dir
     except ConfigurationError as error:
-        problems.append({"problem": str(error), "todo": "correct it; until then nothing is recorded"})
+        problems.append(
+            {"problem": redacted_text(str(error)), "todo": "correct it; until then nothing is recorded"}
+        )
     if names:
         chosen = parse_backends(",".join(names), "--backend")
     for name, values in given.items():

@@ -38,6 +38,7 @@ from tracelet_otel.instrumentation.tensorboard_events import (
 )
 from tracelet_otel.media import MAX_INLINE_BYTES, MediaFolder
 from tracelet_otel.recording import SCOPE_NAME
+from tracelet_otel.redaction import redacted_json
 from tracelet_otel.reservoir import KeptPoint, shortest_float32
 from tracelet_otel.run import Run
 from tracelet_otel.semconv import Kind
@@ -140,6 +141,8 @@ class Reading:
             elif isinstance(item, Undecodable):
                 self.undecodable += 1
                 self._add(item.content, file.folder, time)
+            elif item.kind == "params":
+                self._add(item._replace(payload=redacted_json(item.payload)), file.folder, time)
             else:
                 self._add(item, file.folder, time)
 

@@ -17,8 +17,8 @@ import psutil
 from tracelet_otel import backends, instrumentors
 from tracelet_otel.cli import spools
 from tracelet_otel.gateway.folder_lock import is_held
+from tracelet_otel.redaction import redacted_text, redacted_value
 from tracelet_otel.resource import launcher
-from tracelet_otel.resource.redaction import redacted_text, redacted_value
 from tracelet_otel.settings import RUN_ID_VARIABLE, Settings, resolve, sdk_disabled
 from tracelet_otel.version import VERSION
 

@@ -188,12 +188,13 @@ def gateway(
 
 
 def _exit(run: Callable[[], int]) -> None:
+    from tracelet_otel.redaction import redacted_text
     from tracelet_otel.settings import ConfigurationError
 
     try:
         code = run()
     except ConfigurationError as error:
-        typer.echo(f"tracelet-otel: {error}", err=True)
+        typer.echo(f"tracelet-otel: {redacted_text(str(error))}", err=True)
         code = 2
     except KeyboardInterrupt:
         code = 130

@@ -8,6 +8,7 @@ import typer
 
 from tracelet_otel.cli.progress import amount, size
 from tracelet_otel.cli.sending import Sender
+from tracelet_otel.redaction import redacted_text
 
 DONE, LEFT, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -33,7 +34,7 @@ def report(senders: Sequence[Sender], *, interrupted: bool, again: str) -> int:
 
 
 def line(sender: Sender) -> str:
-    """One line about one backend."""
+    """One line about one backend, secrets masked."""
     text = f"{sender.backend}: delivered {amount(sender.points, sender.records)}"
     if sender.refused:
         refused = amount(sender.refused_points, sender.refused_records)
@@ -44,7 +45,7 @@ def line(sender: Sender) -> str:
     locations = sender.target.locations()
     if locations:
         text += f" -> {locations[0]}" + (f" and {len(locations) - 1:,} more" if len(locations) > 1 else "")
-    return text
+    return redacted_text(text)
 
 
 def _one_line(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tracelet_otel.cli.sending import Sender
+from tracelet_otel.redaction import redacted_text
 
 LINE_EVERY_S: Final = 10.0
 """Time between two lines where stderr is no terminal."""
@@ -64,7 +65,7 @@ def size(number: float) -> str:
 
 def _status(sender: Sender, note: Callable[[Sender], str]) -> str:
     text = sender.trouble and f"waiting: {sender.trouble}"
-    return " ".join((text or note(sender)).split())
+    return redacted_text(" ".join((text or note(sender)).split()))
 
 
 def _lines(senders: Sequence[Sender], note: Callable[[Sender], str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel import backends
-from tracelet_otel.resource.redaction import redacted_text
+from tracelet_otel.redaction import redacted_text
 
 _OK: Final = ("ok", "new")
 _TODO: Final[Mapping[tuple[str, str], str]] = {

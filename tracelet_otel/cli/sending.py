@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -13,6 +12,7 @@ from tracelet_otel.cli.targets import Target
 from tracelet_otel.delivery.delivery import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.logs import get_logger
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class Sender(threading.Thread):
             self.error = str(error)
         except Exception as error:  # a defect of a tracker: the other backends go on
             self.error = repr(error)
-            logging.getLogger("tracelet_otel").debug("%s failed", self.backend, exc_info=error)
+            get_logger().debug("%s failed", self.backend, exc_info=error)
         finally:
             try:
                 self.target.close()

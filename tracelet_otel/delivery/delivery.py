@@ -17,6 +17,7 @@ from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.otlp_json import Signal
 from tracelet_otel.delivery.spool import Spool
 from tracelet_otel.guard import log_once
+from tracelet_otel.logs import get_logger
 from tracelet_otel.routing import Route
 from tracelet_otel.summary import Line
 
@@ -444,4 +445,4 @@ class Delivery:
         self.last_error = str(error) if isinstance(error, (DeliveryError, OSError)) else repr(error)
         retried = "; it is tried again" if isinstance(error, TransientError) else "; it is not tried again"
         log_once(f"delivery {self.name}", logging.WARNING, "%s: %s%s", self.name, self.last_error, retried)
-        logging.getLogger("tracelet_otel").debug("%s failed", self.name, exc_info=error)
+        get_logger().debug("%s failed", self.name, exc_info=error)

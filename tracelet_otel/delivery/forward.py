@@ -22,6 +22,7 @@ from tracelet_otel.delivery.errors import DeliveryError, PermanentError, Transie
 from tracelet_otel.delivery.otlp_client import Answer, DeniedError, MissingError, OtlpClient, TooLargeError
 from tracelet_otel.delivery.otlp_json import Signal
 from tracelet_otel.guard import log_once
+from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 NAMES: Final[Mapping[str, str]] = {
@@ -119,7 +120,7 @@ class Forward:
         except (TransientError, DeniedError):
             raise
         except PermanentError as error:  # not every receiver knows an answer to nothing
-            logging.getLogger("tracelet_otel").debug("%s: an empty request: %s", self.name, error)
+            get_logger().debug("%s: an empty request: %s", self.name, error)
 
     def send(self, batch: Batch) -> Receipt:
         """Sends a batch, in several requests if it is large.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracelet_otel.guard import log_once
+from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 
@@ -52,7 +53,7 @@ class Tokens:
             )
             return
         self._read_state, self._tokens = state, tokens
-        logging.getLogger("tracelet_otel.gateway").info("%d tokens read from %s", len(tokens), self._path)
+        get_logger("tracelet_otel.gateway").info("%d tokens read from %s", len(tokens), self._path)
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ UNAVAILABLE, and after little else: whatever goes wrong here is that, unless the
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Final, NoReturn, cast
@@ -29,6 +28,7 @@ from tracelet_otel.gateway.auth import Certificates
 from tracelet_otel.gateway.budget import Budget, OverloadedError
 from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
 from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 _PACKAGE: Final = "opentelemetry.proto.collector"
@@ -40,7 +40,7 @@ _OPTIONS: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-_log = logging.getLogger("tracelet_otel.gateway")
+_log = get_logger("tracelet_otel.gateway")
 
 
 class GrpcServer:

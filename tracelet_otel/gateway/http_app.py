@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final
@@ -38,6 +37,7 @@ from tracelet_otel.gateway.http_messages import (
     Send,
 )
 from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.logs import get_logger
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of a request after decompression."""
@@ -53,7 +53,7 @@ MISDIRECTED: Final = 421
 
 Handler = Callable[[Request], Awaitable[Response]]
 Take = Callable[[bytes, str], Answer]
-_log = logging.getLogger("tracelet_otel.gateway")
+_log = get_logger("tracelet_otel.gateway")
 
 
 class App:

@@ -27,11 +27,12 @@ from tracelet_otel.gateway.outlets import Outlet
 from tracelet_otel.gateway.pieces import Chosen, count_points, is_whole, logs_piece, metrics_piece
 from tracelet_otel.gateway.runs import RunEntry, Runs, status_request
 from tracelet_otel.guard import log_once
+from tracelet_otel.logs import get_logger
 from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED
 
 RETRY_S: Final = 5.0
 """How long a sender is asked to wait when a spool is full or something failed."""
-_log = logging.getLogger("tracelet_otel.gateway")
+_log = get_logger("tracelet_otel.gateway")
 
 
 @dataclass(slots=True)

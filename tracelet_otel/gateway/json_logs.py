@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any, Final
 
+from tracelet_otel.logs import REDACTING
+
 _OWN: Final = "tracelet_otel"
 
 
@@ -24,8 +26,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
-            content["error"] = self.formatException(record.exc_info)
+        if record.exc_text:
+            content["error"] = record.exc_text
         return json.dumps(content, default=str)
 
 
@@ -33,6 +35,7 @@ def install() -> None:
     """Has what is logged in this process written to stderr: our own from INFO on, others' from WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(REDACTING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

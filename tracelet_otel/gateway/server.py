@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import ssl
@@ -29,6 +28,7 @@ from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.telemetry import Telemetry
+from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 TICK_S: Final = 1.0
@@ -36,7 +36,7 @@ THREADS: Final = 16
 """That take requests. One works at a time, the others wait for the disk, together."""
 KEEP_ALIVE_S: Final = 75
 RUNS: Final = "runs.log"
-_log = logging.getLogger("tracelet_otel.gateway")
+_log = get_logger("tracelet_otel.gateway")
 
 
 @dataclass(frozen=True, slots=True)

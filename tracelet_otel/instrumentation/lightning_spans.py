@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Span, TracerProvider
 
+from tracelet_otel.failures import record_failure
 from tracelet_otel.guard import Guard
 from tracelet_otel.recording import SCOPE_NAME
 from tracelet_otel.version import VERSION
@@ -50,6 +51,5 @@ class OpenSpan:
                 otel_context.detach(self._token)
                 self._token = None
             if error is not None and type(error).__name__ not in _NO_FAILURE:
-                self.span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-                self.span.record_exception(error)
+                record_failure(self.span, error)
             self._end(self.span)

@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.guard import Guard
+from tracelet_otel.redaction import is_secret_name, redacted_command, redacted_text
 from tracelet_otel.resource import git, launcher
-from tracelet_otel.resource.redaction import is_secret_name, redacted_command, redacted_text
 
 VARIABLES: Final = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),

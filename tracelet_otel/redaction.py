@@ -8,14 +8,17 @@ By name: words are told apart by case and by any character that is neither lette
   ``authorization``, ``cookie``, ``apikey``, ``dsn`` anywhere in the name;
 * ``token`` or ``pat`` as the last word, unless the word before it is one of a model's vocabulary
   (``pad_token``, ``eos_token``, ...); so ``hf_token`` is masked, ``max_tokens`` and ``token_dim`` are not;
-* ``key`` after ``api``, ``access``, ``private``, ``secret``, ``account``, ``wandb`` and their like.
+* ``key`` after ``api``, ``access``, ``private``, ``secret``, ``account``, ``wandb`` and their like;
+* ``keys`` and ``tokens`` after ``api``, ``access``, ``auth`` and ``private``.
 
 True, False, None and empty text are no secrets, and numbers only where the name has a word of the first list.
+What is in a list or an object of a secret's name is secret too.
 
 By form, anywhere in a text: keys of AWS, GitHub, GitLab, Hugging Face, OpenAI, Anthropic, Google, Slack,
 PyPI, npm and newer ones of W&B, JSON web tokens, ``Bearer`` and ``Basic`` credentials, private keys in PEM,
-user and password in a URL, and values after a secret's name and ``=`` or ``:``. W&B's older keys, 40
-hexadecimal digits, look like a git commit and are known by their name only.
+user and password in a URL, the signature of a signed URL, values after a secret's name and ``=`` or ``:``,
+and after an option of such a name, unless a plain text has a lower-case word there (``set --token or``).
+W&B's older keys, 40 hexadecimal digits, look like a git commit and are known by their name only.
 
 The forms are those that the services document; https://docs.github.com/en/code-security/secret-scanning lists
 most of them.
@@ -23,6 +26,7 @@ most of them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -60,6 +64,8 @@ _BEFORE_KEY: Final = {
     *("wandb", "openai", "anthropic", "aws", "azure", "gcp", "google", "comet", "neptune", "clearml", "hf"),
     *("license", "subscription", "shared", "master", "webhook", "storage", "client", "deploy"),
 }
+_PLURALS: Final = {"keys", "tokens"}
+_BEFORE_PLURAL: Final = {"api", "access", "auth", "private"}
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 # The repetitions have limits, or a long text could take quadratic time.
@@ -83,8 +89,15 @@ _PEM: Final = re.compile(
 )
 _SCHEME: Final = re.compile(r"\b(bearer|basic)(\s+|%20)[\w.~+/=-]{8,}", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#]+@")
+_PASSWORD: Final = re.compile(  # with a "/", "?" or "#" in it; not the port of a URL whose path has an "@"
+    r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#:@]{0,200}:(?!\d{1,5}[/?#])[^\s@\"']{1,200}@"
+)
+_SIGNATURE: Final = re.compile(r"([?&](?:X-Amz-|X-Goog-)?sig(?:nature)?=)[^\s&\"']+", re.IGNORECASE)
+_OPTION: Final = re.compile(
+    r"""(?<![\w-])(?P<name>--?[A-Za-z][\w-]{0,63})(?P<sign>["'],\s*["']|\s+(?![a-z]+\b))(?P<value>[^\s"',-][^\s"',]*)"""
+)
 _NAMED: Final = re.compile(
-    r"""(?P<name>[A-Za-z_][\w.-]{0,63})(?P<sign>["']?\s*(?:=|:(?!//))\s*)(?P<value>"[^"]*"|'[^']*'|[^\s"',&;}\])]+)"""
+    r"""(?<![\w.-])(?P<name>[\w.-]{1,255})(?P<sign>["']?\s*(?:=|:(?!//))\s*)(?P<value>"[^"]*"|'[^']*'|[^\s"',&;}\])]+)"""
 )
 
 
@@ -98,7 +111,10 @@ def is_secret_name(name: str) -> bool:
     before = words[-2] if len(words) > 1 else ""
     if words[-1] in _LAST:
         return before not in _VOCABULARY
-    return any(second == "key" and first in _BEFORE_KEY for first, second in pairwise(words))
+    return any(
+        (second == "key" and first in _BEFORE_KEY) or (second in _PLURALS and first in _BEFORE_PLURAL)
+        for first, second in pairwise(words)
+    )
 
 
 def redacted_text(text: str) -> str:
@@ -106,16 +122,22 @@ def redacted_text(text: str) -> str:
     text = _PEM.sub(MASK, text)
     text = _USER_INFO.sub(rf"\1{MASK}@", text)
     text = _SCHEME.sub(rf"\1\2{MASK}", text)
+    text = _PASSWORD.sub(rf"\1{MASK}@", text)
+    text = _SIGNATURE.sub(rf"\1{MASK}", text)
     text = _KEYS.sub(MASK, text)
-    return _NAMED.sub(_named, text)
+    text = _NAMED.sub(_named, text)
+    return _OPTION.sub(_option, text)
 
 
 def redacted_value(name: str, value: Any) -> Any:
     """A value of that name; lists and dicts, whose own names count too, are gone through."""
     if isinstance(value, Mapping):
-        if is_secret_name(name) and value:
+        values = cast("Mapping[Any, Any]", value)
+        if not values or not is_secret_name(name):
+            return redacted(values)
+        if _has_password(_lower_words(name)):
             return MASK
-        return redacted(cast("Mapping[Any, Any]", value))
+        return {key: redacted_value(name, item) for key, item in values.items()}
     if isinstance(value, (list, tuple)):
         return [redacted_value(name, item) for item in cast("Sequence[Any]", value)]
     if value is None or isinstance(value, bool) or value == "":
@@ -129,6 +151,13 @@ def redacted_value(name: str, value: Any) -> Any:
 def redacted(values: Mapping[Any, Any]) -> dict[Any, Any]:
     """A copy of named values, secrets masked."""
     return {name: redacted_value(str(name), value) for name, value in values.items()}
+
+
+def redacted_json(payload: bytes) -> bytes:
+    """A JSON object's bytes with secrets masked; the same bytes where there are none."""
+    values = json.loads(payload)
+    masked = redacted(values)
+    return payload if masked == values else json.dumps(masked).encode("ascii")
 
 
 def redacted_command(words: Sequence[str]) -> list[str]:
@@ -188,6 +217,10 @@ def _named(match: re.Match[str]) -> str:
         return match[0]
     quote = value[0] if value[0] in "\"'" else ""
     return f"{match['name']}{match['sign']}{quote}{MASK}{quote}"
+
+
+def _option(match: re.Match[str]) -> str:
+    return f"{match['name']}{match['sign']}{MASK}" if is_secret_name(match["name"]) else match[0]
 
 
 def _has_password(words: Sequence[str]) -> bool:

@@ -1,0 +1,40 @@
+"""All four trackers at once, each in a folder of its own below a test's."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.subject import Subject
+
+TRACKERS = ("mlflow", "wandb", "aim", "clearml")
+
+
+@contextmanager
+def subjects_in(folder: Path, database: Path) -> Generator[dict[str, Subject]]:
+    """One of each; MLflow's has a copy of the database."""
+    made: dict[str, Subject] = {}
+    try:
+        for name in TRACKERS:
+            own = folder / name
+            own.mkdir()
+            if name == "mlflow":
+                shutil.copy(database, own / "mlflow.db")
+            made[name] = importlib.import_module(f"tests.support.{name}_subject").make_subject(own)
+        yield made
+    finally:
+        for subject in made.values():
+            subject.close()
+
+
+def backends(folder: Path) -> dict[str, dict[str, str]]:
+    """The options of the backends that :func:`subjects_in` made."""
+    return {
+        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow/mlflow.db"},
+        "wandb": {"mode": "offline", "dir": str(folder / "wandb")},
+        "aim": {"repo": str(folder / "aim" / "repository")},
+        "clearml": {"config_file": str(folder / "clearml" / "clearml.conf")},
+    }
