@@ -230,6 +230,43 @@ def test_spools_are_found_oldest_first(tmp_path: Path) -> None:
     ]
 
 
+COPY_FAILS = """
+import errno, os, resource, sys
+from pathlib import Path
+from tests.test_spool import logs
+from tracelet_otel.delivery.spool import Spool
+
+def no_links(*_):
+    raise OSError(errno.EXDEV, "another file system")
+
+os.link = no_links
+payload = Path(sys.argv[1], "payload")
+payload.write_bytes(bytes(range(256)) * 1000)
+named = logs("image", None, {"tracelet.payload.uri": payload.as_uri(), "tracelet.payload.sha256": "d1"})
+spool = Spool(Path(sys.argv[1], "spool"), max_bytes=10**9)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    spool.append(named)
+except OSError as error:
+    print(errno.errorcode[error.errno], os.listdir(spool.folder / "media"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+spool.append(named)
+(kept,) = (spool.folder / "media").iterdir()
+print(kept.name, kept.read_bytes() == payload.read_bytes())
+"""
+
+
+def test_a_payload_that_was_copied_in_part_is_copied_again(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COPY_FAILS, str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["EFBIG []", "d1 True"], done.stdout + done.stderr
+
+
 DISK_FULL = """
 import resource, sys
 from pathlib import Path

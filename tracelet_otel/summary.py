@@ -38,6 +38,9 @@ class Line:
     waiting_points: int = 0
     """What the agent still has to deliver."""
     waiting_records: int = 0
+    unwritten_points: int = 0
+    """Of these, what is in the agent's memory alone."""
+    unwritten_records: int = 0
     agent: int = 0
     """The process id of an agent that goes on; 0: there is none, or nothing is left to it."""
     works: bool = True
@@ -86,7 +89,15 @@ class Line:
         waiting = amount(self.waiting_points, self.waiting_records) or "the end of the run"
         if self.works:
             return f", the agent (process {self.agent}) goes on with {waiting}"
-        return f", spooled {waiting}"
+        unwritten = amount(self.unwritten_points, self.unwritten_records)
+        if not unwritten:
+            return f", spooled {waiting}"
+        spooled = amount(
+            self.waiting_points - self.unwritten_points, self.waiting_records - self.unwritten_records
+        )
+        return (
+            f", spooled {spooled}" if spooled else ""
+        ) + f", only in memory of the agent (process {self.agent}) {unwritten}"
 
 
 def amount(points: int, records: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -51,19 +52,21 @@ class LocalRepository:
         from aim.storage.structured.db import DB
 
         with errors():
+            if Repo.check_repo_status(str(self.path.parent)) == RepoStatus.MISSING:
+                self._make()
+            self._wait_until_made()
             status = Repo.check_repo_status(str(self.path.parent))
             if status == RepoStatus.UPDATE_REQUIRED and (self.path / "VERSION").exists():
                 raise RuntimeError(
                     f"{self.path} is of an old version of AIM, which it has to be upgraded from first"
                 )
-            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "locks").mkdir(exist_ok=True)
             if self.database is None:
                 self.database = DB(str(self.path))  # our own: the user's is theirs
             if status != RepoStatus.UPDATED:
                 with self.database_lock():
                     if Repo.check_repo_status(str(self.path.parent)) != RepoStatus.UPDATED:
-                        self._make()
+                        _fill(self.path)
 
     def store(self, run_hash: str) -> LocalStore:
         """The run of this hash, which need not exist."""
@@ -83,22 +86,46 @@ class LocalRepository:
             yield
 
     def _make(self) -> None:
-        from aim.sdk.data_version import DATA_VERSION
-        from aim.storage.migrations.utils import create_migration_cmd
+        """Makes it beside its place: to ``aim.Run`` of a script, a half-made one is of an old version."""
+        new = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            (new / "locks").mkdir(parents=True)
+            _fill(new)
+            with contextlib.suppress(OSError):  # another process was faster
+                new.rename(self.path)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
-        open_container(self.path / "meta" / "index").close()
-        # As aim.storage.migrations.utils.upgrade_database does, but quiet and bounded.
-        variables = {**os.environ, "AIM_RUN_META_DATA_DB_URL": str(self.database.db_url)}
-        subprocess.run(
-            create_migration_cmd(),
-            env=variables,
-            cwd=self.path,
-            check=True,
-            timeout=_UPGRADE_SECONDS,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
-        (self.path / "VERSION").write_text(".".join(map(str, DATA_VERSION)) + "\n", encoding="utf-8")
+    def _wait_until_made(self) -> None:
+        """Leaves a repository without a version to whoever has just begun to make it."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (self.path / "VERSION").exists():
+            if time.time() - self.path.stat().st_mtime > _UPGRADE_SECONDS:
+                return  # that process is dead
+            if time.monotonic() > deadline:
+                raise TransientError(f"another process makes the repository {self.path}")
+            time.sleep(POLL_SECONDS)
+
+
+def _fill(path: FilePath) -> None:
+    """Makes or upgrades what is in the folder of a repository, as ``aim init`` does."""
+    from aim.sdk.data_version import DATA_VERSION
+    from aim.storage.migrations.utils import create_migration_cmd
+    from aim.storage.structured.db import DB
+
+    open_container(path / "meta" / "index").close()
+    # As aim.storage.migrations.utils.upgrade_database does, but quiet and bounded.
+    variables = {**os.environ, "AIM_RUN_META_DATA_DB_URL": str(DB.get_db_url(str(path)))}
+    subprocess.run(
+        create_migration_cmd(),
+        env=variables,
+        cwd=path,
+        check=True,
+        timeout=_UPGRADE_SECONDS,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    (path / "VERSION").write_text(".".join(map(str, DATA_VERSION)) + "\n", encoding="utf-8")
 
 
 class LocalStore:

@@ -27,6 +27,7 @@ from tracelet_otel_exporters.importing import passes
 OVERRIDES: Final[Mapping[str, object]] = {
     "MLFLOW_DISABLE_TELEMETRY": True,
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": False,  # on stderr, for each small file that is read back
 }
 """Ours in our calls, whatever the environment says."""
 DEFAULTS: Final[Mapping[str, object]] = {

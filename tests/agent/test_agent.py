@@ -523,20 +523,24 @@ def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
     tmp_path: Path, agents: Agents, json_variables: dict[str, str]
 ) -> None:
     child = (
-        "import os, time, tracelet_otel\n"
+        "import time, tracelet_otel\n"
+        "from pathlib import Path\n"
         "tracelet_otel.configure()\n"
-        "parent = os.getppid()\n"
-        "while os.getppid() == parent:\n"
-        "    tracelet_otel.log_scalar('child', 1.0)\n"
+        "tracelet_otel.log_scalar('child', 1.0)\n"
+        "assert tracelet_otel.flush()\n"
+        "Path('joined').touch()\n"
+        "(about,) = Path('runs').glob('*/run.json')\n"
+        "deadline = time.monotonic() + 60\n"
+        "while b'killed' not in about.read_bytes() and time.monotonic() < deadline:\n"  # the agent notices
         "    time.sleep(0.05)\n"
-        "time.sleep(2)\n"
         "tracelet_otel.log_scalar('late', 1.0)\n"
     )
     code = (
         "import os, subprocess, sys, time, tracelet_otel\n"
         "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
         f"subprocess.Popen([sys.executable, '-c', {child!r}], stderr=subprocess.DEVNULL)\n"
-        "time.sleep(3)\n"
+        "while not os.path.exists('joined'):\n"
+        "    time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = run_script(tmp_path, code, variables=json_variables)

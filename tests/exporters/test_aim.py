@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.request
 import warnings
@@ -715,6 +716,44 @@ def test_a_new_repository_is_made_quietly(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
     assert subject.status(RUN) == "running"
     assert aim.Repo.check_repo_status(str(subject.folder)).name == "UPDATED"
+
+
+def test_a_new_repository_is_never_half_made(tmp_path: Path) -> None:
+    """An ``aim.Run`` of the script that comes at that moment must find none, or a whole one."""
+    subject = make_subject(tmp_path)
+    tracker = subject.make()
+    seen: set[str] = set()
+    making = threading.Thread(target=tracker.load)
+    making.start()
+    while making.is_alive():
+        seen.add(aim.Repo.check_repo_status(str(subject.folder)).name)
+    making.join()
+    tracker.close()
+    assert seen | {aim.Repo.check_repo_status(str(subject.folder)).name} == {"MISSING", "UPDATED"}
+    assert [path.name for path in subject.folder.iterdir()] == [".aim"]
+
+
+def test_a_repository_that_a_script_is_making_is_left_to_it(tmp_path: Path) -> None:
+    subject = make_subject(tmp_path)
+    (subject.folder / ".aim").mkdir()  # how AIM begins
+    tracker = subject.make()
+
+    def load() -> None:
+        while True:
+            try:
+                return tracker.load()
+            except TransientError:  # the machine is slow
+                continue
+
+    making = threading.Thread(target=load)
+    making.start()
+    making.join(1)
+    assert list((subject.folder / ".aim").iterdir()) == []
+    aim.Repo(str(subject.folder), init=True)
+    making.join()
+    tracker.open_run(RunInfo(RUN))
+    tracker.close()
+    assert subject.status(RUN) == "running"
 
 
 def test_without_a_repo_it_is_the_folder_that_was_current(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 from mlflow import MlflowClient
 
-from tests.support.scripts import run_script
+from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, write_script
 
 SCRIPT = """
 import numpy as np
@@ -47,6 +49,91 @@ def test_a_script_into_a_server(tmp_path: Path, server_uri: str) -> None:
         assert all(abs(metric.value - metric.step / 7) <= 1e-6 * metric.value for metric in history)
     images = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     assert any(path.endswith(".png") for path in images)
+
+
+SIDE_BY_SIDE = """
+import sys, threading, time
+from pathlib import Path
+import tracelet_otel
+
+own, other = sys.argv[1:]
+tracelet_otel.configure(project="side", experiment="by-side", run_name="shared", run_id="side-shared")
+together = threading.Barrier(3)
+
+def train(number):
+    with tracelet_otel.run(f"{own}{number}"):
+        tracelet_otel.log_params({"number": number, "own": own})
+        for step in range(300):
+            if step in (1, 200):
+                together.wait()  # all of them are open
+            tracelet_otel.log_scalar("loss", number + step / 8, step, wall_time=1.7e9 + step / 8)
+            tracelet_otel.log_scalar(f"only/{own}{number}", -step, step, wall_time=1.7e9 + step)
+        if number == 2:
+            sys.exit("only this thread")
+
+tracelet_otel.log_scalar(own, 0, 0, wall_time=1.7e9)
+Path(own).touch()
+while not Path(other).exists():
+    time.sleep(0.01)
+for step in range(1, 300):
+    tracelet_otel.log_scalar(own, step / 4, step, wall_time=1.7e9 + step)
+threads = [threading.Thread(target=train, args=(number,)) for number in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_runs_in_threads_and_processes_at_once(tmp_path: Path, server_uri: str) -> None:
+    """Three runs in a process, of which one fails, and one of both processes."""
+    script = write_script(tmp_path, SIDE_BY_SIDE)
+    environment = clean_environment(**BY_DEFAULT, MLFLOW_TRACKING_URI=server_uri, TMPDIR=str(tmp_path))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), *names],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for names in (("a", "b"), ("b", "a"))
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=100)
+        assert (process.returncode, out) == (0, ""), err
+        assert "captured 2,100 points and 3 records, delivered all -> " in err
+
+    client = MlflowClient(server_uri)
+    experiment = client.get_experiment_by_name("side/by-side")
+    assert experiment is not None
+    runs = {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
+    expected: dict[str, dict[str, list[tuple[int, float, int]]]] = {
+        f"{own}{number}": {
+            "loss": [(step, number + step / 8, 1_700_000_000_000 + step * 125) for step in range(300)],
+            f"only/{own}{number}": [(step, -step, (1_700_000_000 + step) * 1000) for step in range(300)],
+        }
+        for own in "ab"
+        for number in range(3)
+    }
+    expected["shared"] = {
+        own: [(step, step / 4, (1_700_000_000 + step) * 1000) for step in range(300)] for own in "ab"
+    }
+    assert runs.keys() == expected.keys()
+    for name, run in runs.items():
+        tags = [tag for tag in run.data.metrics if not tag.startswith("system/")]
+        found = {
+            tag: sorted(
+                (metric.step, metric.value, metric.timestamp)
+                for metric in client.get_metric_history(run.info.run_id, tag)
+            )
+            for tag in tags
+        }
+        assert found == expected[name], name
+        assert run.info.status == ("FAILED" if name[1:] == "2" else "FINISHED"), name
+        params = {} if name == "shared" else {"own": name[0], "number": name[1]}
+        assert run.data.params == params
 
 
 def test_a_server_that_never_answers_costs_the_deadline_and_no_more(tmp_path: Path) -> None:

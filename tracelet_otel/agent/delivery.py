@@ -142,6 +142,9 @@ class AgentDelivery(Delivery):
             line.spool = str(self.spool.folder) if self.spool is not None else ""
         if found.waits:
             line.waiting_points, line.waiting_records = found.waiting_points, found.waiting_records
+            line.unwritten_points, line.unwritten_records = found.unwritten_points, found.unwritten_records
+            if found.unwritten_points or found.unwritten_records:
+                line.error = found.disk_error
             line.agent = self._last.agent if self._last is not None else 0
             line.works = found.works
             line.agent_spool = found.spool

@@ -45,6 +45,9 @@ class BackendReport:
     delivered_records: int = 0
     waiting_points: int = 0
     waiting_records: int = 0
+    unwritten_points: int = 0
+    """Of these, what is in the agent's memory alone: its spool cannot be written."""
+    unwritten_records: int = 0
     waits: bool = False
     """Whether anything is still to be delivered, the end of a run included."""
     unusable: bool = False
@@ -54,6 +57,8 @@ class BackendReport:
     progress: float = 0.0
     """Grows whenever the backend has taken something, and while its client is being imported."""
     error: str = ""
+    disk_error: str = ""
+    """Why something is in memory alone."""
     refusals: str = ""
     spool: str = ""
     locations: list[str] = field(default_factory=list[str])

@@ -249,6 +249,7 @@ class Agent:
         for outlet in self._outlets:
             delivery = outlet.delivery
             counts, waits = delivery.counts_of(source), delivery.waits_for(source)
+            unwritten_points, unwritten_records = outlet.spool.unwritten(source)
             report.backends.append(
                 BackendReport(
                     delivery.name,
@@ -258,11 +259,14 @@ class Agent:
                     delivered_records=counts.delivered_records,
                     waiting_points=counts.spooled_points,
                     waiting_records=counts.spooled_records,
+                    unwritten_points=unwritten_points,
+                    unwritten_records=unwritten_records,
                     waits=waits,
                     unusable=delivery.unusable,
                     works=delivery.works,
                     progress=delivery.progress,
                     error=delivery.last_error,
+                    disk_error=outlet.spool.disk_error,
                     refusals=delivery.destination.refusals(),
                     spool=str(outlet.spool.folder),
                     locations=delivery.destination.locations(),

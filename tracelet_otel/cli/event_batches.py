@@ -189,6 +189,7 @@ class Reading:
                 payload = None
         record = LogRecord(
             timestamp=time,
+            observed_timestamp=time,  # not now: reading the files again gives the same
             severity_number=SeverityNumber.INFO,
             event_name=semconv.EVENT_PREFIX + kind,
             body=payload,

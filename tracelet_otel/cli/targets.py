@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tracelet_otel import backends
 from tracelet_otel.decoding import decode_records, parse_logs, run_info
-from tracelet_otel.delivery.destination import Batch, Destination
+from tracelet_otel.delivery.destination import Batch, Destination, Receipt
+from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.forward import NAMES, Forward
+from tracelet_otel.delivery.lines import encode_logs, encode_metrics
 from tracelet_otel.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 from tracelet_otel_exporters.exporter import TrackerExporter
 from tracelet_otel_exporters.tracker import Outcome, Tracker
+
+RUNS_PER_FILE: Final = 10
+"""A run's end needs a file of its own after its points: a folder of thousands of small runs would become
+thousands of files. But all of them are open at once in a tracker that gets them from there."""
 
 
 class Target(Destination, Protocol):
@@ -96,13 +103,73 @@ class ForwardTarget(Forward):
 
 
 class FileTarget(FileDestination):
-    """A spool to deliver elsewhere, filled by a command."""
+    """A spool to deliver elsewhere, filled by a command.
+
+    One that is there already is gone on with: what it has, of a command that was interrupted or is repeated,
+    is not written again.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+        super().__init__(folder, max_bytes=max_bytes)
+        self._had: set[bytes] | None = None
+        """Digests of the lines that the folder had; None: not read yet."""
+        self._ends: list[bytes] = []
+        """Ends of runs that are still to be written."""
+
+    def connect(self) -> None:
+        """Reads what is there.
+
+        Raises:
+            TransientError: it cannot be read.
+        """
+        if self._had is None:
+            try:
+                self._had = {_digest(line) for line in self._spool.go_on()}
+            except OSError as error:
+                raise TransientError(f"cannot go on with {self.folder}: {error}") from error
+
+    def send(self, batch: Batch) -> Receipt:
+        """Appends a batch, unless it is there. Runs' ends are kept for a while.
+
+        Raises:
+            SpoolFullError, TransientError: as :meth:`FileDestination.send`.
+        """
+        if not (batch.ends and isinstance(batch.logs, bytes)):
+            return self._append(batch)
+        self._ends.append(batch.logs)
+        if len(self._ends) >= RUNS_PER_FILE:
+            self.finish()
+        return Receipt(batch.points, batch.records)
+
+    def finish(self) -> None:
+        """Appends the ends of runs that are kept."""
+        if self._ends:
+            self._append(Batch(logs=b"".join(self._ends), ends=True))  # requests in a row are one
+            self._ends = []
+
+    def close(self) -> None:
+        """Makes the files durable."""
+        try:
+            self.finish()
+        finally:
+            super().close()
+
+    def _append(self, batch: Batch) -> Receipt:
+        if self._had and _digest(self._line(batch)) in self._had:
+            return Receipt(batch.points, batch.records)
+        return super().send(batch)
+
+    def _line(self, batch: Batch) -> bytes:
+        if isinstance(batch.logs, bytes):
+            return encode_logs(batch.logs, self.folder)[0]
+        return encode_metrics(batch.metrics) if isinstance(batch.metrics, bytes) else b""
+
+    def locations(self) -> list[str]:
+        """The folder."""
+        return [str(self.folder)] if self._had else super().locations()
 
     def describe(self, batch: Batch) -> None:
         """The descriptions come with the data."""
-
-    def finish(self) -> None:
-        """Nothing is kept here."""
 
     def open_runs(self) -> list[str]:
         """Unknown."""
@@ -183,3 +250,7 @@ def _deliverable(with_file: bool) -> list[str]:
         for name in backends.available()
         if backends.can_be_replayed(name) or (with_file and name == backends.FILE)
     ]
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.sha256(line).digest()

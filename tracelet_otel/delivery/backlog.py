@@ -90,8 +90,8 @@ class Backlog:
         while self._memory and self._to_spool(self._memory[0]):
             self._forget(self._memory.popleft())
 
-    def spill_all(self) -> None:
-        """The same with the batch that is being sent: it will not be waited for."""
+    def spill_all(self) -> bool:
+        """The same with the batch that is being sent: it will not be waited for. Whether all was taken."""
         if self._spool is not None and self._sent is not None:
             batch, self._sent = self._sent, None
             self._forget(batch)
@@ -99,7 +99,10 @@ class Backlog:
                 self._spool.prepend(batch)
             except OSError as error:
                 self._failed(error)
+                self.spill()
+                return False
         self.spill()
+        return not self._memory
 
     def close(self) -> tuple[int, int]:
         """Ends the spool; the points and records that it holds."""
@@ -173,8 +176,9 @@ class DurableBacklog:
         """Removes the batch that :meth:`take` gave."""
         self._spool.remove()
 
-    def spill_all(self) -> None:
+    def spill_all(self) -> bool:
         """Everything is in the spool."""
+        return True
 
     def close(self) -> tuple[int, int]:
         """Ends the spool; the points and records that it holds."""

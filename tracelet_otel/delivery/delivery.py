@@ -285,8 +285,8 @@ class Delivery:
         finally:  # also when a second Ctrl-C ends the waiting
             with self._condition:
                 self._abandoned = True
-                if not done:
-                    self._backlog.spill_all()
+                if not done and not self._backlog.spill_all():
+                    self.last_error = self._backlog.last_error or self.last_error
                 self.counts.spooled_points, self.counts.spooled_records = self._backlog.close()
                 self._condition.notify_all()
         if done:

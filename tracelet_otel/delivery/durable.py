@@ -88,6 +88,8 @@ class DurableSpool:
         self._unwritten: deque[_Line] = deque()
         """In memory alone, newer than everything else."""
         self._unwritten_bytes = 0
+        self.disk_error = ""
+        """Why something is in memory alone."""
         self._holds_newest = False
         """Whether the newest line is in memory, so that the next one may be."""
         self._taken: _Line | None = None
@@ -123,6 +125,7 @@ class DurableSpool:
             except OSError as error:
                 if not self._keep(batch):
                     raise
+                self.disk_error = f"its spool cannot be written: {error}"
                 log_once(f"unwritten {self.folder}", logging.ERROR, "kept in memory alone: %s", error)
 
     def _keep(self, batch: Batch) -> bool:
@@ -146,6 +149,12 @@ class DurableSpool:
                 line = batch.line or encode_metrics(batch.metrics)
                 part = replace(batch, logs=None, records=0, ends=False, line=b"")
                 self._append("metrics", line, part, [])
+
+    def unwritten(self, source: str) -> tuple[int, int]:
+        """The points and records of one source that are in memory alone, and lost if this process ends."""
+        with self._lock:
+            batches = [line.batch for line in self._unwritten if line.batch and line.batch.source == source]
+        return sum(batch.points for batch in batches), sum(batch.records for batch in batches)
 
     def peek(self) -> Batch | None:
         """The oldest batch that was not removed.

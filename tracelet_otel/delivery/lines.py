@@ -172,8 +172,19 @@ def _link(source: Path, target: Path) -> int:
     except OSError:  # another file system, or none with links
         if not source.exists():
             return 0
-        shutil.copyfile(source, target)
+        _copy(source, target)
     return target.stat().st_size
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, or nothing: what has its name is taken for whole, also after a kill or a full disk."""
+    part = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _truncate(path: Path, size: int) -> None:

@@ -51,7 +51,7 @@ def adopted(folder: Path, position: Position) -> list[Segment]:
         segment = new_segment(folder, found)
         for signal, path in segment.paths.items():
             if path.exists():
-                segment.written[signal] = _cut_torn_line(path)
+                segment.written[signal] = cut_torn_line(path)
             if found < number:
                 segment.read[signal] = segment.written[signal]
             elif found == number:
@@ -90,7 +90,7 @@ class Position:
             self._descriptor = -1
 
 
-def _cut_torn_line(path: Path) -> int:
+def cut_torn_line(path: Path) -> int:
     """Removes a last line that was not written to its end; the size then."""
     size = end = path.stat().st_size
     with path.open("rb") as file:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.lines import batch_of, encode_logs, encode_metrics, write_whole
 from tracelet_otel.delivery.otlp_json import Signal, parse_line
+from tracelet_otel.delivery.segments import cut_torn_line
 from tracelet_otel.guard import log_once
 
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -74,10 +75,26 @@ class Spool:
         self._bytes = 0
         self._segments: deque[_Segment] = deque()
         self._number = 0
+        self._after = 0
+        """The highest number of an earlier process's files."""
         self._lock = threading.RLock()
 
     def __bool__(self) -> bool:
         return any(segment.next_line() is not None for segment in tuple(self._segments))
+
+    def go_on(self) -> Iterator[bytes]:
+        """The lines that an earlier process left in the folder; what is appended then comes after them.
+
+        They stay where they are: neither drained nor removed. A last line that is incomplete is cut off.
+
+        Raises:
+            OSError: a file cannot be read or cut.
+        """
+        for path in self.folder.glob("[0-9]*.*.jsonl"):
+            self._after = max(self._after, int(path.name.split(".")[0]))
+            self._bytes += cut_torn_line(path)
+            with path.open("rb") as file:
+                yield from file
 
     def append(self, batch: Batch) -> None:
         """Appends OTLP bytes.
@@ -181,7 +198,7 @@ class Spool:
     def _segment(self, signal: Signal) -> _Segment:
         last = self._segments[-1] if self._segments else None
         if last is None or last.number <= self._number or last.written[signal] >= SEGMENT_BYTES:
-            number = max(self._number, last.number if last else 0) + 1
+            number = max(self._number, last.number if last else self._after) + 1
             self.folder.mkdir(parents=True, exist_ok=True)
             last = _Segment(self.folder, number)
             self._segments.append(last)
