@@ -25,6 +25,7 @@ from tracelet_otel.delivery.errors import DeliveryError, PermanentError, Transie
 
 OVERRIDES: Final[Mapping[str, object]] = {
     "MLFLOW_DISABLE_TELEMETRY": True,
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": False,
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
 }
 """Ours in our calls, whatever the environment says."""
