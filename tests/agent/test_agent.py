@@ -18,7 +18,9 @@ import psutil
 import pytest
 
 from tests.agent.conftest import Agents
+from tests.forward.receiver import receiver
 from tests.support import mlflow_content as mlflow
+from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
 
 LOG = """
@@ -54,8 +56,16 @@ def spools(folder: Path) -> list[str]:
     return sorted(path.relative_to(state).as_posix() for path in state.rglob("*") if path.is_file())
 
 
-def replay(folder: Path, agents: Agents, variables: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
+def replay(
+    folder: Path,
+    agents: Agents,
+    variables: dict[str, str],
+    backends: str = "mlflow",
+    path: str = "",
+    *options: str,
+) -> None:
+    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", backends, "--remove"]
+    command += [path] * bool(path) + [f"--option={option}" for option in options]
     environment = agents.environment(**variables)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
@@ -413,6 +423,65 @@ def test_what_no_agent_took_is_found_by_replay(
     replay(tmp_path, agents, variables)
     check(database, "FINISHED", 50)
     assert spools(tmp_path) == []
+
+
+def test_a_replay_of_what_no_agent_took_heeds_routes(
+    tmp_path: Path, database: Path, agents: Agents, json_variables: dict[str, str]
+) -> None:
+    code = """
+    import tracelet_otel
+    from tracelet_otel.agent import launch
+    from tracelet_otel.delivery.errors import TransientError
+    def fails(*_):
+        raise TransientError('no more processes')
+    launch.launch = fails
+    routes = {"include": ["loss/*"], "exclude": ["*/val"], "kinds": ("scalar", "params", "image")}
+    tracelet_otel.configure({"mlflow": {}, "json_folder": routes}, run_name="routed")
+    for step in range(50):
+        for tag in ("loss/train", "loss/val", "lr"):
+            tracelet_otel.log_scalar(tag, step / 7, step)
+    tracelet_otel.log_scalar("loss/train", float("nan"), 50)
+    tracelet_otel.log_text("note", "hello")
+    tracelet_otel.log_params({"lr": 0.1})
+    for tag in ("loss/picture", "lr/picture"):
+        tracelet_otel.log_image(tag, "picture.png", 1)
+    """
+    picture = b"\x89PNG\r\n\x1a\n" + b"." * 2_000_000  # a file in the spool
+    (tmp_path / "picture.png").write_bytes(picture)
+    variables = {**json_variables, "TRACELET_SHUTDOWN_TIMEOUT": "1"}
+    done = run_script(tmp_path, code, zero_code=False, variables=variables)
+    assert done.stderr.count("delivered nothing, spooled 151 points and 4 records: no more processes") == 2
+    with receiver("http/protobuf") as inbox:  # the session knew nothing of it: it gets all of it
+        options = (f"otlp.endpoint={inbox.endpoint}", "otlp.protocol=http/protobuf")
+        replay(tmp_path, agents, variables, "otlp", str(tmp_path / "state"), *options)
+        assert {tag: len(found) for tag, found in inbox.points().items()} == {
+            "loss/train": 51,
+            "loss/val": 50,
+            "lr": 50,
+        }
+        assert len(inbox.events("image")) == 2
+    replay(tmp_path, agents, variables, "json_folder,mlflow")
+    assert spools(tmp_path) == []
+    stored = mlflow.points(database)
+    assert {tag: len(stored[tag]) for tag in ("loss/train", "loss/val", "lr")} == {
+        "loss/train": 51,
+        "loss/val": 50,
+        "lr": 50,
+    }
+    [run] = mlflow.runs(database)
+    artifacts = mlflow.artifacts(run)
+    assert any(name.startswith("text/note") for name in artifacts)
+    assert sum(len(content) == len(picture) for content in artifacts.values()) == 2
+
+    folder = FifthSubject(tmp_path)
+    [about] = (tmp_path / "runs").glob("*/run.json")
+    run_id = json.loads(about.read_bytes())["id"]
+    assert folder.description(run_id)["name"] == "routed"
+    assert folder.status(run_id) == "finished"
+    assert {tag: len(found) for tag, found in folder.points(run_id).items()} == {"loss/train": 51}
+    assert folder.params(run_id) == {"lr": "0.1"}
+    [image] = folder.media(run_id)
+    assert (image.kind, image.tag, image.content) == ("image", "loss/picture", picture)
 
 
 def test_it_does_not_wait_for_a_trackers_import(
