@@ -166,11 +166,6 @@ class Delivery:
         with self._condition:
             return self._sources.waits(source)
 
-    def forget(self, source: str) -> None:
-        """Frees the counts of a source that has ended."""
-        with self._condition:
-            self._sources.forget(source)
-
     def lines(self) -> list[Line]:
         """For the closing lines: what became of everything."""
         counts = self.counts
