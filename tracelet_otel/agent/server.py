@@ -200,9 +200,9 @@ class Agent:
                 outlet.delivery.hasten(wanted)
 
     def _is_worth_waiting(self, outlet: Outlet, now: float) -> bool:
-        delivery = outlet.delivery
-        moved = max(delivery.progress, self._alone_since)
-        return now - moved < self._sources.patience or 0 < delivery.busy_for < CALL_S
+        link = outlet.delivery.link
+        moved = max(link.progress, self._alone_since)
+        return now - moved < self._sources.patience or 0 < link.busy_for < CALL_S
 
     def _end_runs(self) -> None:
         """The process that ends the runs is gone without a word: killed, out of memory, crashed."""
@@ -258,9 +258,9 @@ class Agent:
                     waiting_points=counts.spooled_points,
                     waiting_records=counts.spooled_records,
                     waits=waits,
-                    unusable=delivery.unusable,
-                    works=delivery.works,
-                    progress=delivery.progress,
+                    unusable=delivery.link.is_unusable,
+                    works=not delivery.link.is_away,
+                    progress=delivery.link.progress,
                     error=delivery.last_error,
                     refusals=delivery.destination.refusals(),
                     spool=str(outlet.spool.folder),
