@@ -19,9 +19,13 @@ import pytest
 
 from tests.agent.conftest import Agents
 from tests.forward.receiver import receiver
+from tests.gateway.process import install_json_tracker
+from tests.gateway.support import Job
 from tests.support import mlflow_content as mlflow
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
+from tracelet_otel.agent.protocol import Source
+from tracelet_otel.agent.server import Agent
 
 LOG = """
 import sys, tracelet_otel
@@ -593,19 +597,22 @@ def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
 ) -> None:
     child = (
         "import os, time, tracelet_otel\n"
-        "tracelet_otel.configure()\n"
         "parent = os.getppid()\n"
+        "tracelet_otel.configure()\n"
+        "tracelet_otel.log_scalar('child', 1.0)\n"
+        "assert tracelet_otel.flush()\n"
+        "print('ready', flush=True)\n"
         "while os.getppid() == parent:\n"
-        "    tracelet_otel.log_scalar('child', 1.0)\n"
         "    time.sleep(0.05)\n"
         "time.sleep(2)\n"
         "tracelet_otel.log_scalar('late', 1.0)\n"
     )
     code = (
-        "import os, subprocess, sys, time, tracelet_otel\n"
+        "import os, subprocess, sys, tracelet_otel\n"
         "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
-        f"subprocess.Popen([sys.executable, '-c', {child!r}], stderr=subprocess.DEVNULL)\n"
-        "time.sleep(3)\n"
+        "assert tracelet_otel.flush()\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "assert child.stdout.readline() == b'ready\\n'\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = run_script(tmp_path, code, variables=json_variables)
@@ -614,6 +621,39 @@ def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
     (points,) = [path.read_text() for path in (tmp_path / "runs").glob("*/points/*.jsonl")][-1:]
     assert '"late"' in points
     assert status(tmp_path) == "killed"
+
+
+def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that logged its first value while the agent was about to end, which opens the run again."""
+    monkeypatch.syspath_prepend(install_json_tracker(tmp_path / "site"))
+    config = {
+        "backends": {"json_folder": {"folder": str(tmp_path / "runs")}},
+        "state": str(tmp_path / "state"),
+        "address": {"socket": str(tmp_path / "socket")},
+        "max_queue_bytes": 10**6,
+        "max_spool_bytes": 10**6,
+    }
+    agent = Agent(config, "key")
+    job = Job("run-a", name="n")
+    try:
+        for name, ends_runs in (("owner", True), ("late", False)):
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+                started = psutil.Process(process.pid).create_time()
+                agent._sources.add(name, Source(process.pid, started, ends_runs, 10.0))
+                for request in job.begin() * ends_runs + job.steps(name, range(5)):
+                    take = agent._intake.metrics if request.signal == "metrics" else agent._intake.logs
+                    assert take(request.data, name).kind == "accepted"
+                assert agent._has_work()
+                assert agent._outlets[0].delivery.flush(100)
+                assert status(tmp_path) == "running"
+                process.kill()
+            agent._has_work()
+            assert agent._outlets[0].delivery.flush(100)
+            assert status(tmp_path) == "killed"
+    finally:
+        agent.close()
 
 
 def test_a_folder_for_sockets_that_is_open_to_others_is_closed_and_a_wrong_one_left(

@@ -175,8 +175,7 @@ class Agent:
         if self._sources.has_owner():
             self._orphaned = False  # torchrun has started it again
         if self._orphaned and not self.is_needed:
-            self._orphaned = False
-            self._end_runs()
+            self._end_runs()  # also those that a process opened again which said later that it is there
 
     def _wait_for_backends(self, wanted: bool) -> None:
         """Once nobody is left, the deliveries' back-offs are short: this is their last chance."""
