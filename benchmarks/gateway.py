@@ -304,7 +304,7 @@ def measure_end_to_end(
             run_id = uuid.uuid4().hex
             data = requests(run_id, points)
             count = len(data) * EXEMPLARS
-            delivered = f'tracelet_gateway_points_delivered_total{{backend="{backend}"}}'
+            delivered = f'tracelet_gateway_points_delivered_total{{otel_component_name="{backend}"}}'
             with Client("grpc", gateway.grpc) as client:
                 client.accept(Job("warm-up").steps("x", range(TAGS)))
             gateway.wait_for(delivered, TAGS)
@@ -333,7 +333,7 @@ def measure_runs(runs: int, rounds: int, database: Path) -> list[float]:
     with tempfile.TemporaryDirectory() as name, gateway_for("mlflow", Path(name), database) as gateway:
         process = psutil.Process(gateway.process.pid)
         ids = [uuid.uuid4().hex for _ in range(runs)]
-        delivered = 'tracelet_gateway_points_delivered_total{backend="mlflow"}'
+        delivered = 'tracelet_gateway_points_delivered_total{otel_component_name="mlflow"}'
         with Client("grpc", gateway.grpc) as client:
             for round_ in range(rounds):
                 for run_id in ids:

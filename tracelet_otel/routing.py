@@ -48,6 +48,13 @@ class Route:
         """Whether there is nothing to choose."""
         return self.identity == ((), (), None)
 
+    @property
+    def options(self) -> dict[str, list[str]]:
+        """What :func:`take_route` makes an equal route of; of JSON's types."""
+        include, exclude, kinds = self.identity
+        given = {"include": include or None, "exclude": exclude or None, "kinds": kinds}
+        return {name: sorted(texts) for name, texts in given.items() if texts is not None}
+
     def takes(self, kind: str, tag: str) -> bool:
         """Whether a value goes to this backend."""
         if kind in ("run", "status"):

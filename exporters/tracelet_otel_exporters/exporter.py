@@ -105,9 +105,13 @@ class TrackerExporter:
         """Writes a batch of OTLP bytes."""
         receipt = Receipt()
         if isinstance(batch.metrics, bytes):
-            receipt.points = self.write_metrics(batch.metrics).accepted
+            outcome = self.write_metrics(batch.metrics)
+            receipt.points = outcome.accepted
+            receipt.rejected += len({problem.name for problem in outcome.rejected})  # of each point one
         if isinstance(batch.logs, bytes):
-            receipt.records = self.write_logs(batch.logs).accepted
+            outcome = self.write_logs(batch.logs)
+            receipt.records = outcome.accepted
+            receipt.rejected += len(outcome.rejected)
         return receipt
 
     def close(self) -> None:

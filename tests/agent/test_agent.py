@@ -18,8 +18,14 @@ import psutil
 import pytest
 
 from tests.agent.conftest import Agents
+from tests.forward.receiver import receiver
+from tests.gateway.process import install_json_tracker
+from tests.gateway.support import Job
 from tests.support import mlflow_content as mlflow
+from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
+from tracelet_otel.agent.protocol import Source
+from tracelet_otel.agent.server import Agent
 
 LOG = """
 import sys, tracelet_otel
@@ -54,8 +60,16 @@ def spools(folder: Path) -> list[str]:
     return sorted(path.relative_to(state).as_posix() for path in state.rglob("*") if path.is_file())
 
 
-def replay(folder: Path, agents: Agents, variables: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", "mlflow", "--remove"]
+def replay(
+    folder: Path,
+    agents: Agents,
+    variables: dict[str, str],
+    backends: str = "mlflow",
+    path: str = "",
+    *options: str,
+) -> None:
+    command = [sys.executable, "-m", "tracelet_otel.cli", "replay", "--backend", backends, "--remove"]
+    command += [path] * bool(path) + [f"--option={option}" for option in options]
     environment = agents.environment(**variables)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
@@ -415,6 +429,65 @@ def test_what_no_agent_took_is_found_by_replay(
     assert spools(tmp_path) == []
 
 
+def test_a_replay_of_what_no_agent_took_heeds_routes(
+    tmp_path: Path, database: Path, agents: Agents, json_variables: dict[str, str]
+) -> None:
+    code = """
+    import tracelet_otel
+    from tracelet_otel.agent import launch
+    from tracelet_otel.delivery.errors import TransientError
+    def fails(*_):
+        raise TransientError('no more processes')
+    launch.launch = fails
+    routes = {"include": ["loss/*"], "exclude": ["*/val"], "kinds": ("scalar", "params", "image")}
+    tracelet_otel.configure({"mlflow": {}, "json_folder": routes}, run_name="routed")
+    for step in range(50):
+        for tag in ("loss/train", "loss/val", "lr"):
+            tracelet_otel.log_scalar(tag, step / 7, step)
+    tracelet_otel.log_scalar("loss/train", float("nan"), 50)
+    tracelet_otel.log_text("note", "hello")
+    tracelet_otel.log_params({"lr": 0.1})
+    for tag in ("loss/picture", "lr/picture"):
+        tracelet_otel.log_image(tag, "picture.png", 1)
+    """
+    picture = b"\x89PNG\r\n\x1a\n" + b"." * 2_000_000  # a file in the spool
+    (tmp_path / "picture.png").write_bytes(picture)
+    variables = {**json_variables, "TRACELET_SHUTDOWN_TIMEOUT": "1"}
+    done = run_script(tmp_path, code, zero_code=False, variables=variables)
+    assert done.stderr.count("delivered nothing, spooled 151 points and 4 records: no more processes") == 2
+    with receiver("http/protobuf") as inbox:  # the session knew nothing of it: it gets all of it
+        options = (f"otlp.endpoint={inbox.endpoint}", "otlp.protocol=http/protobuf")
+        replay(tmp_path, agents, variables, "otlp", str(tmp_path / "state"), *options)
+        assert {tag: len(found) for tag, found in inbox.points().items()} == {
+            "loss/train": 51,
+            "loss/val": 50,
+            "lr": 50,
+        }
+        assert len(inbox.events("image")) == 2
+    replay(tmp_path, agents, variables, "json_folder,mlflow")
+    assert spools(tmp_path) == []
+    stored = mlflow.points(database)
+    assert {tag: len(stored[tag]) for tag in ("loss/train", "loss/val", "lr")} == {
+        "loss/train": 51,
+        "loss/val": 50,
+        "lr": 50,
+    }
+    [run] = mlflow.runs(database)
+    artifacts = mlflow.artifacts(run)
+    assert any(name.startswith("text/note") for name in artifacts)
+    assert sum(len(content) == len(picture) for content in artifacts.values()) == 2
+
+    folder = FifthSubject(tmp_path)
+    [about] = (tmp_path / "runs").glob("*/run.json")
+    run_id = json.loads(about.read_bytes())["id"]
+    assert folder.description(run_id)["name"] == "routed"
+    assert folder.status(run_id) == "finished"
+    assert {tag: len(found) for tag, found in folder.points(run_id).items()} == {"loss/train": 51}
+    assert folder.params(run_id) == {"lr": "0.1"}
+    [image] = folder.media(run_id)
+    assert (image.kind, image.tag, image.content) == ("image", "loss/picture", picture)
+
+
 def test_it_does_not_wait_for_a_trackers_import(
     tmp_path: Path, agents: Agents, variables: dict[str, str]
 ) -> None:
@@ -549,6 +622,39 @@ def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
     (points,) = [path.read_text() for path in (tmp_path / "runs").glob("*/points/*.jsonl")][-1:]
     assert '"late"' in points
     assert status(tmp_path) == "killed"
+
+
+def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that logged its first value while the agent was about to end, which opens the run again."""
+    monkeypatch.syspath_prepend(install_json_tracker(tmp_path / "site"))
+    config = {
+        "backends": {"json_folder": {"folder": str(tmp_path / "runs")}},
+        "state": str(tmp_path / "state"),
+        "address": {"socket": str(tmp_path / "socket")},
+        "max_queue_bytes": 10**6,
+        "max_spool_bytes": 10**6,
+    }
+    agent = Agent(config, "key")
+    job = Job("run-a", name="n")
+    try:
+        for name, ends_runs in (("owner", True), ("late", False)):
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+                started = psutil.Process(process.pid).create_time()
+                agent._sources.add(name, Source(process.pid, started, ends_runs, 10.0))
+                for request in job.begin() * ends_runs + job.steps(name, range(5)):
+                    take = agent._intake.metrics if request.signal == "metrics" else agent._intake.logs
+                    assert take(request.data, name).kind == "accepted"
+                assert agent._has_work()
+                assert agent._outlets[0].delivery.flush(100)
+                assert status(tmp_path) == "running"
+                process.kill()
+            agent._has_work()
+            assert agent._outlets[0].delivery.flush(100)
+            assert status(tmp_path) == "killed"
+    finally:
+        agent.close()
 
 
 def test_a_folder_for_sockets_that_is_open_to_others_is_closed_and_a_wrong_one_left(

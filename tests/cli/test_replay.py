@@ -201,6 +201,17 @@ def test_a_spool_of_an_unknown_process_is_kept_while_it_may_be_written_to(
     assert logged.spool.exists()
 
 
+def test_a_spool_that_does_not_say_what_a_backend_gets_is_kept(
+    tracelet: Tracelet, logged: Logged, mlflow_backend: Backend
+) -> None:
+    for content in ("{", "[]", '{"mlflow": {"kinds": ["unknown"]}}'):
+        (logged.spool / "routes.json").write_text(content)
+        done = tracelet("replay", logged.spool, *mlflow_backend.arguments, "--remove")
+        assert done.code == 1
+        assert f"{logged.spool}/routes.json does not say which backend gets what: " in done.out
+        assert f"kept {logged.spool}: mlflow does not have all of it" in done.out
+
+
 def test_one_backend_that_is_away_costs_the_others_nothing(
     tracelet: Tracelet, logged: Logged, tmp_path: Path
 ) -> None:

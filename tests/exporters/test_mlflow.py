@@ -381,13 +381,14 @@ def test_environment(opened: Opened) -> None:
 
 
 def test_environments_of_ranks_and_attempts_are_all_kept(
-    opened: Opened, new_tracker: Callable[[str], MLflowTracker], uri: str
+    opened: Opened, new_tracker: Callable[[str], MLflowTracker], uri: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     opened.write_json("environment", ENVIRONMENT, tag="")
     opened.write_json("environment", {"host": {"name": "b"}}, tag="", attributes={semconv.RANK: 3})
     resumed = Opened(new_tracker(uri), uri, opened.run_id)
     for _ in range(2):
         resumed.write_json("environment", {**ENVIRONMENT, "git": {"commit": "b" * 40}}, tag="")
+    assert capfd.readouterr() == ("", "")  # MLflow draws a progress bar for what it downloads
     files = [name for name in opened.files("tracelet") if "environment" in name]
     assert len(files) == 3
     commits = {json.loads(opened.read(name)).get("git", {}).get("commit", "")[:1] for name in files}

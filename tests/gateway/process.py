@@ -18,6 +18,7 @@ import grpc
 import httpx
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.contract_data import Request
 from tests.support.scripts import clean_environment
@@ -114,15 +115,19 @@ class Gateway:
         self.process.wait()
 
     def measured(self) -> dict[str, float]:
-        """Its own metrics, by name and labels without those that name the scope."""
+        """Its own metrics but for buckets, by name and labels; not those that are empty or name the scope."""
         text = httpx.get(f"http://{self.http}/metrics").text
         found: dict[str, float] = {}
-        for line in text.splitlines():
-            if line.startswith("tracelet_"):
-                name, _, value = line.rpartition(" ")
-                name, _, labels = name.partition("{")
-                kept = [label for label in labels.rstrip("}").split(",") if "otel_scope" not in label]
-                found[name + ("{" + ",".join(kept) + "}" if any(kept) else "")] = float(value)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name.endswith("_bucket") or sample.name.startswith(("python_", "process_")):
+                    continue
+                labels = [
+                    f'{key}="{value}"'
+                    for key, value in sorted(sample.labels.items())
+                    if value and not key.startswith("otel_scope")
+                ]
+                found[sample.name + ("{" + ",".join(labels) + "}" if labels else "")] = sample.value
         return found
 
     def wait_for(self, name: str, value: float, timeout: float = 60) -> None:

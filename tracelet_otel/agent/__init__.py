@@ -88,9 +88,14 @@ def make_delivery(
         spools=state / backends.SPOOLS / f"{SPOOL_PREFIX}{place.key}",
         patience=settings.shutdown_timeout,
     )
-    # Of one name for each backend, by which replay finds what waits for it.
-    spool = Spool(state / backends.SPOOLS / session / "+".join(named), max_bytes=settings.max_spool_bytes)
-    takes_all = {name: take_route(name, options)[0].takes_all for name, options in named.items()}
+    routes = {name: take_route(name, options)[0] for name, options in named.items()}
+    takes_all = {name: route.takes_all for name, route in routes.items()}
+    # Of one name for each backend, by which replay finds what waits for it, and which part of it.
+    spool = Spool(
+        state / backends.SPOOLS / session / "+".join(named),
+        max_bytes=settings.max_spool_bytes,
+        routes={name: route.options for name, route in routes.items() if not route.takes_all},
+    )
     return AgentDelivery(client, takes_all, max_queue_bytes=settings.max_queue_bytes, spool=spool)
 
 

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,24 +19,13 @@ from typing import Any, Final
 import uvicorn
 
 from tracelet_otel import backends
+from tracelet_otel.agent import places
 from tracelet_otel.agent.address import SPOOL_PREFIX
+from tracelet_otel.agent.desk import Desk
 from tracelet_otel.agent.lock import Lock
-from tracelet_otel.agent.protocol import (
-    END_PATH,
-    LONGEST_WAIT_S,
-    REPORT_PATH,
-    SOURCE_PATH,
-    BackendReport,
-    Report,
-    Source,
-)
 from tracelet_otel.agent.sources import Sources
-from tracelet_otel.delivery.destination import SOURCE_HEADER
 from tracelet_otel.gateway.asgi_server import Server
-from tracelet_otel.gateway.budget import Budget
-from tracelet_otel.gateway.folder_lock import FolderLock, is_held
-from tracelet_otel.gateway.http_app import JSON, App
-from tracelet_otel.gateway.http_messages import RefusedError, Request, Response
+from tracelet_otel.gateway.http_app import App
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs, status_request
@@ -54,8 +41,6 @@ LAST_CALL_S: Final = 60.0
 """How long a client may take to end once it has everything."""
 SIGNAL_S: Final = 25.0
 """What is left to an agent after SIGTERM. Slurm and Kubernetes kill after 30 s by default."""
-_MOST_NEIGHBOURS: Final = 100
-_REPORT_PAUSE_S: Final = 0.02
 _log: Final = get_logger("tracelet_otel.agent")
 
 
@@ -72,10 +57,12 @@ class Agent:
     """
 
     def __init__(self, config: Mapping[str, Any], key: str) -> None:
-        state, self.warning = _writable(Path(config["state"]), Path(config["address"]["socket"]).parent)
+        state, self._warning = places.writable(
+            Path(config["state"]), Path(config["address"]["socket"]).parent
+        )
         self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
         # Two machines may share the folder, or two processes with other temporary folders.
-        self._spools, self._held = _held(self._spools)
+        self._spools, self._held = places.held(self._spools)
         self._sources = Sources()
         self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
         self._outlets: list[Outlet] = []
@@ -131,9 +118,7 @@ class Agent:
 
     async def _serve(self, listener: socket.socket) -> None:
         app = App(self._intake, executor=self._executor, knows=self._sources.knows)
-        app.add_route("POST", SOURCE_PATH, self._add_source)
-        app.add_route("GET", REPORT_PATH, self._report_soon)
-        app.add_route("POST", END_PATH, self._end_source)
+        Desk(self._sources, self._outlets, self._warning).open(app)
         settings = uvicorn.Config(
             app,
             http="h11",
@@ -191,8 +176,7 @@ class Agent:
         if self._sources.has_owner():
             self._orphaned = False  # torchrun has started it again
         if self._orphaned and not self.is_needed:
-            self._orphaned = False
-            self._end_runs()
+            self._end_runs()  # also those that a process opened again which said later that it is there
 
     def _wait_for_backends(self, wanted: bool) -> None:
         """Once nobody is left, the deliveries' back-offs are short: this is their last chance."""
@@ -201,108 +185,15 @@ class Agent:
                 outlet.delivery.hasten(wanted)
 
     def _is_worth_waiting(self, outlet: Outlet, now: float) -> bool:
-        delivery = outlet.delivery
-        moved = max(delivery.progress, self._alone_since)
-        return now - moved < self._sources.patience or 0 < delivery.busy_for < CALL_S
+        link = outlet.delivery.link
+        moved = max(link.progress, self._alone_since)
+        return now - moved < self._sources.patience or 0 < link.busy_for < CALL_S
 
     def _end_runs(self) -> None:
         """The process that ends the runs is gone without a word: killed, out of memory, crashed."""
         for info in self._runs.open():
             _log.warning("run %s: its process has ended without a word", info.id)
             self._intake.logs(status_request(info, "killed", time.time_ns(), inferred=True))
-
-    async def _add_source(self, request: Request) -> Response:
-        with Budget(1, 2**20).admit() as admission:
-            body = await request.body(admission)
-        try:
-            source = Source(**json.loads(body))
-        except (ValueError, TypeError) as error:
-            raise RefusedError(400, f"no source: {error}") from error
-        self._sources.add(_source(request), source)
-        return Response(body=json.dumps({"agent": os.getpid()}).encode(), content_type=JSON)
-
-    async def _end_source(self, request: Request) -> Response:
-        self._sources.end(_source(request))
-        return Response(body=b"{}", content_type=JSON)
-
-    async def _report_soon(self, request: Request) -> Response:
-        name = _source(request)
-        if not self._sources.knows(name):
-            raise RefusedError(404, "there is no such source")
-        try:
-            wait = min(float(request.scope["query_string"] or 0), LONGEST_WAIT_S)
-        except ValueError as error:
-            raise RefusedError(400, "the wait is no number of seconds") from error
-        end = time.monotonic() + wait
-        for outlet in self._outlets:
-            outlet.delivery.hasten(True)
-        try:
-            while (report := self._report(name)).waits and time.monotonic() < end:
-                await asyncio.sleep(_REPORT_PAUSE_S)
-        finally:
-            for outlet in self._outlets:
-                outlet.delivery.hasten(False)
-        return Response(body=json.dumps(report.to_json()).encode(), content_type=JSON)
-
-    def _report(self, source: str) -> Report:
-        report = Report(os.getpid(), warning=self.warning)
-        for outlet in self._outlets:
-            delivery = outlet.delivery
-            counts, waits = delivery.counts_of(source), delivery.waits_for(source)
-            unwritten_points, unwritten_records = outlet.spool.unwritten(source)
-            report.backends.append(
-                BackendReport(
-                    delivery.name,
-                    captured_points=counts.captured_points,
-                    captured_records=counts.captured_records,
-                    delivered_points=counts.delivered_points,
-                    delivered_records=counts.delivered_records,
-                    waiting_points=counts.spooled_points,
-                    waiting_records=counts.spooled_records,
-                    unwritten_points=unwritten_points,
-                    unwritten_records=unwritten_records,
-                    waits=waits,
-                    unusable=delivery.unusable,
-                    works=delivery.works,
-                    progress=delivery.progress,
-                    error=delivery.last_error,
-                    disk_error=outlet.spool.disk_error,
-                    refusals=delivery.destination.refusals(),
-                    spool=str(outlet.spool.folder),
-                    locations=delivery.destination.locations(),
-                )
-            )
-        return report
-
-
-def _held(folder: Path) -> tuple[Path, FolderLock]:
-    """The folder, or one beside it if another agent has it: processes may differ in their temporary folder.
-
-    Raises:
-        ConfigurationError: none of them can be had.
-    """
-    for number in range(2, _MOST_NEIGHBOURS):
-        if not is_held(folder):
-            break
-        folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
-    return folder, FolderLock(folder)
-
-
-def _writable(state: Path, temporary: Path) -> tuple[Path, str]:
-    """The state folder, or a temporary one and why."""
-    folder = state / backends.SPOOLS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return state, ""
-    except OSError as error:
-        warning = f"{folder} cannot be written to, {temporary / 'state'} takes its place: {error}"
-        _log.warning("%s", warning)
-        return temporary / "state", warning
-
-
-def _source(request: Request) -> str:
-    return request.header(SOURCE_HEADER)
 
 
 def main() -> None:

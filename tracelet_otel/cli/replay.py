@@ -44,7 +44,7 @@ def replay(
         Sender(
             name,
             target,
-            spools.parts(sources[name]),
+            spools.parts(sources[name], name),
             total=sum(source.size for source in sources[name]),
             timeout=timeout,
             stop=stop,

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 from tracelet_otel.cli.targets import Target
-from tracelet_otel.delivery.delivery import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from tracelet_otel.logs import get_logger
+from tracelet_otel.settings import ConfigurationError
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Sender(threading.Thread):
     Args:
         name: the backend's.
         target: where to.
-        parts: the stream; may raise OSError.
+        parts: the stream; may raise OSError and ConfigurationError.
         total: bytes of the stream, about.
         timeout: seconds without progress after which it gives up.
         stop: set when the user stops.
@@ -95,7 +96,7 @@ class Sender(threading.Thread):
             self._retried(self.target.connect)
             self._send_all()
             self._retried(self.target.finish)
-        except (_GivenUpError, DeliveryError, OSError) as error:
+        except (_GivenUpError, ConfigurationError, DeliveryError, OSError) as error:
             self.error = str(error)
         except Exception as error:  # a defect of a tracker: the other backends go on
             self.error = repr(error)

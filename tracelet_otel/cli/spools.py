@@ -14,12 +14,14 @@ import psutil
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tracelet_otel import semconv
+from tracelet_otel.cli.routed import route_of, through
 from tracelet_otel.cli.sending import Part
 from tracelet_otel.delivery import spool
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.lines import batch_of
 from tracelet_otel.delivery.otlp_json import parse_line
 from tracelet_otel.gateway.folder_lock import is_held
+from tracelet_otel.routing import Route
 from tracelet_otel.settings import ConfigurationError
 
 QUIET_SECONDS: Final = 60.0
@@ -83,15 +85,17 @@ def find(paths: Iterable[Path]) -> list[Source]:
     return list(found.values())
 
 
-def parts(sources: Iterable[Source]) -> Iterator[Part]:
-    """Everything in order.
+def parts(sources: Iterable[Source], backend: str = "") -> Iterator[Part]:
+    """Everything in order, or what a backend gets of it.
 
     Raises:
         OSError: a file cannot be read. One that vanished was delivered by the process that wrote it.
+        ConfigurationError: it cannot be told what the backend gets.
     """
     base = 0
     for source in sources:
         done = 0
+        route = route_of(source.path, backend) if source.is_folder else Route()
         if not source.is_folder:
             # Its points may come before the records that describe their runs.
             yield from (Part(base, batch, describes=True) for batch in _descriptions(source.path))
@@ -103,7 +107,7 @@ def parts(sources: Iterable[Source]) -> Iterator[Part]:
                     skipped += batch is None
                     if batch is not None:
                         source.ended = batch.ends
-                        yield Part(base + done, batch)
+                        yield Part(base + done, through(route, batch, source.path))
             except FileNotFoundError:
                 if not source.is_folder:
                     raise

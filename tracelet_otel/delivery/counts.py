@@ -42,7 +42,10 @@ class Counts:
 
 
 class SourceCounts:
-    """The same by :attr:`~tracelet_otel.delivery.destination.Batch.source`; ``spooled`` is what waits."""
+    """The same by :attr:`~tracelet_otel.delivery.destination.Batch.source`; ``spooled`` is what waits.
+
+    What is kept for each has no bound: only an agent listens to sources, the processes of one run.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
@@ -76,8 +79,3 @@ class SourceCounts:
     def waits(self, source: str) -> bool:
         """Whether a batch of this source waits."""
         return self._batches[source] > 0
-
-    def forget(self, source: str) -> None:
-        """Frees what is kept for a source that has ended."""
-        self._counts.pop(source, None)
-        self._batches.pop(source, None)

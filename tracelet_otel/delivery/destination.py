@@ -36,6 +36,8 @@ class Receipt:
 
     points: int = 0
     records: int = 0
+    rejected: int = 0
+    """Data points or log records of which something never will be taken."""
 
 
 class Destination(Protocol):

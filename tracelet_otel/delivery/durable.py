@@ -9,19 +9,17 @@ is kept, so that memory does not grow with what waits.
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.group_commit import GroupCommit
+from tracelet_otel.delivery.kept_files import KeptFiles
 from tracelet_otel.delivery.lines import (
-    MEDIA,
-    batch_of_line,
     encode_logs,
     encode_metrics,
     media_names,
@@ -29,24 +27,12 @@ from tracelet_otel.delivery.lines import (
     write_whole,
 )
 from tracelet_otel.delivery.otlp_json import Signal
-from tracelet_otel.delivery.segments import Position, Segment, adopted, new_segment
+from tracelet_otel.delivery.segments import Line, Position, Segment, adopted, new_segment, oldest
 from tracelet_otel.delivery.spool import SEGMENT_BYTES, SpoolFullError
 from tracelet_otel.guard import log_once
 
 _SHARE: Final = 16
 """A file has at most this part of the limit, so that what is delivered soon makes room."""
-
-
-@dataclass(slots=True)
-class _Line:
-    """One line that is being delivered, or waits in memory."""
-
-    segment: Segment | None
-    """None: it is in memory alone."""
-    signal: Signal
-    length: int
-    batch: Batch | None
-    """None: it cannot be read back."""
 
 
 class DurableSpool:
@@ -82,20 +68,20 @@ class DurableSpool:
         self.max_bytes = max_bytes
         self._segment_bytes = max(1, min(SEGMENT_BYTES, max_bytes // _SHARE))
         self._max_memory = max_memory_bytes
-        self._memory: deque[_Line] = deque()
+        self._memory: deque[Line] = deque()
         self._memory_bytes = 0
         self._goes_on = goes_on
-        self._unwritten: deque[_Line] = deque()
+        self._unwritten: deque[Line] = deque()
         """In memory alone, newer than everything else."""
         self._unwritten_bytes = 0
         self.disk_error = ""
         """Why something is in memory alone."""
         self._holds_newest = False
         """Whether the newest line is in memory, so that the next one may be."""
-        self._taken: _Line | None = None
+        self._taken: Line | None = None
         self._segments: deque[Segment] = deque()
         self._number = 0
-        self._media: Counter[str] = Counter()
+        self._media = KeptFiles(folder)
         self._lock = threading.RLock()
         self._commit = GroupCommit(folder, self._lock)
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +118,7 @@ class DurableSpool:
         """Keeps a batch in memory alone, if there is room."""
         if not self._goes_on or self._unwritten_bytes + batch.size > self._max_memory:
             return False
-        self._unwritten.append(_Line(None, "logs" if batch.metrics is None else "metrics", 0, batch))
+        self._unwritten.append(Line(None, "logs" if batch.metrics is None else "metrics", 0, batch))
         self._unwritten_bytes += batch.size
         self.points += batch.points
         self.records += batch.records
@@ -165,7 +151,7 @@ class DurableSpool:
         """
         with self._lock:
             if self._taken is None:
-                self._taken = self._memory[0] if self._memory else self._read()
+                self._taken = self._memory[0] if self._memory else oldest(self._segments, self.folder)
             if self._taken is None and self._unwritten:
                 self._taken = self._unwritten[0]
             if self._taken is not None and self._taken.batch is None:
@@ -189,7 +175,7 @@ class DurableSpool:
             if line.batch is not None:
                 self.points -= line.batch.points
                 self.records -= line.batch.records
-                self._release(line.batch)
+                self.bytes -= self._media.release(line.batch)
             while len(self._segments) > 1 and self._segments[0].unread() is None:
                 self._drop(self._segments.popleft())
             first = self._segments[0]
@@ -220,7 +206,7 @@ class DurableSpool:
                 self._position.close()
             self._commit.close(files)
 
-    def _forget(self, line: _Line) -> None:
+    def _forget(self, line: Line) -> None:
         """Counts no more what is in memory alone."""
         assert line.batch is not None
         self._unwritten_bytes -= line.batch.size
@@ -256,21 +242,20 @@ class DurableSpool:
         file = segment.files.get(signal)
         is_new = file is None
         if file is None:
-            file, segment.written[signal] = _opened(segment.paths[signal])
-            segment.files[signal] = file
+            file = segment.open(signal)
         write_whole(file, segment.paths[signal], line)
         self._commit.wrote(file, is_new=is_new)
         segment.written[signal] += len(line)
         self.bytes += len(line)
         self.points += batch.points
         self.records += batch.records
-        self._media.update(media)
+        self._media.add(media)
         # What is in memory comes before what is only in the files. A batch that names files is read back,
         # since they have other names then.
         fits = self._memory_bytes + batch.size <= self._max_memory
         self._holds_newest = (was_read or self._holds_newest) and fits and not media
         if self._holds_newest:
-            self._memory.append(_Line(segment, signal, len(line), batch))
+            self._memory.append(Line(segment, signal, len(line), batch))
             self._memory_bytes += batch.size
 
     def _segment(self, signal: Signal, batch: Batch) -> Segment:
@@ -290,24 +275,6 @@ class DurableSpool:
             self._segments.append(last)
         return last
 
-    def _read(self) -> _Line | None:
-        for segment in self._segments:
-            signal = segment.unread()
-            if signal is None:
-                continue
-            left = segment.written[signal] - segment.read[signal]
-            try:
-                with segment.paths[signal].open("rb") as file:
-                    file.seek(segment.read[signal])
-                    data = file.readline()
-            except FileNotFoundError:
-                return _Line(segment, signal, left, None)
-            try:
-                return _Line(segment, signal, len(data) or left, batch_of_line(data, self.folder))
-            except ValueError:
-                return _Line(segment, signal, len(data) or left, None)
-        return None
-
     def _adopt(self, recovered: Callable[[Batch], None] | None) -> None:
         """Takes over what an earlier process left."""
         self._number = self._position.noted()[0]
@@ -319,45 +286,15 @@ class DurableSpool:
             else:
                 self._segments.append(segment)
                 self._count(segment, recovered)
-        media = self.folder / MEDIA
-        for path in media.iterdir() if media.is_dir() else ():
-            if path.name in self._media:
-                self.bytes += path.stat().st_size
-            else:
-                path.unlink()
+        self.bytes += self._media.adopt()
 
     def _count(self, segment: Segment, recovered: Callable[[Batch], None] | None) -> None:
-        for signal, path in segment.paths.items():
-            if segment.read[signal] >= segment.written[signal]:
-                continue
-            with path.open("rb") as file:
-                file.seek(segment.read[signal])
-                for line in file:
-                    try:
-                        batch = batch_of_line(line, self.folder)
-                    except ValueError:
-                        continue  # it is told when it is to be sent
-                    self.points += batch.points
-                    self.records += batch.records
-                    self._media.update(media_names(batch, self.folder))
-                    if recovered is not None:
-                        recovered(batch)
-
-    def _release(self, batch: Batch) -> None:
-        """Removes the files that no other batch names."""
-        for name in media_names(batch, self.folder) if self._media else ():
-            self._media[name] -= 1
-            if self._media[name] > 0:
-                continue
-            del self._media[name]
-            path = self.folder / MEDIA / name
-            try:
-                size = path.stat().st_size
-                path.unlink()
-            except OSError as error:
-                log_once(f"media {self.folder}", logging.WARNING, "%s is not removed: %s", path, error)
-            else:
-                self.bytes -= size
+        for batch in segment.unread_batches(self.folder):
+            self.points += batch.points
+            self.records += batch.records
+            self._media.add(media_names(batch, self.folder))
+            if recovered is not None:
+                recovered(batch)
 
     def _drop_delivered(self) -> None:
         while self._segments and self._segments[0].unread() is None:
@@ -374,13 +311,3 @@ class DurableSpool:
         files = list(segment.files.values())
         segment.files.clear()
         self._commit.retire(files)
-
-
-def _opened(path: Path) -> tuple[IO[bytes], int]:
-    """A file to append to, and its size."""
-    file = path.open("ab", buffering=0)
-    try:
-        return file, file.seek(0, os.SEEK_END)
-    except BaseException:
-        file.close()
-        raise

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.lines import batch_of_line
 from tracelet_otel.delivery.otlp_json import Signal
 from tracelet_otel.guard import log_once
 
@@ -32,6 +36,75 @@ class Segment:
     def unread(self) -> Signal | None:
         """The signal whose file is to be read next: records come before the points."""
         return next((signal for signal in SIGNALS if self.read[signal] < self.written[signal]), None)
+
+    def open(self, signal: Signal) -> IO[bytes]:
+        """Opens a signal's file, to append to.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        file = self.paths[signal].open("ab", buffering=0)
+        try:
+            self.written[signal] = file.seek(0, os.SEEK_END)
+        except BaseException:
+            file.close()
+            raise
+        self.files[signal] = file
+        return file
+
+    def unread_batches(self, folder: Path) -> Iterator[Batch]:
+        """What is to be read, but for lines that cannot be: of these it is told when they are to be sent.
+
+        Args:
+            folder: the spool's.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        for signal, path in self.paths.items():
+            if self.read[signal] >= self.written[signal]:
+                continue
+            with path.open("rb") as file:
+                file.seek(self.read[signal])
+                for line in file:
+                    with contextlib.suppress(ValueError):
+                        yield batch_of_line(line, folder)
+
+
+@dataclass(slots=True)
+class Line:
+    """One line that is being delivered, or waits in memory."""
+
+    segment: Segment | None
+    """None: it is in memory alone."""
+    signal: Signal
+    length: int
+    batch: Batch | None
+    """None: it cannot be read back."""
+
+
+def oldest(segments: Iterable[Segment], folder: Path) -> Line | None:
+    """The first line that was not read yet, from its file.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    for segment in segments:
+        signal = segment.unread()
+        if signal is None:
+            continue
+        left = segment.written[signal] - segment.read[signal]
+        try:
+            with segment.paths[signal].open("rb") as file:
+                file.seek(segment.read[signal])
+                data = file.readline()
+        except FileNotFoundError:
+            return Line(segment, signal, left, None)
+        try:
+            return Line(segment, signal, len(data) or left, batch_of_line(data, folder))
+        except ValueError:
+            return Line(segment, signal, len(data) or left, None)
+    return None
 
 
 def new_segment(folder: Path, number: int) -> Segment:

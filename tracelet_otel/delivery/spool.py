@@ -5,16 +5,18 @@ line and one signal a file, as OpenTelemetry's file exporter writes them and the
 ``otlp_json_file`` receiver reads them. Files of a lower number were recorded first; of one number the records
 come before the points, and a run's end is in a file of a higher number than its last point. Payloads that are
 files lie in ``media/``, named by their SHA-256, so that a spool can be moved to another machine as a whole.
+Of a spool that waits for several backends, ``routes.json`` says which of them get a part of it, and which.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ from tracelet_otel.delivery.otlp_json import Signal, parse_line
 from tracelet_otel.delivery.segments import cut_torn_line
 from tracelet_otel.guard import log_once
 
+ROUTES = "routes.json"
+"""By backend the options of its :class:`~tracelet_otel.routing.Route`."""
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A file is followed by the next one beyond this size."""
 
@@ -64,10 +68,18 @@ class Spool:
     Args:
         folder: made with the first batch, removed by :meth:`close` once it is empty.
         max_bytes: what it may hold, media included; beyond it nothing is appended.
+        routes: for :data:`ROUTES`.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        routes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    ) -> None:
         self.folder = folder
+        self._routes = routes
         self.points = 0
         """Points that were appended and not removed."""
         self.records = 0
@@ -115,8 +127,8 @@ class Spool:
             OSError: as :meth:`append`.
         """
         with self._lock:
+            self._make_folder()
             self._segments.appendleft(_Segment(self.folder, 0))
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._append_to(self._segments[0], batch)
 
     def peek(self) -> Batch | None:
@@ -199,10 +211,18 @@ class Spool:
         last = self._segments[-1] if self._segments else None
         if last is None or last.number <= self._number or last.written[signal] >= SEGMENT_BYTES:
             number = max(self._number, last.number if last else self._after) + 1
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             last = _Segment(self.folder, number)
             self._segments.append(last)
         return last
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ROUTES
+        if self._routes and not path.exists():
+            draft = path.with_suffix(".new")  # all of it or nothing, also where the disk is full
+            draft.write_text(json.dumps(self._routes))
+            draft.replace(path)
 
     def _drop_segment(self) -> None:
         segment = self._segments.popleft()

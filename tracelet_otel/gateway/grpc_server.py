@@ -7,6 +7,7 @@ UNAVAILABLE, and after little else: whatever goes wrong here is that, unless the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Final, NoReturn, cast
@@ -28,10 +29,12 @@ from tracelet_otel.gateway.auth import Certificates
 from tracelet_otel.gateway.budget import Budget, OverloadedError
 from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
 from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.gateway.measured import Requests
 from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 _PACKAGE: Final = "opentelemetry.proto.collector"
+_METHOD: Final = "Export"
 _OPTIONS: Final = (
     # A message that inflates to more is refused before it is inflated whole.
     ("grpc.max_receive_message_length", MAX_BYTES),
@@ -40,6 +43,11 @@ _OPTIONS: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+_CODES: Final[dict[str, Any]] = {
+    "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "unavailable": grpc.StatusCode.UNAVAILABLE,
+}
 _log = get_logger("tracelet_otel.gateway")
 
 
@@ -53,6 +61,7 @@ class GrpcServer:
         budget: of what is in hand at once.
         authorize: whether the ``authorization`` entry of a call's metadata lets it in. None: nobody is asked.
         tls: None: without.
+        requests: measure what is answered, if somebody wants to know.
 
     Raises:
         ConfigurationError: the address cannot be listened on, or a certificate is none.
@@ -67,18 +76,21 @@ class GrpcServer:
         budget: Budget,
         authorize: Callable[[str], bool] | None,
         tls: Certificates | None,
+        requests: Requests | None = None,
     ) -> None:
+        self._requests = requests
         self._executor = executor
         self._budget = budget
         self._authorize = authorize
         self._server: Any = grpc.aio.server(options=_OPTIONS)
-        services = {
-            "metrics.v1.MetricsService": self._handler(intake.metrics, metrics_response),
-            "logs.v1.LogsService": self._handler(intake.logs, logs_response),
-            "trace.v1.TraceService": self._handler(intake.traces, traces_response),
+        services: dict[str, tuple[Callable[[bytes], Answer], Callable[[Answer], Any]]] = {
+            f"{_PACKAGE}.metrics.v1.MetricsService": (intake.metrics, metrics_response),
+            f"{_PACKAGE}.logs.v1.LogsService": (intake.logs, logs_response),
+            f"{_PACKAGE}.trace.v1.TraceService": (intake.traces, traces_response),
         }
-        for name, handler in services.items():
-            generic: Any = grpc.method_handlers_generic_handler(f"{_PACKAGE}.{name}", {"Export": handler})
+        for name, (take, describe) in services.items():
+            handler = self._handler(f"{name}/{_METHOD}", take, describe)
+            generic: Any = grpc.method_handlers_generic_handler(name, {_METHOD: handler})
             self._server.add_generic_rpc_handlers((generic,))
         try:
             if tls is None:
@@ -96,20 +108,22 @@ class GrpcServer:
         """Takes no more calls and waits for those in hand, for some seconds at most."""
         await self._server.stop(grace)
 
-    def _handler(self, take: Callable[[bytes], Answer], describe: Callable[[Answer], Any]) -> Any:
+    def _handler(
+        self, method: str, take: Callable[[bytes], Answer], describe: Callable[[Answer], Any]
+    ) -> Any:
         async def export(data: bytes, context: Any) -> bytes:
+            began = time.monotonic()
             try:
                 answer = await self._take(take, data, context)
                 reply = describe(answer).SerializeToString()
             except Exception as error:  # gRPC would make it UNKNOWN, after which a Collector drops
                 _log.exception("a call failed")
                 answer, reply = unavailable(f"the gateway failed: {error!r}"[:500], OVERLOAD_RETRY_S), b""
-            if answer.kind == "unauthenticated":
-                await _abort(context, grpc.StatusCode.UNAUTHENTICATED, answer.message)
-            if answer.kind == "invalid":
-                await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, answer.message)
-            if answer.kind == "unavailable":
-                await _abort(context, grpc.StatusCode.UNAVAILABLE, answer.message, answer.retry_after)
+            code = _CODES.get(answer.kind, grpc.StatusCode.OK)
+            if self._requests is not None:
+                self._requests.called(began, method=method, code=code.name)
+            if code is not grpc.StatusCode.OK:
+                await _abort(context, code, answer)
             return reply
 
         return cast("Any", grpc.unary_unary_rpc_method_handler(export))
@@ -130,19 +144,19 @@ def _authorization(context: Any) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
-async def _abort(context: Any, code: Any, message: str, retry_after: float | None = None) -> NoReturn:
-    status = Status(code=code.value[0], message=message)
+async def _abort(context: Any, code: Any, answer: Answer) -> NoReturn:
+    status = Status(code=code.value[0], message=answer.message)
     trailing: list[tuple[str, bytes]] = []
-    if retry_after is not None:
+    if answer.kind == "unavailable":
         info = RetryInfo()
-        info.retry_delay.FromNanoseconds(round(retry_after * 1e9))
+        info.retry_delay.FromNanoseconds(round(answer.retry_after * 1e9))
         detail = AnyMessage()
         detail.Pack(info)
         status.details.append(detail)
         trailing.append(("google.rpc.retryinfo-bin", info.SerializeToString()))
     trailing.append(("grpc-status-details-bin", status.SerializeToString()))
     # The message travels in a header: what is in it may come from a request.
-    details = message.encode("ascii", "backslashreplace").decode()[:1000]
+    details = answer.message.encode("ascii", "backslashreplace").decode()[:1000]
     await context.abort(code, details, tuple(trailing))
     raise AssertionError("abort() raises")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final
@@ -37,6 +38,7 @@ from tracelet_otel.gateway.http_messages import (
     Send,
 )
 from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.gateway.measured import Requests
 from tracelet_otel.logs import get_logger
 
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -69,6 +71,7 @@ class App:
         knows: whether it knows the sender that :data:`SOURCE_HEADER` names; of one that it does not, nothing
             is taken. None: the header is not listened to, since what is counted for each sender has no bound.
         is_ready: whether requests are taken at present.
+        requests: measure what is answered, if somebody wants to know.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class App:
         max_bytes: int = MAX_BYTES,
         knows: Callable[[str], bool] | None = None,
         is_ready: Callable[[], bool] = lambda: True,
+        requests: Requests | None = None,
     ) -> None:
         self.is_ready = is_ready
         self._executor = executor
@@ -88,6 +92,7 @@ class App:
         self._authorize = authorize
         self._max_bytes = max_bytes
         self._knows = knows
+        self._requests = requests
         self._routes: dict[tuple[str, str], Handler] = {}
         self.add_route("GET", "/healthz", self._health)
         self.add_route("GET", "/readyz", self._readiness)
@@ -103,21 +108,37 @@ class App:
         """Answers one request."""
         if scope["type"] != "http":
             return
-        handler = self._routes.get((scope["method"], scope["path"]))
-        if handler is None:
-            known = any(path == scope["path"] for _, path in self._routes)
-            await Response(405 if known else 404, b"there is no such path or method\n").send(send)
-            return
+        began = time.monotonic()
+        method, path = scope["method"], scope["path"]
+        is_known = any(path == known for _, known in self._routes)
         try:
-            response = await handler(Request(scope, receive, self._max_bytes))
+            response = await self._response(self._routes.get((method, path)), is_known, scope, receive)
         except DisconnectedError:
             return
+        if self._requests is not None:
+            self._requests.answered(
+                began,
+                method=method,
+                scheme=scope["scheme"],
+                route=path if is_known else "",
+                status=response.status,
+            )
+        await response.send(send)
+
+    async def _response(
+        self, handler: Handler | None, is_known: bool, scope: Scope, receive: Receive
+    ) -> Response:
+        if handler is None:
+            return Response(405 if is_known else 404, b"there is no such path or method\n")
+        try:
+            return await handler(Request(scope, receive, self._max_bytes))
+        except DisconnectedError:
+            raise
         except RefusedError as error:
-            response = Response(error.status, f"{error.message}\n".encode(), headers=error.headers)
+            return Response(error.status, f"{error.message}\n".encode(), headers=error.headers)
         except Exception:
             _log.exception("%s %s failed", scope["method"], scope["path"])
-            response = Response(503, b"the gateway failed\n", headers={"retry-after": "5"})
-        await response.send(send)
+            return Response(503, b"the gateway failed\n", headers={"retry-after": "5"})
 
     async def _health(self, request: Request) -> Response:
         return Response(body=b"ok\n")

@@ -39,8 +39,6 @@ _log = get_logger("tracelet_otel.gateway")
 class Tally:
     """What came, since the start."""
 
-    requests: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    """By signal and kind of answer."""
     points: int = 0
     records: int = 0
     rejected_points: int = 0
@@ -125,8 +123,6 @@ class Intake:
         except Exception as error:  # whatever it is, the sender keeps the data
             _log.exception("a %s request failed", signal)
             answer = unavailable(f"the gateway failed: {error!r}"[:500], RETRY_S)
-        with self._lock:
-            self.tally.requests[signal, answer.kind] += 1
         if answer.kind in ("invalid", "partial"):
             log_once(
                 f"{signal} {answer.message}"[:200],

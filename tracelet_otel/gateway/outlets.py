@@ -15,6 +15,7 @@ from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.gateway.items import check_logs, check_metrics
+from tracelet_otel.gateway.measured import Exports, MeasuredDestination
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.seen import Seen
 from tracelet_otel.routing import Route, take_route
@@ -43,6 +44,7 @@ def make_outlet(
     max_spool_bytes: int,
     rests: bool = False,
     goes_on: bool = False,
+    exports: Exports | None = None,
 ) -> Outlet:
     """Starts the durable delivery to one backend, first of what an earlier process left.
 
@@ -57,6 +59,7 @@ def make_outlet(
         rests: whether the process has better things to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
         goes_on: see :class:`~tracelet_otel.delivery.durable.DurableSpool`.
+        exports: measure what is sent, if somebody wants to know.
 
     Raises:
         ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
@@ -64,6 +67,10 @@ def make_outlet(
     """
     route, others = take_route(name, options)
     destination = _destination(name, others, state, runs, max_spool_bytes)
+    if exports is not None:
+        sender = destination.tracker if isinstance(destination, TrackerExporter) else destination
+        kind = f"{type(sender).__module__}.{type(sender).__qualname__}"
+        destination = MeasuredDestination(name, kind, destination, exports)
     return open_outlet(
         name,
         destination,

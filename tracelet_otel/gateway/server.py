@@ -96,22 +96,26 @@ class _Gateway:
         spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
         lock = FolderLock(spools)
         outlets: list[Outlet] = []
+        telemetry = Telemetry()
         try:
             listening = _listen(options.http) if options.http else None
             try:
                 runs = Runs(spools / RUNS, silence=options.silence)
                 for name, given in options.backends.items():
-                    outlets.append(self._outlet(name, given, spools, runs))
+                    outlets.append(self._outlet(name, given, spools, runs, telemetry))
                 intake = Intake(outlets, runs, media=options.media)
-                await self._serve(intake, listening)
+                await self._serve(intake, listening, telemetry)
             finally:
                 if listening is not None:
                     listening.close()
         finally:
             await asyncio.to_thread(_finish, [outlet.delivery for outlet in outlets], options.stop_timeout)
+            telemetry.close()
             lock.release()
 
-    def _outlet(self, name: str, given: Mapping[str, Any], spools: Path, runs: Runs) -> Outlet:
+    def _outlet(
+        self, name: str, given: Mapping[str, Any], spools: Path, runs: Runs, telemetry: Telemetry
+    ) -> Outlet:
         started = time.monotonic()
         try:
             outlet = make_outlet(
@@ -122,6 +126,7 @@ class _Gateway:
                 runs=runs,
                 max_queue_bytes=self._options.max_queue_bytes,
                 max_spool_bytes=self._options.max_spool_bytes,
+                exports=telemetry.exports,
             )
         except OSError as error:
             raise ConfigurationError(f"the spool of {name} cannot be used: {error}") from error
@@ -135,10 +140,10 @@ class _Gateway:
             _log.info("an earlier process left data, which is delivered now", extra={"fields": fields})
         return outlet
 
-    async def _serve(self, intake: Intake, listening: socket.socket | None) -> None:
+    async def _serve(self, intake: Intake, listening: socket.socket | None, telemetry: Telemetry) -> None:
         options = self._options
         budget = Budget(MOST_REQUESTS, MOST_BYTES)
-        telemetry = Telemetry(intake, budget)
+        telemetry.read(intake, budget)
         stop = asyncio.Event()
         addresses: dict[str, str] = {}
         with ThreadPoolExecutor(THREADS, "tracelet-gateway") as executor:
@@ -148,6 +153,7 @@ class _Gateway:
                 budget=budget,
                 authorize=self._authorize,
                 is_ready=lambda: self._is_ready,
+                requests=telemetry.requests,
             )
             app.add_route("GET", "/metrics", telemetry.serve)
             web = Server(_config(app, options)) if listening is not None else None
@@ -159,6 +165,7 @@ class _Gateway:
                     budget=budget,
                     authorize=self._authorize,
                     tls=options.tls,
+                    requests=telemetry.requests,
                 )
                 if options.grpc
                 else None
@@ -182,7 +189,6 @@ class _Gateway:
                 self._is_ready = False
                 _log.info("stopping")
                 await self._close_servers(calls, web, tasks)
-                telemetry.close()
 
     async def _close_servers(
         self, calls: GrpcServer | None, web: uvicorn.Server | None, tasks: list[asyncio.Task[None]]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -11,60 +11,53 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from tracelet_otel.gateway import instruments
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_messages import Request, Response
+from tracelet_otel.gateway.instruments import COMPONENT_NAME, Instrument
 from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.gateway.measured import Exports, Requests
+from tracelet_otel.gateway.outlets import Outlet
 from tracelet_otel.version import VERSION
 
-PREFIX: Final = "tracelet.gateway"
 Found = Iterator[tuple[float, dict[str, str]]]
 Find = Callable[[], Found]
 
 
 class Telemetry:
-    """Reads the numbers of an intake whenever somebody asks for them.
+    """What is measured as it happens, and what is read whenever somebody asks for it."""
 
-    Args:
-        intake: whose.
-        budget: of what is in hand.
-    """
-
-    def __init__(self, intake: Intake, budget: Budget) -> None:
-        self._intake = intake
-        self._budget = budget
+    def __init__(self) -> None:
         resource = Resource.create({"service.name": "tracelet-otel-gateway", "service.version": VERSION})
         self._provider = MeterProvider(
             metric_readers=[PrometheusMetricReader()], resource=resource, shutdown_on_exit=False
         )
-        meter: Any = self._provider.get_meter("tracelet_otel.gateway", VERSION)
-        counters: dict[str, tuple[Find, str, str]] = {
-            "requests": (self._requests, "{request}", "Requests by signal and answer"),
-            "points.received": (self._of_tally("points"), "{point}", "Logged points that came"),
-            "records.received": (self._of_tally("records"), "{record}", "Records that came"),
-            "points.rejected": (self._of_tally("rejected_points"), "{point}", "Points refused for ever"),
-            "records.rejected": (self._of_tally("rejected_records"), "{record}", "Records refused for ever"),
-            "duplicates": (self._duplicates, "{item}", "Data points and records that a backend had already"),
-            "points.delivered": (self._of_deliveries("delivered_points"), "{point}", "Points a backend has"),
-            "records.delivered": (
-                self._of_deliveries("delivered_records"),
-                "{record}",
-                "Records a backend has",
-            ),
-            "points.dropped": (self._dropped("points"), "{point}", "Points that a backend refused"),
-            "records.dropped": (self._dropped("records"), "{record}", "Records that a backend refused"),
+        self._meter: Any = self._provider.get_meter("tracelet_otel.gateway", VERSION)
+        self.exports = Exports(self._meter)
+        self.requests = Requests(self._meter)
+
+    def read(self, intake: Intake, budget: Budget) -> None:
+        """Has the numbers of an intake, and of what is in hand, read from now on."""
+        finds: dict[Instrument, Find] = {
+            instruments.POINTS_RECEIVED: _of_tally(intake, "points"),
+            instruments.RECORDS_RECEIVED: _of_tally(intake, "records"),
+            instruments.POINTS_REJECTED: _of_tally(intake, "rejected_points"),
+            instruments.RECORDS_REJECTED: _of_tally(intake, "rejected_records"),
+            instruments.DUPLICATES: lambda: _by(COMPONENT_NAME, intake.tally.repeated),
+            instruments.POINTS_DELIVERED: _of_deliveries(intake, "delivered_points"),
+            instruments.RECORDS_DELIVERED: _of_deliveries(intake, "delivered_records"),
+            instruments.POINTS_DROPPED: _dropped(intake, "points"),
+            instruments.RECORDS_DROPPED: _dropped(intake, "records"),
+            instruments.QUEUE_POINTS: _of_spools(intake, "points"),
+            instruments.QUEUE_RECORDS: _of_spools(intake, "records"),
+            instruments.SPOOL_SIZE: _of_spools(intake, "bytes"),
+            instruments.SPOOL_LIMIT: _of_spools(intake, "max_bytes"),
+            instruments.RUNS: lambda: _by("state", intake.runs.counts()),
+            instruments.REQUESTS_ACTIVE: lambda: _one(budget.requests),
         }
-        gauges: dict[str, tuple[Find, str, str]] = {
-            "queue.points": (self._of_spools("points"), "{point}", "Points that wait for a backend"),
-            "queue.records": (self._of_spools("records"), "{record}", "Records that wait for a backend"),
-            "spool.size": (self._of_spools("bytes"), "By", "Bytes of a backend's spool"),
-            "spool.limit": (self._of_spools("max_bytes"), "By", "Bytes that a backend's spool may have"),
-            "runs": (self._runs, "{run}", "Runs that are open, have ended, or fell silent"),
-            "requests.active": (self._active, "{request}", "Requests in hand"),
-        }
-        for name, (find, unit, meaning) in counters.items():
-            meter.create_observable_counter(f"{PREFIX}.{name}", [_callback(find)], unit, meaning)
-        for name, (find, unit, meaning) in gauges.items():
-            meter.create_observable_up_down_counter(f"{PREFIX}.{name}", [_callback(find)], unit, meaning)
+        for instrument, find in finds.items():
+            create = getattr(self._meter, f"create_observable_{instrument.kind}")
+            create(instrument.name, [_callback(find)], instrument.unit, instrument.meaning)
 
     async def serve(self, request: Request) -> Response:
         """Answers a scrape."""
@@ -74,53 +67,39 @@ class Telemetry:
         """Ends the provider."""
         self._provider.shutdown()
 
-    def _requests(self) -> Found:
-        for (signal, answer), count in tuple(self._intake.tally.requests.items()):
-            yield count, {"signal": signal, "answer": answer}
 
-    def _duplicates(self) -> Found:
-        for backend, count in tuple(self._intake.tally.repeated.items()):
-            yield count, {"backend": backend}
+def _one(value: float) -> Found:
+    yield value, {}
 
-    def _runs(self) -> Found:
-        for state, count in self._intake.runs.counts().items():
-            yield count, {"state": state}
 
-    def _active(self) -> Found:
-        yield self._budget.requests, {}
+def _by(key: str, counts: Mapping[Any, int]) -> Found:
+    for name, count in tuple(counts.items()):
+        yield count, {key: name}
 
-    def _of_tally(self, name: str) -> Find:
-        def find() -> Found:
-            yield getattr(self._intake.tally, name), {}
 
-        return find
+def _of_tally(intake: Intake, name: str) -> Find:
+    return lambda: _one(getattr(intake.tally, name))
 
-    def _of_deliveries(self, name: str) -> Find:
-        def find() -> Found:
-            for outlet in self._intake.outlets:
-                yield getattr(outlet.delivery.counts, name), {"backend": outlet.delivery.name}
 
-        return find
+def _of_outlets(intake: Intake, read: Callable[[Outlet], float]) -> Find:
+    return lambda: ((read(outlet), {COMPONENT_NAME: outlet.delivery.name}) for outlet in intake.outlets)
 
-    def _of_spools(self, name: str) -> Find:
-        def find() -> Found:
-            for outlet in self._intake.outlets:
-                yield getattr(outlet.spool, name), {"backend": outlet.delivery.name}
 
-        return find
+def _of_deliveries(intake: Intake, name: str) -> Find:
+    return _of_outlets(intake, lambda outlet: getattr(outlet.delivery.counts, name))
 
-    def _dropped(self, what: str) -> Find:
-        def find() -> Found:
-            for outlet in self._intake.outlets:
-                counts = outlet.delivery.counts
-                dropped = getattr(counts, f"dropped_{what}") - getattr(outlet.spool, what)
-                yield max(0, dropped), {"backend": outlet.delivery.name}
 
-        return find
+def _of_spools(intake: Intake, name: str) -> Find:
+    return _of_outlets(intake, lambda outlet: getattr(outlet.spool, name))
+
+
+def _dropped(intake: Intake, what: str) -> Find:
+    def read(outlet: Outlet) -> float:
+        dropped = getattr(outlet.delivery.counts, f"dropped_{what}") - getattr(outlet.spool, what)
+        return max(0, dropped)
+
+    return _of_outlets(intake, read)
 
 
 def _callback(find: Find) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def observe(options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(value, attributes) for value, attributes in find()]
-
-    return observe
+    return lambda options: [Observation(value, attributes) for value, attributes in find()]
