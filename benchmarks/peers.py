@@ -180,7 +180,8 @@ def main() -> None:
         ]
         _chart.draw(chart, bars, "CPU time that a hook adds to SummaryWriter.add_scalar, µs a call")
     if options.write_docs:
-        _docs.write("peers", [f"{title}.", "", *lines])
+        picture = f"![What the hooks add to a call](images/{CHART.name})"
+        _docs.write("peers", [picture, "", f"{title}.", "", *lines])
     missed = list(misses(figures))
     print(*missed, sep="\n")
     sys.exit(bool(missed))
