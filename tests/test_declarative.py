@@ -199,7 +199,7 @@ def test_the_file_wins_over_variables_and_the_script_over_the_file(tmp_path: Pat
     configuration = """
 meter_provider:
   readers:
-    - periodic: {interval: 200, exporter: {mlflow: {}}}
+    - periodic: {exporter: {mlflow: {}}}
     - periodic: {exporter: {console: {}}}
 distribution:
   tracelet: {isolation: thread, project: "${PROJECT:-of the file}", run_name: of the file}
@@ -213,6 +213,7 @@ distribution:
         OTEL_METRIC_EXPORT_INTERVAL="not a number",
         OTEL_RESOURCE_ATTRIBUTES="service.name=variable",
         TRACELET_PROJECT="of the variable",
+        TRACELET_EXPERIMENT="of the variable",
         TRACELET_RUN_NAME="of the variable",
         TRACELET_RUN_ID="resumed",
     )
