@@ -305,7 +305,7 @@ def script_name() -> str:
     return stem if stem not in ("", "-c", "-m", "ipykernel_launcher") else "run"
 
 
-def _resource(run: Run, surroundings: Surroundings | None) -> Resource:
+def _resource(run: Run, surroundings: Surroundings | None = None) -> Resource:
     if surroundings is not None:
         return surroundings.resource.merge(Resource(described(run)))
     return Resource.create(described(run))
