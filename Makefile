@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types docs wheel pythons bench format clean
+.PHONY: help install demo test lint types docs wheel pythons bench bench-docs format clean
 
 help: ## show this list
-	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "PYTHON=... chooses the Python that .venv is made with (now: $(PYTHON))"
 
 install: $(INSTALLED) ## make .venv with everything in it
@@ -47,6 +47,9 @@ pythons: wheel ## check the wheel with every other supported Python on this mach
 
 bench: $(INSTALLED) ## run every benchmark
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file; done
+
+bench-docs: $(INSTALLED) ## run those whose figures are in docs/benchmarks.md, and put them there
+	@set -e; for name in peers memory startup import_logs; do $(BIN)/python benchmarks/$$name.py --write-docs; done
 
 format: $(INSTALLED) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

@@ -19,12 +19,17 @@ class Row(NamedTuple):
         return statistics.median(self.figures)
 
     @property
+    def span(self) -> tuple[float, float, float]:
+        """The median, the lowest and the highest."""
+        return self.median, min(self.figures), max(self.figures)
+
+    @property
     def misses(self) -> bool:
         return self.target is not None and self.median > self.target
 
     def __str__(self) -> str:
-        low, high = min(self.figures), max(self.figures)
+        median, low, high = self.span
         verdict = (
             "" if self.target is None else f"   at most {self.target:g}: {'over' if self.misses else 'OK'}"
         )
-        return f"{self.name:<18}{self.median:>8.3f} {self.unit:<4} {low:.3f}-{high:.3f}{verdict}"
+        return f"{self.name:<18}{median:>8.3f} {self.unit:<4} {low:.3f}-{high:.3f}{verdict}"

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,11 @@ def theirs_mlflow(points: int) -> Callable[[], None]:
     return work
 
 
-def theirs_wandb(points: int) -> Callable[[], None]:
+def quiet_wandb() -> Any:
+    """The settings that our runs have."""
     import wandb
 
-    quiet = wandb.Settings(
+    return wandb.Settings(
         console="off",
         disable_code=True,
         disable_git=True,
@@ -107,7 +108,12 @@ def theirs_wandb(points: int) -> Callable[[], None]:
         x_disable_stats=True,
         x_save_requirements=False,
     )
-    run = wandb.init(mode="offline", settings=quiet)
+
+
+def theirs_wandb(points: int) -> Callable[[], None]:
+    import wandb
+
+    run = wandb.init(mode="offline", settings=quiet_wandb())
     run.log({"warm-up": 0.0}, step=0)
     logged = rows(points)
 
@@ -182,32 +188,41 @@ def clearml_server() -> Generator[dict[str, str]]:
         server.close()
 
 
+def environment(folder: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """That of a process whose backends are in this folder."""
+    return {
+        **os.environ,
+        **variables,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "XDG_STATE_HOME": f"{folder}/state",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
+    }
+
+
+def prepare(tracker: str, folder: str, points: int, variables: dict[str, str]) -> None:
+    """What a tracker's own client needs before it runs there; may add to the variables."""
+    if tracker == "clearml":
+        configuration = Path(folder, "clearml.conf")
+        configuration.write_text(
+            f"sdk {{ development {{ worker {{ report_event_flush_threshold: {points} }} }} }}\n"
+        )
+        variables["CLEARML_CONFIG_FILE"] = str(configuration)
+    if tracker == "aim":
+        initialise = [sys.executable, "-c", "import aim; aim.Repo.from_path('.', init=True)"]
+        subprocess.run(initialise, cwd=folder, env=variables, check=True, capture_output=True)
+
+
 def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> float:
     """Runs one side in a new process and a new folder."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        environment = {
-            **os.environ,
-            **variables,
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "WANDB_MODE": "offline",
-            "WANDB_SILENT": "true",
-            "XDG_STATE_HOME": f"{folder}/state",
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
-        }
-        if tracker == "clearml" and side == "theirs":
-            configuration = Path(folder, "clearml.conf")
-            configuration.write_text(
-                f"sdk {{ development {{ worker {{ report_event_flush_threshold: {points} }} }} }}\n"
-            )
-            environment["CLEARML_CONFIG_FILE"] = str(configuration)
+        inherited = environment(folder, variables)
+        if side == "theirs":
+            prepare(tracker, folder, points, inherited)
         command = [sys.executable, __file__, "--child", tracker, side, "--points", str(points)]
-        if tracker == "aim" and side == "theirs":
-            initialise = [sys.executable, "-c", "import aim; aim.Repo.from_path('.', init=True)"]
-            subprocess.run(initialise, cwd=folder, env=environment, check=True, capture_output=True)
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, check=False)
         if done.returncode or (side == "ours" and "delivered all" not in done.stderr):
             sys.exit(f"{tracker}, {side}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return float(Path(folder, "seconds.txt").read_text(encoding="utf-8"))

@@ -39,8 +39,12 @@ def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.chdir(tmp_path)
     yield
     import tracelet_otel
+    from tracelet_otel.instrumentors import switch_off
+    from tracelet_otel.settings import declare
 
     tracelet_otel.shutdown()
+    declare(None)
+    switch_off(())
     # What the tested code sets is the process's own, not the next test's.
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]

@@ -200,7 +200,7 @@ def test_any_text_is_taken(text: str) -> None:
 
 
 def test_a_long_text_takes_no_time() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     for text in (
         "a" * 200_000,
         "a=" * 100_000,
@@ -215,7 +215,7 @@ def test_a_long_text_takes_no_time() -> None:
     ):
         redacted_text(text)
         is_secret_name(text)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert redaction.MASK == "***"
 
 

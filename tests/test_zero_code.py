@@ -61,6 +61,19 @@ def test_start_up_imports_nothing_heavy(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
+def test_the_launcher_loads_nothing_of_us_but_our_name(tmp_path: Path) -> None:
+    code = """
+    import os, sys
+    from importlib.metadata import entry_points
+    for entry in entry_points(group="opentelemetry_environment_variables"):
+        entry.load()
+    heavy = {"tracelet_otel", "opentelemetry.sdk.metrics"}
+    print(os.environ["OTEL_PYTHON_DISTRO"], heavy & sys.modules.keys())
+    """
+    done = run_script(tmp_path, code, zero_code=False)
+    assert (done.stdout, done.stderr) == ("tracelet set()\n", "")
+
+
 def test_importing_the_package_imports_no_tracker_and_hooks_nothing(tmp_path: Path) -> None:
     code = """
     import sys, signal

@@ -53,16 +53,25 @@ def is_tracker(name: str) -> bool:
     return find(TRACKER_GROUP, name) is not None
 
 
+def is_ours(name: str) -> bool:
+    """Whether a backend is one that no other OpenTelemetry has: a tracker, ``file`` or ``otlp``."""
+    return name in (FILE, OTLP) or is_tracker(name)
+
+
 def check(name: str, options: Mapping[str, Any]) -> None:
-    """Raises what :func:`make_delivery` raises, for a tracker.
+    """Raises what :func:`make_delivery` raises, for one of ours.
 
     Raises:
         ConfigurationError: it is not installed, or it does not take an option.
     """
     _, others = take_route(name, options)
     tracker = find(TRACKER_GROUP, name)
-    assert tracker is not None, f"{name} is no tracker"
-    make_tracker(name, tracker, others)
+    if tracker is not None:
+        make_tracker(name, tracker, others)
+    elif name == FILE:
+        make_file(Path(), others, 0)
+    else:
+        forward.Forward(name, others)
 
 
 def can_be_replayed(name: str) -> bool:

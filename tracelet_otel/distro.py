@@ -11,8 +11,8 @@ from opentelemetry.sdk._configuration import _BaseConfigurator  # pyright: ignor
 # The backport of the standard library's, whose type BaseDistro names.
 from opentelemetry.util._importlib_metadata import EntryPoint
 
-from tracelet_otel import process
-from tracelet_otel.instrumentors import SAMPLED
+from tracelet_otel import declarative, process
+from tracelet_otel.instrumentors import SAMPLED, disabled
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, sdk_disabled
 from tracelet_otel.summary import say
 
@@ -30,8 +30,12 @@ class TraceletDistro(BaseDistro):
         pass
 
     def load_instrumentor(self, entry_point: EntryPoint, **kwargs: Any) -> None:
-        """Loads an instrumentor, but for those that we sample ourselves, and not every second."""
-        if entry_point.name not in SAMPLED:
+        """Loads an instrumentor, but for those that we sample ourselves, and not every second, and those that
+        a configuration file switches off or has instrumented already.
+        """
+        if entry_point.name in SAMPLED or disabled(entry_point.name):
+            return
+        if not entry_point.load()().is_instrumented_by_opentelemetry:
             super().load_instrumentor(entry_point, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -58,6 +62,9 @@ def start_from_environment(*, offer_providers: bool) -> None:
     _tried = True
     if sdk_disabled():
         return
+    if offer_providers and (path := declarative.path()):
+        _start_from_file(path)
+        return
     try:
         settings = resolve()
         given = os.environ.get(OTEL_LOGS_EXPORTER, "").strip()
@@ -70,5 +77,16 @@ def start_from_environment(*, offer_providers: bool) -> None:
             offer_providers=offer_providers,
             trace_exporters=list(trace_names) if offer_providers else [],
         )
+    except ConfigurationError as error:
+        say(f"nothing is recorded: {error}")
+
+
+def _start_from_file(path: str) -> None:
+    """Starts the zero-code session beside what a configuration file sets up of OpenTelemetry."""
+    try:
+        declared = declarative.read(path)
+        surroundings = declarative.set_up(declared)
+        if not declared.sdk.disabled:
+            process.start(resolve(), zero_code=True, offer_providers=False, surroundings=surroundings)
     except ConfigurationError as error:
         say(f"nothing is recorded: {error}")

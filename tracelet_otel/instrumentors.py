@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 
 from tracelet_otel.guard import Guard
 
 SAMPLED = frozenset({"system_metrics", "gpu"})
 """Entry points of instrumentors whose metrics :mod:`tracelet_otel.sampler` takes, at its own pace."""
+PARTS = SAMPLED | {"environment"}
+"""What can be switched off by name and is not to be instrumented by that name."""
 _PACKAGE = "tracelet_otel."
+_switched_off: frozenset[str] = frozenset()
+
+
+def switch_off(names: Iterable[str]) -> None:
+    """Leaves these out from now on, beside those that the variable names."""
+    global _switched_off
+    _switched_off = frozenset(names)
 
 
 def disabled(name: str) -> bool:
-    """Whether ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` names this part of us, or all with ``*``."""
+    """Whether ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` names this part of us, or all with ``*``, or the
+    configuration file does.
+    """
     names = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")
-    return any(item.strip() in (name, "*") for item in names)
+    return name in _switched_off or any(item.strip() in (name, "*") for item in names)
 
 
 def instrument() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, ReadableLogRecord
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import encoding, recording, semconv, splitting
@@ -88,6 +88,7 @@ class Pipeline:
         self._collecting = threading.Lock()
         self._held: list[ReadableLogRecord] = []
         self._reader = Reader()
+        self._joined: tuple[MeterProvider, Reader] | None = None
         self._events = EventBuffer(media, self.wake)
         self.meter_provider = MeterProvider(
             metric_readers=[self._reader],
@@ -107,6 +108,15 @@ class Pipeline:
         """Starts collecting for these deliveries."""
         self.deliveries = deliveries
         self._thread.start()
+
+    def join(self, provider: MeterProvider) -> None:
+        """Takes part in a provider that is not ours: its readers see the scalars' last values, and what its
+        other instruments measure goes to the deliveries too.
+        """
+        self.recorder.show_on(provider)
+        reader = Reader()
+        provider.add_metric_reader(reader)
+        self._joined = provider, reader
 
     def hurry(self) -> None:
         """Collects and delivers at once from now on, without waiting for it: the process is about to end."""
@@ -147,6 +157,9 @@ class Pipeline:
             delivery.begin_closing()
         for delivery in self.deliveries:
             delivery.finish_closing(idle_timeout, deadline)
+        if self._joined is not None:
+            provider, reader = self._joined
+            provider.remove_metric_reader(reader)
         self._media.remove()
 
     def _work(self) -> None:
@@ -179,7 +192,7 @@ class Pipeline:
                         "environment", "", None, payload(), "application/json", None, None, run
                     )
             self.recorder.show()
-            data = self._reader.take()
+            data = self._with_joined(self._reader.take())
             drained = self.runs.of_records(self._events.drain())
             statuses, self._held = (
                 self._held,
@@ -196,6 +209,21 @@ class Pipeline:
             self._put_records(statuses, ends=True)
         finally:
             self._collecting.release()
+
+    def _with_joined(self, data: MetricsData | None) -> MetricsData | None:
+        """What was collected, and what the instruments of the provider that was joined measure."""
+        if self._joined is None or (taken := self._joined[1].take()) is None:
+            return data
+        scopes = [
+            scope
+            for resource in taken.resource_metrics
+            for scope in resource.scope_metrics
+            if scope.scope.name != recording.SCOPE_NAME  # what we show there ourselves
+        ]
+        if not scopes:
+            return data
+        others = ResourceMetrics(self.runs.default, scopes, schema_url="")
+        return MetricsData([*(data.resource_metrics if data is not None else ()), others])
 
     def _live_is_due(self) -> bool:
         now = time.monotonic()

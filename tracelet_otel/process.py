@@ -18,6 +18,7 @@ from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings
 _lock = threading.RLock()
 _session: Session | None = None
 _lifecycle: Lifecycle | None = None
+_surroundings: providers.Surroundings | None = None
 
 
 def session() -> Session | None:
@@ -50,17 +51,19 @@ def start(
     zero_code: bool = False,
     offer_providers: bool = True,
     trace_exporters: Sequence[str] = (),
+    surroundings: providers.Surroundings | None = None,
 ) -> Session:
     """Starts a session, in place of the one in use.
 
     A session that ``opentelemetry-instrument`` started is refined: its run goes on. Any other ends, and
-    its run with it.
+    its run with it. What a configuration file set up stays for all that follow.
 
     Raises:
         ConfigurationError: the settings name a backend that cannot be used; the session in use stays.
     """
-    global _session, _lifecycle
+    global _session, _lifecycle, _surroundings
     with _lock:
+        _surroundings = surroundings or _surroundings
         span_exporters = providers.find_span_exporters(trace_exporters)
         before = _session
         refined = before if before is not None and before.zero_code else None
@@ -69,6 +72,7 @@ def start(
             signals=signals if signals is not None else refined.signals_for(settings) if refined else None,
             zero_code=zero_code or refined is not None,
             continues=refined,
+            surroundings=_surroundings,
         )
         new.record()  # at once: nothing that is logged while the one before delivers may be lost
         if before is not None:

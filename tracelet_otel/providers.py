@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry._logs import LoggerProvider, set_logger_provider
 from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util._once import Once
 
@@ -24,6 +26,18 @@ from tracelet_otel.guard import Guard
 from tracelet_otel.settings import ConfigurationError
 
 _ours: set[int] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What of OpenTelemetry a configuration file set up beside a session."""
+
+    resource: Resource
+    """Describes this process; a session adds its run."""
+    meter_provider: SdkMeterProvider | None
+    """The global one, with the file's own readers; None if it has none."""
+    has_readers: bool
+    """Whether there is any reader but ours."""
 
 
 def offer_meter_provider(provider: MeterProvider) -> None:

@@ -14,7 +14,7 @@ from time import time_ns
 
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 from opentelemetry.context import Context, get_current
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import Meter, MeterProvider
 from opentelemetry.trace import get_current_span
 from opentelemetry.util.types import AnyValue
 
@@ -31,6 +31,13 @@ _UNSTEPPED = 0
 _NAMED_VALUES = ("params", "tags")
 """The kinds in which secrets are masked: what is logged as text, image or file is kept as it is."""
 _SHOWN = Context({POINT_KEY: SHOWN})
+
+
+def _gauge(meter: Meter) -> Callable[..., None]:
+    """How the gauge of the scalars is set."""
+    return meter.create_gauge(
+        semconv.SCALAR, description="Scalars that a training script logs; one series a tag."
+    ).set
 
 
 class Recorder:
@@ -53,14 +60,17 @@ class Recorder:
         self.media = media or MediaFolder()
         meter = meter_provider.get_meter(SCOPE_NAME, VERSION)
         self.scope = scope
-        self._set = meter.create_gauge(
-            semconv.SCALAR, description="Scalars that a training script logs; one series a tag."
-        ).set
+        self._set = _gauge(meter)
         self._add = meter.create_counter(
             semconv.SCALAR_NONFINITE, description="NaN and infinite scalars that a training script logs."
         ).add
         self._logger = logger_provider.get_logger(SCOPE_NAME, VERSION)
         self._series: list[Series] = []
+        self._set_elsewhere: Callable[..., None] | None = None
+
+    def show_on(self, meter_provider: MeterProvider) -> None:
+        """Has a gauge of another provider show the last values too, for readers that are not ours."""
+        self._set_elsewhere = _gauge(meter_provider.get_meter(SCOPE_NAME, VERSION))
 
     def scalar(
         self, tag: str, value: float, step: int, time_unix_nano: int | None, single: bool, run: Run | None
@@ -88,6 +98,8 @@ class Recorder:
         series = Series(self, run.attributes(tag))
         self._set(value, series.attributes, series.context())
         series.shown = value
+        if self._set_elsewhere is not None:
+            self._set_elsewhere(value, series.attributes)
         if series.keep is not None:  # else the SDK is switched off
             # Two threads may both get here; their series end in the same reservoir.
             run.series[tag] = series
@@ -101,6 +113,8 @@ class Recorder:
             if value is not None and value is not series.shown:
                 series.shown = value
                 self._set(value, series.attributes, _SHOWN)
+                if self._set_elsewhere is not None:
+                    self._set_elsewhere(value, series.attributes)
 
     def event(
         self,

@@ -23,6 +23,7 @@ from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentors import disabled
 from tracelet_otel.media import MediaFolder
 from tracelet_otel.pipeline import Pipeline
+from tracelet_otel.providers import Surroundings
 from tracelet_otel.records import RunInfo
 from tracelet_otel.redaction import redacted
 from tracelet_otel.resource import environment, launcher
@@ -44,6 +45,7 @@ class Session:
         signals: which signals a backend that is no tracker gets; both if it is not named.
         zero_code: started by ``opentelemetry-instrument``: a later ``configure()`` refines it.
         continues: the session whose run goes on in this one.
+        surroundings: what a configuration file set up beside it.
 
     Raises:
         ConfigurationError: a backend does not exist or cannot be used.
@@ -56,6 +58,7 @@ class Session:
         signals: Signals | None = None,
         zero_code: bool = False,
         continues: Session | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         launch = launcher.detect()
         owner = os.environ.get(RUN_OWNER_VARIABLE, "")
@@ -77,15 +80,19 @@ class Session:
         if continues is not None:
             self.run.last_step.update(continues.run.last_step)
         self.media = MediaFolder(settings.media_dir)
-        self.resource = _resource(self.run)
+        self.resource = _resource(self.run, surroundings)
         self.pipeline = Pipeline(
             self.resource, self.run, interval=settings.export_interval / 1000, media=self.media
         )
-        if not self.joined and launch.is_first_of_node:
-            self.pipeline.sampler = Sampler(self.resource)
         self.signals = signals or {}
         self._ends_run = not self.joined and launch.rank in (None, 0)
         self._deliveries = self._make_deliveries(self.signals)
+        self._is_shown = False
+        if surroundings is not None and surroundings.meter_provider is not None:
+            self.pipeline.join(surroundings.meter_provider)
+            self._is_shown = surroundings.has_readers
+        if self._deliveries and not self.joined and launch.is_first_of_node:
+            self.pipeline.sampler = Sampler(self.resource)
         self._recorder = self._make_recorder(launch)
         self._described: bytes | None = None
         self._announced = False
@@ -153,8 +160,8 @@ class Session:
 
     @property
     def records(self) -> bool:
-        """Whether there is any backend."""
-        return bool(self._deliveries)
+        """Whether there is any backend, or a reader of others that sees the last values."""
+        return bool(self._deliveries) or self._is_shown
 
     def record(self) -> None:
         """Begins to record."""
@@ -216,7 +223,7 @@ class Session:
             self._variables = self.share(run)
             if self._ends_run and (arguments := argparse.captured()):
                 self._record_arguments(arguments)
-        if not self._announced:
+        if not self._announced and self._deliveries:
             self._announced = True
             names = ", ".join(name for delivery in self._deliveries for name in delivery.backends)
             say(f"run {run.name or run.id} -> {names}")
@@ -299,7 +306,7 @@ def script_name() -> str:
     return stem if stem not in ("", "-c", "-m", "ipykernel_launcher") else "run"
 
 
-def _resource(run: Run) -> Resource:
+def _resource(run: Run, surroundings: Surroundings | None = None) -> Resource:
     # What OTEL_RESOURCE_ATTRIBUTES and detectors say of the process, command lines among it.
-    found = Resource.create()
+    found = Resource.create() if surroundings is None else surroundings.resource
     return Resource(redacted(found.attributes), found.schema_url).merge(Resource(described(run)))

@@ -1,7 +1,7 @@
 """Every setting: argument of ``configure()``, environment variable, unit, default and meaning.
 
 An argument wins over its variable, a variable over the default. An empty variable counts as not set,
-as OpenTelemetry specifies.
+as OpenTelemetry specifies. A configuration file takes the variables' place, see :func:`declare`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -114,8 +114,45 @@ class Settings:
     )
 
 
+_declared: Mapping[str, tuple[Any, str]] | None = None
+
+
+def declare(values: Mapping[str, tuple[Any, str]] | None) -> None:
+    """Has the settings of a configuration file stand in for the variables, from now on.
+
+    All but :data:`RUN_ID_VARIABLE`, which names the one run of this start, of which the file may see many.
+    Source: OpenTelemetry specification, "Declarative configuration": all variables are ignored but those that
+    the file refers to.
+
+    Args:
+        values: from a setting's name to its value and the place in the file that it comes from; None for
+            no file.
+
+    Raises:
+        ConfigurationError: a value is not allowed.
+    """
+    global _declared
+    before, _declared = _declared, values
+    if values is None:
+        return
+    try:
+        resolve()
+    except ConfigurationError:
+        _declared = before
+        raise
+
+
+def source_of(field: Field[Any]) -> str:
+    """Where a setting's value comes from: a variable's name, a place in a file, or "" for the default."""
+    variable: str = field.metadata["variable"]
+    if _declared is not None and field.name in _declared:
+        return _declared[field.name][1]
+    is_read = _declared is None or variable == RUN_ID_VARIABLE
+    return variable if is_read and os.environ.get(variable, "").strip() else ""
+
+
 def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
-    """The settings from arguments (None values count as not given), environment and defaults.
+    """The settings from arguments (None values count as not given), environment or file, and defaults.
 
     Raises:
         ConfigurationError: a value is not allowed; the message names it and what is.
@@ -127,13 +164,16 @@ def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
             raise ConfigurationError(f"unknown setting {name!r}; allowed are {_listed(known)}")
     values: dict[str, Any] = {}
     for field in fields(Settings):
-        variable: str = field.metadata["variable"]
-        if variable == RUN_ID_VARIABLE and os.environ.get(RUN_OWNER_VARIABLE) == str(os.getpid()):
-            variable = ""  # we set it ourselves, for our children
+        source = source_of(field)
         if field.name in given:
             values[field.name] = _parse(field.name, given[field.name], f"argument {field.name}")
-        elif text := os.environ.get(variable, "").strip():
-            values[field.name] = _parse(field.name, text, f"environment variable {variable}")
+        elif _declared is not None and field.name in _declared:
+            values[field.name] = _parse(field.name, _declared[field.name][0], source)
+        elif source == RUN_ID_VARIABLE and os.environ.get(RUN_OWNER_VARIABLE) == str(os.getpid()):
+            continue  # we set it ourselves, for our children
+        elif source:
+            text = os.environ[source].strip()
+            values[field.name] = _parse(field.name, text, f"environment variable {source}")
     return Settings(**values)
 
 

@@ -197,10 +197,37 @@ def test_what_is_hooked_and_who_runs_it(tracelet: Tracelet, monkeypatch: pytest.
         monkeypatch.setenv(name, value)
     _, found = examine(tracelet, "--backend", "file")
     states = {row["instrumentor"]: row["state"] for row in found["hooked"]}
-    assert states["lightning"] == "off: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+    assert states["lightning"] == "off: as configured"
     assert states["tensorboard"] == "on"
     assert "tracelet" in found["others"]["distros"]
     assert (found["run"]["rank"], found["run"]["id_from"]) == (1, "launcher")
     versions = {row["package"]: row["version"] for row in found["installed"]}
     assert versions["mlflow"]
     assert versions["opentelemetry-sdk"]
+
+
+def test_a_configuration_file_is_checked(
+    tracelet: Tracelet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "otel.yaml"
+    text = """
+file_format: "1.0"
+meter_provider: {readers: [{periodic: {exporter: {file: {path: points}}}}]}
+instrumentation/development: {python: {lightning: {enabled: false}}}
+distribution: {tracelet: {project: digits}}
+"""
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("OTEL_CONFIG_FILE", str(path))
+    monkeypatch.setenv("TRACELET_EXPERIMENT", "ignored")
+    code, found = examine(tracelet)
+    assert (code, found["problems"]) == (0, [])
+    settings = {row["setting"]: (row["value"], row["from"]) for row in found["configured"]}
+    assert settings["project"] == ("digits", f"{path}: distribution.tracelet.project")
+    assert settings["experiment"] == ("", "default")
+    assert settings["backends"] == ("file", f"{path}: meter_provider.readers")
+    assert {row["instrumentor"]: row["state"] for row in found["hooked"]}["lightning"] == "off: as configured"
+    path.write_text(text.replace("project", "projekt"), encoding="utf-8")
+    code, found = examine(tracelet)
+    (problem,) = found["problems"]
+    assert code == 1
+    assert problem["problem"].startswith(f"{path}: distribution.tracelet.projekt: no such setting")

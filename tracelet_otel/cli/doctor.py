@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from tracelet_otel import backends
+from tracelet_otel import backends, declarative
 from tracelet_otel.cli import facts, reach
 from tracelet_otel.cli.progress import size
 from tracelet_otel.cli.targets import parse_options
@@ -50,6 +50,8 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
     chosen: dict[str, dict[str, Any]] = {}
     spool_dir = os.environ.get("TRACELET_SPOOL_DIR", "")
     try:
+        if path := declarative.path():
+            declarative.read(path)
         resolved = resolve()
         settings = facts.configured()
         chosen = {name: dict(values) for name, values in resolved.backends.items()}

@@ -19,11 +19,12 @@ from tracelet_otel.cli import spools
 from tracelet_otel.gateway.folder_lock import is_held
 from tracelet_otel.redaction import redacted_text, redacted_value
 from tracelet_otel.resource import launcher
-from tracelet_otel.settings import RUN_ID_VARIABLE, Settings, resolve, sdk_disabled
+from tracelet_otel.settings import RUN_ID_VARIABLE, Settings, resolve, sdk_disabled, source_of
 from tracelet_otel.version import VERSION
 
 PACKAGES: Final = (
     *("opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-exporter-otlp"),
+    "opentelemetry-configuration",
     *("mlflow", "wandb", "aim", "clearml"),
     *("torch", "tensorboard", "tensorboardX", "lightning", "pytorch-lightning", "nvidia-ml-py"),
 )
@@ -65,7 +66,7 @@ def _hook_state(name: str, kind: Any) -> str:
     if sdk_disabled():
         return "off: OTEL_SDK_DISABLED"
     if instrumentors.disabled(name):
-        return "off: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+        return "off: as configured"
     for requirement in kind().instrumentation_dependencies():
         match = _NAME.match(requirement)
         if match is not None and not dict(_versions((match[0],)))[match[0]]:
@@ -111,7 +112,7 @@ def configured() -> list[dict[str, Any]]:
                 "setting": field.name,
                 "value": redacted_value(field.name, value),
                 "unit": field.metadata["unit"],
-                "from": variable if os.environ.get(variable, "").strip() else "default",
+                "from": source_of(field) or "default",
                 "variable": variable,
             }
         )

@@ -34,7 +34,8 @@ def start() -> None:
         if misfit := find_misfit(path):
             raise ImportError(misfit)
         # Names the distribution to load, unless the user did.
-        importlib.import_module("tracelet_otel.environment_variables")
+        importlib.import_module("tracelet_otel_exporters.environment_variables")
+        importlib.import_module("tracelet_otel")  # what this raises is said here
         from opentelemetry.instrumentation.auto_instrumentation import initialize
     except Exception as error:
         sys.path.remove(PACKAGES)

@@ -1,0 +1,136 @@
+"""How fast `tracelet-otel import` is, against TensorBoard reading the same event files.
+
+    python benchmarks/import_logs.py [--points 200000] [--rounds 5] [--json results.json] [--write-docs]
+
+Each side is a process of its own, from its start to its end, in turns; each figure is the median of the
+rounds, in points a second.
+
+read                TensorBoard's own `EventAccumulator`, told to keep every scalar
+file                `tracelet-otel import --backend file`: read, decoded, written as OTLP JSON lines
+mlflow              `tracelet-otel import --backend mlflow` into a new SQLite database, which is made before
+read : file         how much longer the second takes than the first, in one round; without a target, as the
+                    first only reads
+
+The points of each import are counted afterwards, in the lines and in the database; one that is missing ends
+the program with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import _docs  # noqa: E402
+import trackers  # noqa: E402
+from _rows import Row  # noqa: E402
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: E402
+    ExportMetricsServiceRequest,
+)
+
+from tests.support import mlflow_content  # noqa: E402
+from tracelet_otel.decoding import decode_series  # noqa: E402
+from tracelet_otel.delivery.otlp_json import parse_line  # noqa: E402
+
+READ = """
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+found = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0}).Reload()
+print(sum(len(found.Scalars(tag)) for tag in found.Tags()["scalars"]))
+"""
+
+
+def write_logs(folder: Path, points: int) -> None:
+    """One event file with the points."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for step, values in trackers.rows(points):
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, step)
+
+
+def run(folder: Path, *arguments: str) -> tuple[float, str]:
+    """Seconds that a command takes, and what it prints."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=trackers.environment(str(folder), {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    taken = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"{arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return taken, done.stdout
+
+
+def in_lines(folder: Path) -> int:
+    """The points of every spool in a folder."""
+    count = 0
+    for path in folder.rglob("*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            request = parse_line(line)
+            if isinstance(request, ExportMetricsServiceRequest):
+                count += sum(len(series.points) for series in decode_series(request))
+    return count
+
+
+def measure(side: str, logs: Path, points: int, empty: Path) -> float:
+    """Points a second of one side, in a new folder."""
+    with tempfile.TemporaryDirectory(prefix="import-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if side == "read":
+            taken, said = run(folder, "-c", READ, str(logs))
+            found = int(said)
+        else:
+            shutil.copy(empty, folder / "mlflow.db")
+            taken, _ = run(folder, "-m", "tracelet_otel.cli", "import", str(logs), "--backend", side)
+            stored = mlflow_content.points(folder / "mlflow.db").values()
+            found = sum(map(len, stored)) if side == "mlflow" else in_lines(folder)
+        if found != points:
+            sys.exit(f"{side}: {found} of {points} points")
+        return points / taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--points", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
+    options = parser.parse_args()
+    figures: dict[str, list[float]] = {"read": [], "file": [], "mlflow": []}
+    with tempfile.TemporaryDirectory(prefix="logs-") as name:
+        logs, empty = Path(name, "logs"), Path(name, "mlflow.db")
+        write_logs(logs, options.points)
+        make = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
+        run(Path(name), "-c", make)
+        for _ in range(options.rounds):
+            for side, taken in figures.items():
+                taken.append(measure(side, logs, options.points, empty))
+    rows = [Row(side, "/s", taken) for side, taken in figures.items()]
+    ratios = [read / ours for read, ours in zip(figures["read"], figures["file"], strict=True)]
+    rows.append(Row("read : file", "x", ratios))
+    title = f"{options.points:,} points, medians of {options.rounds} rounds"
+    print(title, *rows, sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.write_docs:
+        _docs.write("import_logs", [f"{title}, in points a second.", "", *_docs.table(rows)])
+
+
+if __name__ == "__main__":
+    main()
