@@ -611,6 +611,7 @@ def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
     code = (
         "import os, subprocess, sys, time, tracelet_otel\n"
         "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
+        "assert tracelet_otel.flush()\n"
         f"subprocess.Popen([sys.executable, '-c', {child!r}], stderr=subprocess.DEVNULL)\n"
         "while not os.path.exists('joined'):\n"
         "    time.sleep(0.01)\n"
