@@ -547,6 +547,42 @@ def test_a_run_whose_owner_was_killed_is_killed_though_another_process_goes_on(
     assert status(tmp_path) == "killed"
 
 
+def test_what_was_on_its_way_when_training_was_killed_leaves_the_run_killed(
+    tmp_path: Path, agents: Agents, json_variables: dict[str, str]
+) -> None:
+    """A busy agent may see the end of its process before it has looked at that one's last request."""
+    site = Path(json_variables["PYTHONPATH"]) / "json_folder" / "__init__.py"
+    slow = "    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:\n"
+    site.write_text(site.read_text().replace(slow, f"{slow}        import time; time.sleep(4)\n", 1))
+    code = (
+        "import os, time, tracelet_otel, tracelet_otel.process\n"
+        "session = tracelet_otel.configure(export_interval=100)\n"
+        "(delivery,) = session._deliveries\n"
+        "send, sent = delivery.client.send, []\n"
+        "def keep_last(batch):\n"
+        "    sent.append(batch)\n"
+        "    return send(batch) if len(sent) < 3 else time.sleep(60)\n"  # the run, and its first point
+        "delivery.client.send = keep_last\n"
+        "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
+        "while delivery.counts.delivered_points < 1:\n"
+        "    time.sleep(0.01)\n"
+        "tracelet_otel.log_scalar('loss', 0.25, 1)\n"
+        "while not sent[-1].points or len(sent) < 3:\n"
+        "    time.sleep(0.01)\n"
+        "if os.fork():\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "delivery.client._client.close()\n"
+        "time.sleep(2)\n"  # the agent has seen it
+        "send(sent[-1])\n"
+    )
+    done = run_script(tmp_path, code, variables=json_variables)
+    assert done.returncode == -signal.SIGKILL
+    agents.wait_until_gone()
+    points = "".join(path.read_text() for path in (tmp_path / "runs").glob("*/points/*.jsonl"))
+    assert "[1, 0.25," in points
+    assert status(tmp_path) == "killed"
+
+
 def test_a_folder_for_sockets_that_is_open_to_others_is_closed_and_a_wrong_one_left(
     tmp_path: Path, agents: Agents, json_variables: dict[str, str]
 ) -> None:
