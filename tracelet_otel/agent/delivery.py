@@ -144,6 +144,9 @@ class AgentDelivery(Delivery):
             line.waiting_points, line.waiting_records = found.waiting_points, found.waiting_records
             line.agent = self._last.agent if self._last is not None else 0
             line.works = found.works
+            if not found.works:  # what no disk takes is lost with the agent, if that is not back in time
+                line.waiting_points -= found.unwritten_points
+                line.waiting_records -= found.unwritten_records
             line.agent_spool = found.spool
         return line
 

@@ -45,6 +45,9 @@ class BackendReport:
     delivered_records: int = 0
     waiting_points: int = 0
     waiting_records: int = 0
+    unwritten_points: int = 0
+    """Of those that wait: in memory alone, since the disk does not take them."""
+    unwritten_records: int = 0
     waits: bool = False
     """Whether anything is still to be delivered, the end of a run included."""
     unusable: bool = False

@@ -249,6 +249,7 @@ class Agent:
         for outlet in self._outlets:
             delivery = outlet.delivery
             counts, waits = delivery.counts_of(source), delivery.waits_for(source)
+            unwritten_points, unwritten_records = delivery.unwritten_of(source)
             report.backends.append(
                 BackendReport(
                     delivery.name,
@@ -258,6 +259,8 @@ class Agent:
                     delivered_records=counts.delivered_records,
                     waiting_points=counts.spooled_points,
                     waiting_records=counts.spooled_records,
+                    unwritten_points=unwritten_points,
+                    unwritten_records=unwritten_records,
                     waits=waits,
                     unusable=delivery.unusable,
                     works=delivery.works,

@@ -161,6 +161,10 @@ class Delivery:
         with self._condition:
             return self._sources.of(source)
 
+    def unwritten_of(self, source: str) -> tuple[int, int]:
+        """Points and records of one source that wait in memory alone, as no disk takes them."""
+        return self.durable.unwritten(source) if self.durable is not None else (0, 0)
+
     def waits_for(self, source: str) -> bool:
         """Whether anything of one source is still to be delivered, with a durable spool."""
         with self._condition:

@@ -108,6 +108,12 @@ class DurableSpool:
         with self._lock:
             return bool(self._unwritten) or any(segment.unread() for segment in self._segments)
 
+    def unwritten(self, source: str) -> tuple[int, int]:
+        """Points and records of one source that are in memory alone, since the disk does not take them."""
+        with self._lock:
+            batches = [line.batch for line in self._unwritten if line.batch and line.batch.source == source]
+        return sum(batch.points for batch in batches), sum(batch.records for batch in batches)
+
     def append(self, batch: Batch) -> None:
         """Appends OTLP bytes; they are in the hands of the operating system then, see :meth:`sync`.
 
