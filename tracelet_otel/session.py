@@ -280,7 +280,7 @@ def finish_with_multiprocessing() -> None:
 
     from tracelet_otel import process
 
-    Finalize(None, process.stop, exitpriority=0)
+    Finalize(None, process.finish, exitpriority=0)
 
 
 def status_of(error: BaseException | None) -> Status:
