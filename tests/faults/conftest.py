@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.agent.conftest import Agents, agents  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from tests.faults.checker import FilePlace, Place
+from tests.faults.evidence import FilePlace, Place
 from tests.faults.trial import Trial
 from tests.support import mlflow_content
 from tests.support.mlflow_server import Proxy, mlflow_server

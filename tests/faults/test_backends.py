@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.checker import Place, check, entries, waiting
+from tests.faults.checker import check
 from tests.faults.conftest import Server
-from tests.faults.trial import Trial
+from tests.faults.evidence import Place, entries, waiting
+from tests.faults.trial import RUN_ID, Trial
 from tests.support.mlflow_server import Proxy
 from tests.support.mlflow_subject import MLflowSubject
 
@@ -34,9 +35,9 @@ def check_left_and_replayed(trial: Trial, places: dict[str, Place]) -> None:
     lines = check(trial, places)
     logged, _ = entries(trial.folder)
     assert lines["mlflow"].left == len(logged)
-    assert sum(map(len, waiting(trial.state, "mlflow").values())) == len(logged)
+    assert sum(map(len, waiting(trial.state, "mlflow", RUN_ID).values())) == len(logged)
     trial.replay("mlflow")
-    assert not waiting(trial.state, "mlflow")
+    assert not waiting(trial.state, "mlflow", RUN_ID)
     check(trial, {"mlflow": places["mlflow"]})
 
 
@@ -126,5 +127,5 @@ def test_a_spool_at_its_bound(trial: Trial, places: dict[str, Place]) -> None:
     lines = check(trial, places, drops=["mlflow", "file"])
     assert lines["mlflow"].left
     trial.replay("mlflow")
-    assert not waiting(trial.state, "mlflow")
+    assert not waiting(trial.state, "mlflow", RUN_ID)
     check(trial, {"mlflow": places["mlflow"]}, drops=["mlflow"])

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.faults.checker import Place, check
+from tests.faults.checker import check
+from tests.faults.evidence import Place
 from tests.faults.trial import Trial
 from tests.support.scripts import run_script
 

@@ -11,7 +11,8 @@ from tests.exporters.test_all_trackers import (
     backends,
     subjects,  # noqa: F401  # pyright: ignore[reportUnusedImport]
 )
-from tests.faults.checker import FilePlace, check
+from tests.faults.checker import check
+from tests.faults.evidence import FilePlace
 from tests.faults.test_ends import LOG, TERMINATE
 from tests.faults.test_machine import SET_BACK
 from tests.faults.trial import Trial

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults.checker import Place, check, waiting
+from tests.faults.checker import check
+from tests.faults.evidence import Place, waiting
 from tests.faults.mounts import mounts
-from tests.faults.trial import Trial
+from tests.faults.trial import RUN_ID, Trial
 
 LOG = """
 import journal
@@ -41,7 +42,7 @@ def test_a_full_disk_and_a_backend_that_is_away(trial: Trial, places: dict[str, 
         trial.run(LOG, within=namespace.within, variables=more)
         lines = check(trial, places, drops=["mlflow", "file"])
         assert lines["mlflow"].left
-        assert waiting(trial.state, "mlflow")
+        assert waiting(trial.state, "mlflow", RUN_ID)
 
 
 def test_a_home_that_is_read_only(trial: Trial, places: dict[str, Place]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from jupyter_client.manager import KernelManager
 
-from tests.faults.checker import Place, check_points, entries
+from tests.faults.checker import check_points
+from tests.faults.evidence import Place, entries
 from tests.faults.trial import DEADLINE_S, SLACK_S, Trial
 
 CELLS = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.checker import Place, check
+from tests.faults.checker import check
+from tests.faults.evidence import Place
 from tests.faults.trial import Trial
 
 LOG = """

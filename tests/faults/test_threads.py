@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.faults.checker import Place, check
+from tests.faults.checker import check
+from tests.faults.evidence import Place
 from tests.faults.trial import DEADLINE_S, Trial
 
 ROWS = {
