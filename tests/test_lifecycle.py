@@ -1,8 +1,10 @@
-"""How a process ends: what it logged is delivered, its run has the right status, and its end is its own."""
+"""How a process ends, with isolation ``thread``: what it logged is delivered, and its end is its own.
+
+With the default isolation it is in tests/faults.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, script_command, write_script
+from tests.support.scripts import clean_environment, run_script, script_command, write_script
 
 LOG = """
 import tracelet_otel
@@ -53,11 +55,10 @@ def check(database: Path, status: str, points: int = 100) -> None:
         (INTERRUPT, "KILLED", -2),
     ],
 )
-@pytest.mark.parametrize("variables", [{}, BY_DEFAULT], ids=["thread", "process"])
 def test_every_end_delivers_and_has_its_status(
-    tmp_path: Path, database: Path, variables: dict[str, str], ending: str, status: str, code: int
+    tmp_path: Path, database: Path, ending: str, status: str, code: int
 ) -> None:
-    with_us = run_script(tmp_path, LOG + ending, variables=variables)
+    with_us = run_script(tmp_path, LOG + ending)
     assert with_us.returncode == code, with_us.stderr
     check(database, status)
     assert with_us.stderr.count("tracelet-otel: run train-") == 1
@@ -112,129 +113,12 @@ print("cleaned up")
     check(database, "KILLED")
 
 
-def test_sigterm_in_the_middle_of_logging(tmp_path: Path, database: Path) -> None:
-    script = write_script(
-        tmp_path,
-        """
-        import time
-        import tracelet_otel
-        step = 0
-        while True:
-            tracelet_otel.log_scalar("loss", step / 7, step)
-            step += 1
-            time.sleep(0.0002)
-            if step == 500:
-                print("ready", flush=True)
-        """,
-    )
-    with subprocess.Popen(
-        script_command(script),
-        cwd=tmp_path,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=90)
-    assert process.returncode == -signal.SIGTERM
-    (run,) = mlflow.runs(database)
-    assert run.status == "KILLED"
-    points = mlflow.points(database)["loss"]
-    assert len(points) >= 500
-    assert [point.step for point in points] == list(range(len(points)))
-    assert f"captured {len(points):,} points, delivered all" in errors
-
-
 @pytest.mark.parametrize("zero_code", [True, False])
 def test_a_process_that_logs_nothing_leaves_nothing(tmp_path: Path, zero_code: bool) -> None:
     code = "" if zero_code else "import tracelet_otel; tracelet_otel.configure()"
     done = run_script(tmp_path, code, zero_code=zero_code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {path.name for path in tmp_path.iterdir()} == {"train.py"}
-
-
-def test_a_forked_child_is_inert(tmp_path: Path, database: Path) -> None:
-    code = (
-        LOG
-        + """
-import os, sys, signal
-child = os.fork()
-if child == 0:
-    for step in range(50):
-        tracelet_otel.log_scalar("loss", -1.0, step)
-    assert tracelet_otel.flush()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    sys.exit(0)
-assert os.waitpid(child, 0)[1] == 0
-"""
-    )
-    done = run_script(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("tracelet-otel:") == 2
-    check(database, "FINISHED")
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_a_child_of_a_mere_launcher_records(tmp_path: Path, database: Path, method: str) -> None:
-    code = f"""
-import multiprocessing
-import tracelet_otel
-def work():
-    for step in range(100):
-        tracelet_otel.log_scalar("loss", step / 7, step)
-if __name__ == "__main__":
-    child = multiprocessing.get_context({method!r}).Process(target=work)
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-"""
-    done = run_script(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    check(database, "FINISHED")
-
-
-def test_a_signal_to_a_forked_child_is_not_the_parents(tmp_path: Path, database: Path) -> None:
-    code = (
-        LOG
-        + """
-import os, signal, time
-child = os.fork()
-if child == 0:
-    time.sleep(60)
-    os._exit(1)
-os.kill(child, signal.SIGTERM)
-assert os.waitpid(child, 0)[1] == signal.SIGTERM
-"""
-    )
-    done = run_script(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    check(database, "FINISHED")
-
-
-@pytest.mark.parametrize("method", ["spawn"])
-def test_a_spawned_child_that_logs_joins_the_run(tmp_path: Path, database: Path, method: str) -> None:
-    code = f"""
-import multiprocessing
-import tracelet_otel
-def work():
-    for step in range(20):
-        tracelet_otel.log_scalar("child", step * 1.0, step)
-if __name__ == "__main__":
-    for step in range(100):
-        tracelet_otel.log_scalar("loss", step / 7, step)
-    tracelet_otel.flush()
-    child = multiprocessing.get_context({method!r}).Process(target=work)
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-"""
-    done = run_script(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    check(database, "FINISHED")
-    assert [point.step for point in mlflow.points(database)["child"]] == list(range(20))
 
 
 def test_a_subprocess_that_logs_joins_the_run_and_leaves_it_open(tmp_path: Path, database: Path) -> None:
@@ -255,21 +139,6 @@ print(sqlite3.connect("mlflow.db").execute("select status from runs").fetchall()
     assert len(mlflow.points(database)["child"]) == 1
 
 
-def test_threads_that_log_to_the_end(tmp_path: Path, database: Path) -> None:
-    code = """
-import threading, tracelet_otel
-def work(name):
-    for step in range(2000):
-        tracelet_otel.log_scalar(name, step * 0.5, step)
-for number in range(4):
-    threading.Thread(target=work, args=(f"thread{number}",)).start()  # not joined: Python does that itself
-"""
-    done = run_script(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    for number in range(4):
-        assert [p.step for p in mlflow.points(database)[f"thread{number}"]] == list(range(2000))
-
-
 def test_a_closed_stdout_and_stderr_change_nothing(tmp_path: Path, database: Path) -> None:
     done = run_script(tmp_path, "import os\nos.close(1); os.close(2)\n" + LOG)
     assert (
@@ -277,32 +146,6 @@ def test_a_closed_stdout_and_stderr_change_nothing(tmp_path: Path, database: Pat
         == run_script(tmp_path, "import os; os.close(1); os.close(2)", zero_code=False).returncode
     )
     check(database, "FINISHED")
-
-
-def test_the_same_signal_twice_ends_at_once(tmp_path: Path) -> None:
-    # A server that accepts and never answers: the first SIGTERM waits for it, the second does not.
-    import socket
-    import time
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        script = write_script(tmp_path, LOG + "print('ready', flush=True)\nimport time; time.sleep(60)")
-        with subprocess.Popen(
-            script_command(script),
-            cwd=tmp_path,
-            env=clean_environment(MLFLOW_TRACKING_URI=uri),
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.send_signal(signal.SIGTERM)
-            started = time.monotonic()
-            while process.poll() is None and time.monotonic() - started < 60:
-                time.sleep(0.2)
-                os.kill(process.pid, signal.SIGTERM)
-            assert process.returncode == -signal.SIGTERM
-            assert time.monotonic() - started < 5
 
 
 def test_sigterm_in_a_long_c_call_still_ends_the_process(tmp_path: Path, database: Path) -> None:

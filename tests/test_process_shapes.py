@@ -15,38 +15,6 @@ from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, scr
 from tracelet_otel import sampler, semconv
 from tracelet_otel.decoding import decode_attributes
 
-RANK_SCRIPT = """
-import os
-from torch.utils.tensorboard import SummaryWriter
-rank = os.environ["RANK"]
-with SummaryWriter(f"logs/{rank}") as writer:
-    for step in range(100):
-        writer.add_scalar("loss", step + int(rank) * 1000, step)
-"""
-
-
-@pytest.mark.slow
-def test_torchrun_with_two_ranks_is_one_run(tmp_path: Path, database: Path) -> None:
-    script = write_script(tmp_path, RANK_SCRIPT)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = script_command(script)
-    done = subprocess.run(
-        [*command[:2], *torchrun, *command[2:]],
-        cwd=tmp_path,
-        env=clean_environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (run,) = mlflow.runs(database)
-    stored = mlflow.points(database)
-    assert [point.value for point in stored["loss"]] == list(range(100))
-    assert [point.value for point in stored["loss/rank_1"]] == list(range(1000, 1100))
-    assert run.status in ("FINISHED", "RUNNING")  # rank 1 may still write when rank 0 ends the run
-
-
 RESTARTED_SCRIPT = """
 import os, sys
 import torch.distributed as dist
@@ -147,29 +115,6 @@ def test_a_rank_that_is_not_recorded_still_measures_its_node(
     assert ("system.memory.utilization" in names) == measures
     assert semconv.SCALAR not in names
     assert [record.event_name for _, record in inbox.records()] == ["tracelet.run"] * opens
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_dataloader_workers_open_no_run(tmp_path: Path, database: Path, method: str) -> None:
-    code = f"""
-    import torch
-    from torch.utils.data import DataLoader
-    from torch.utils.tensorboard import SummaryWriter
-    if __name__ == "__main__":
-        with SummaryWriter("logs") as writer:
-            data = torch.arange(40.0)
-            loader = DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context={method!r})
-            for step, batch in enumerate(loader):
-                writer.add_scalar("mean", batch.mean(), step)
-    """
-    done = run_script(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    (run,) = mlflow.runs(database)
-    assert run.status == "FINISHED"
-    assert sorted(point.value for point in mlflow.points(database)["mean"]) == [
-        1.5 + 4 * n for n in range(10)
-    ]
-    assert done.stderr.count("tracelet-otel: run ") == 1
 
 
 def test_a_launcher_that_logs_nothing_opens_no_run(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Lifecycle:
         self._mask: set[signal.Signals] | set[int] | None = None
         self._watcher: threading.Thread | None = None
         self._exit_wraps: list[tuple[Any, str, Any, Any]] = []
-        atexit.register(self._at_exit)
+        atexit.register(self.at_exit)
         self._wrap_exit()
         if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
             self._watch_signals()
@@ -84,7 +84,7 @@ class Lifecycle:
     def uninstall(self) -> None:
         """Takes back everything that was installed; the process's end is not watched any more."""
         self._uninstalled = True
-        atexit.unregister(self._at_exit)
+        atexit.unregister(self.at_exit)
         for owner, name, original, wrapper in self._exit_wraps:
             if getattr(owner, name) is wrapper:  # else somebody wrapped it since, and ours stays below
                 setattr(owner, name, original)
@@ -92,7 +92,8 @@ class Lifecycle:
         if self._handler is not None and threading.current_thread() is threading.main_thread():
             self._restore_signals()
 
-    def _at_exit(self) -> None:
+    def at_exit(self) -> None:
+        """The process ends now: ends the session, or waits while a signal does."""
         if os.getpid() != self._pid:
             return
         status = self.status()

@@ -139,7 +139,9 @@ class Pipeline:
         """Records the final status of a run, if it ever opened."""
         run.ended = True
         if run.opened:
-            self.recorder.event("status", "", None, None, "", {semconv.RUN_STATUS: status}, None, run)
+            # One before the beginning, of a clock that was set back, would be taken for an earlier attempt's.
+            now = max(time.time_ns(), run.opened_at)
+            self.recorder.event("status", "", None, None, "", {semconv.RUN_STATUS: status}, now, run)
 
     def stop(self, idle_timeout: float, deadline: float | None = None) -> None:
         """Collects what is left, delivers it and ends all threads; see :meth:`Delivery.close`."""

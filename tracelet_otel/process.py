@@ -106,6 +106,13 @@ def stop(status: Status | None = None) -> None:
                 lifecycle.uninstall()
 
 
+def finish() -> None:
+    """Ends the session with a process that ends without ``atexit``."""
+    lifecycle = _lifecycle
+    if lifecycle is not None:
+        lifecycle.at_exit()
+
+
 def _end(status: Status) -> None:
     # The process ends: not through stop(), which a signal could have interrupted while it holds the lock.
     global _session

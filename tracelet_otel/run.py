@@ -58,6 +58,8 @@ class Run:
         self._opening = False
         self._on_open = on_open
         self._lock = threading.RLock()
+        self.opened_at = 0
+        """Nanoseconds since 1970 of its description, of this process."""
         self.series: dict[str, Series] = {}
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}

@@ -213,7 +213,10 @@ class Session:
         if not run.name and not self.joined:
             run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.pipeline.runs.add(run)
-        self.pipeline.recorder.event("run", "", None, run.description(), "application/json", None, None, run)
+        run.opened_at = time.time_ns()
+        self.pipeline.recorder.event(
+            "run", "", None, run.description(), "application/json", None, run.opened_at, run
+        )
         if self._ends_run and not disabled("environment"):
             now = environment.snapshot()
             self.pipeline.describe(run, lambda: self._environment(now))
@@ -285,7 +288,7 @@ def finish_with_multiprocessing() -> None:
 
     from tracelet_otel import process
 
-    Finalize(None, process.stop, exitpriority=0)
+    Finalize(None, process.finish, exitpriority=0)
 
 
 def status_of(error: BaseException | None) -> Status:

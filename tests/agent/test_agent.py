@@ -107,26 +107,6 @@ def test_a_process_that_logs_nothing_starts_none(
     assert agents.files() == []
 
 
-@pytest.mark.parametrize(
-    "end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "import ctypes; ctypes.string_at(0)"]
-)
-def test_what_ends_training_without_a_word_leaves_a_run_that_was_killed(
-    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str], end: str
-) -> None:
-    # Once the agent has them, the points are safe; at most the last second's are not.
-    code = LOG.format(points=3_000) + (
-        "import os, time, tracelet_otel.process\n"
-        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
-        "while delivery.counts.delivered_points < 3_000 or delivery.counts.delivered_records < 1:\n"
-        "    time.sleep(0.01)\n"
-    )
-    done = run_script(tmp_path, code + end, variables=variables)
-    assert done.returncode in (-signal.SIGKILL, 3, -signal.SIGSEGV)
-    agents.wait_until_gone()
-    check(database, "KILLED", 3_000)
-    assert spools(tmp_path) == []
-
-
 def test_training_notices_that_its_agent_has_died(
     tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
 ) -> None:
@@ -206,39 +186,6 @@ def test_training_waits_where_the_agent_would_end_with_it(
     assert "captured 30,000 points and 1 record, delivered all" in done.stderr
     agents.wait_until_gone()
     check(database, "FINISHED", 30_000)
-
-
-def test_a_backend_that_never_answers(
-    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        more = {**variables, "MLFLOW_TRACKING_URI": uri, "TRACELET_SHUTDOWN_TIMEOUT": "2"}
-        code = LOG.format(points=5_000) + "import time; print(time.time(), flush=True)"
-        done = run_script(tmp_path, code, variables=more)
-        after = time.time() - float(done.stdout)
-        assert done.returncode == 0
-        assert after < 12
-        assert "delivered nothing" in done.stderr
-        assert "5,000 points and 1 record" in done.stderr
-        agents.wait_until_gone()
-    left = spools(tmp_path)
-    assert any(name.startswith("agent-") and "/mlflow/" in name for name in left), left
-    assert "mlflow: 5000 points and 1 records stay in" in agents.log()
-    replay(tmp_path, agents, variables)
-    check(database, "FINISHED", 5_000)
-    assert spools(tmp_path) == []
-
-
-def test_everything_is_replayed_that_a_dead_backend_left(
-    tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
-) -> None:
-    away = {**variables, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "TRACELET_SHUTDOWN_TIMEOUT": "1"}
-    done = run_script(tmp_path, LOG.format(points=2_000), variables=away)
-    agents.wait_until_gone()
-    assert "spooled" in done.stderr or "goes on" in done.stderr
-    replay(tmp_path, agents, variables)
-    check(database, "FINISHED", 2_000)
 
 
 @pytest.mark.slow
@@ -374,10 +321,7 @@ class _Refusing(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(
     ("isolation", "trouble"),
-    [
-        *(("process", trouble) for trouble in ("hangs", "500", "403", "raises")),
-        *(("thread", trouble) for trouble in ("hangs", "raises")),
-    ],
+    [("process", "raises"), ("thread", "hangs"), ("thread", "500"), ("thread", "403"), ("thread", "raises")],
 )
 def test_a_backend_in_trouble_changes_nothing_for_the_other(
     tmp_path: Path, agents: Agents, json_variables: dict[str, str], isolation: str, trouble: str
@@ -656,6 +600,42 @@ def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
             assert status(tmp_path) == "killed"
     finally:
         agent.close()
+
+
+def test_what_was_on_its_way_when_training_was_killed_leaves_the_run_killed(
+    tmp_path: Path, agents: Agents, json_variables: dict[str, str]
+) -> None:
+    """A busy agent may see the end of its process before it has looked at that one's last request."""
+    site = Path(json_variables["PYTHONPATH"]) / "json_folder" / "__init__.py"
+    slow = "    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:\n"
+    site.write_text(site.read_text().replace(slow, f"{slow}        import time; time.sleep(4)\n", 1))
+    code = (
+        "import os, time, tracelet_otel, tracelet_otel.process\n"
+        "session = tracelet_otel.configure(export_interval=100)\n"
+        "(delivery,) = session._deliveries\n"
+        "send, sent = delivery.client.send, []\n"
+        "def keep_last(batch):\n"
+        "    sent.append(batch)\n"
+        "    return send(batch) if len(sent) < 3 else time.sleep(60)\n"  # the run, and its first point
+        "delivery.client.send = keep_last\n"
+        "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
+        "while delivery.counts.delivered_points < 1:\n"
+        "    time.sleep(0.01)\n"
+        "tracelet_otel.log_scalar('loss', 0.25, 1)\n"
+        "while not sent[-1].points or len(sent) < 3:\n"
+        "    time.sleep(0.01)\n"
+        "if os.fork():\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "delivery.client._client.close()\n"
+        "time.sleep(2)\n"  # the agent has seen it
+        "send(sent[-1])\n"
+    )
+    done = run_script(tmp_path, code, variables=json_variables)
+    assert done.returncode == -signal.SIGKILL
+    agents.wait_until_gone()
+    points = "".join(path.read_text() for path in (tmp_path / "runs").glob("*/points/*.jsonl"))
+    assert "[1, 0.25," in points
+    assert status(tmp_path) == "killed"
 
 
 def test_a_folder_for_sockets_that_is_open_to_others_is_closed_and_a_wrong_one_left(

@@ -138,6 +138,8 @@ class Agent:
         finally:
             server.should_exit = True
             await serving
+        while await loop.run_in_executor(self._executor, self._has_work) and not self.is_needed:
+            await asyncio.sleep(LOOK_S)  # for what was in hand when it ceased to serve
 
     def _hurry(self) -> None:
         self._deadline = self._deadline or time.monotonic() + SIGNAL_S
@@ -176,7 +178,7 @@ class Agent:
         if self._sources.has_owner():
             self._orphaned = False  # torchrun has started it again
         if self._orphaned and not self.is_needed:
-            self._end_runs()  # also those that a process opened again which said later that it is there
+            self._end_runs()  # at each look: a late process, or request, may have opened it again
 
     def _wait_for_backends(self, wanted: bool) -> None:
         """Once nobody is left, the deliveries' back-offs are short: this is their last chance."""

@@ -34,6 +34,9 @@ from tracelet_otel.guard import log_once
 _SHARE: Final = 16
 """A file has at most this part of the limit, so that what is delivered soon makes room."""
 
+_END_BYTES: Final = 64 * 1024
+"""What the ends of runs may add to the limit where nobody sends them again."""
+
 
 class DurableSpool:
     """A spool that everything goes through; used by several threads of one process.
@@ -224,16 +227,24 @@ class DurableSpool:
             lines, self._unwritten = list(self._unwritten), deque()
             for line in lines:
                 self._forget(line)
+            failed: OSError | None = None
             for line in lines:
                 assert line.batch is not None
-                self._write(line.batch)
+                if failed is None or line.batch.ends:  # without its end a run would stay open after a replay
+                    try:
+                        self._write(line.batch)
+                    except OSError as error:
+                        failed = failed or error
+            if failed is not None:
+                raise failed
 
     def _append(self, signal: Signal, line: bytes, batch: Batch, media: list[str]) -> None:
         if batch.source:
             line = with_source(line, batch.source)
-        if self.bytes + len(line) > self.max_bytes:
+        limit = self.max_bytes + (_END_BYTES if batch.ends and self._goes_on else 0)
+        if self.bytes + len(line) > limit:
             self._drop_delivered()
-        if self.bytes + len(line) > self.max_bytes:
+        if self.bytes + len(line) > limit:
             raise SpoolFullError(
                 f"{self.folder} has reached its limit of {self.max_bytes} bytes (TRACELET_MAX_SPOOL_BYTES)"
             )
