@@ -21,7 +21,13 @@ NOT_RUN = {
         "$ pytest": "a part of the tests",
     },
     "docs/aim.md": {"$ pip install": INSTALLED, "$ aim up": SERVES},
+    "docs/benchmarks.md": {"$ make bench": "it takes an hour or two; tests/test_benchmarks.py runs a part"},
     "docs/clearml.md": {"$ pip install": f"{INSTALLED}; clearml-init asks for credentials"},
+    "docs/declarative.md": {
+        "$ OTEL_CONFIG_FILE=otel.yaml opentelemetry-instrument python train.py\n": (
+            "tests/test_declarative.py has mistakes of every kind"
+        )
+    },
     "docs/distributed.md": {"$ opentelemetry-instrument torchrun": LAUNCHERS},
     "docs/gateway.md": {"$ pip install": f"{SERVES}; tests/gateway runs it"},
     "docs/import.md": {

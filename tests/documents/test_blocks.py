@@ -17,7 +17,7 @@ from tests.support import mlflow_content as mlflow
 from tests.support.clearml_server import ClearMLServer
 from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, write_script
 
-FILE = re.compile(r"# (\w+\.py)\n")
+FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
 RUNS = {"console", "python", "sh"}
 RUNNABLE = [block for block in ALL if block.kind in RUNS and not reason(block.page, block.code)]
 SCRIPT = """
@@ -46,6 +46,9 @@ def test_blocks_run(tmp_path: Path, database: Path, page: str) -> None:
     if "aim" in page + "".join(block.code for block in blocks) and importlib.util.find_spec("aim") is None:
         pytest.skip("there is no AIM for this Python")
     write_script(tmp_path, SCRIPT)
+    for block in ALL:
+        if (block.page, block.kind) == (page, "yaml") and (name := FILE.match(block.code)):
+            write_script(tmp_path, block.code, name[1])
     parts: list[str] = []
     for block in blocks:
         if block.kind == "python" and (name := FILE.match(block.code)):
