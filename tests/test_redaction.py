@@ -265,3 +265,9 @@ def test_json_without_a_secret_keeps_its_bytes() -> None:
     payload = '{"b": NaN, "a":  [1.0, "ü"]}'.encode()
     assert redacted_json(payload) is payload
     assert redacted_json(b'{"x": NaN, "api_key": "a"}') == b'{"x": NaN, "api_key": "***"}'
+
+
+def test_a_payload_that_is_no_json_object_stays_what_it_is_but_for_secrets() -> None:
+    for payload in (b"{", b"[1]", b"", b"\xff{"):
+        assert redacted_json(payload) == payload.decode("utf-8", "replace").encode()
+    assert redacted_json(b"{password=hunter2") == b"{password=***"

@@ -154,9 +154,15 @@ def redacted(values: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def redacted_json(payload: bytes) -> bytes:
-    """A JSON object's bytes with secrets masked; the same bytes where there are none."""
-    values = json.loads(payload)
-    masked = redacted(values)
+    """A JSON object's bytes with secrets masked; the same bytes where there are none.
+
+    What is no JSON object is masked as a text: whoever reads it will refuse it.
+    """
+    try:
+        values: dict[str, Any] = json.loads(payload)
+        masked = redacted(values)
+    except (ValueError, AttributeError):
+        return redacted_text(payload.decode("utf-8", "replace")).encode()
     return payload if masked == values else json.dumps(masked).encode("ascii")
 
 
