@@ -1,8 +1,8 @@
 # Everything sets itself up in .venv; a fresh machine needs Python >= 3.10, make and a package index.
 PYTHON ?= python3
 VENV := .venv
-# Tests wait for processes more than they compute.
-WORKERS ?= 2
+# Two cores have room for three: tests wait for processes a third of the time.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))

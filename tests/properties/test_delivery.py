@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_delivery import Place, real_batch, tags
-from tracelet_otel.delivery import delivery as deliveries
+from tracelet_otel.delivery import link
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.errors import PermanentError, TransientError
@@ -50,8 +50,8 @@ def numbers(received: Iterable[Any]) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "FIRST_BACKOFF_S", 0.0002)
-    monkeypatch.setattr(deliveries, "LONGEST_BACKOFF_S", 0.0002)
+    monkeypatch.setattr(link, "FIRST_BACKOFF_S", 0.0002)
+    monkeypatch.setattr(link, "LONGEST_BACKOFF_S", 0.0002)
 
 
 @settings(max_examples=60)
