@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from collections import Counter
@@ -16,7 +15,6 @@ from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.forward import NAMES, Forward
-from tracelet_otel.delivery.lines import encode_logs, encode_metrics
 from tracelet_otel.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 from tracelet_otel_exporters.exporter import TrackerExporter
@@ -111,8 +109,8 @@ class FileTarget(FileDestination):
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         super().__init__(folder, max_bytes=max_bytes)
-        self._had: set[bytes] | None = None
-        """Digests of the lines that the folder had; None: not read yet."""
+        self._goes_on: bool | None = None
+        """Whether the folder had anything; None: not looked yet."""
         self._ends: list[bytes] = []
         """Ends of runs that are still to be written."""
 
@@ -122,9 +120,9 @@ class FileTarget(FileDestination):
         Raises:
             TransientError: it cannot be read.
         """
-        if self._had is None:
+        if self._goes_on is None:
             try:
-                self._had = {_digest(line) for line in self._spool.go_on()}
+                self._goes_on = self._spool.go_on()
             except OSError as error:
                 raise TransientError(f"cannot go on with {self.folder}: {error}") from error
 
@@ -135,7 +133,7 @@ class FileTarget(FileDestination):
             SpoolFullError, TransientError: as :meth:`FileDestination.send`.
         """
         if not (batch.ends and isinstance(batch.logs, bytes)):
-            return self._append(batch)
+            return super().send(batch)
         self._ends.append(batch.logs)
         if len(self._ends) >= RUNS_PER_FILE:
             self.finish()
@@ -144,7 +142,7 @@ class FileTarget(FileDestination):
     def finish(self) -> None:
         """Appends the ends of runs that are kept."""
         if self._ends:
-            self._append(Batch(logs=b"".join(self._ends), ends=True))  # requests in a row are one
+            super().send(Batch(logs=b"".join(self._ends), ends=True))  # requests in a row are one
             self._ends = []
 
     def close(self) -> None:
@@ -154,19 +152,9 @@ class FileTarget(FileDestination):
         finally:
             super().close()
 
-    def _append(self, batch: Batch) -> Receipt:
-        if self._had and _digest(self._line(batch)) in self._had:
-            return Receipt(batch.points, batch.records)
-        return super().send(batch)
-
-    def _line(self, batch: Batch) -> bytes:
-        if isinstance(batch.logs, bytes):
-            return encode_logs(batch.logs, self.folder)[0]
-        return encode_metrics(batch.metrics) if isinstance(batch.metrics, bytes) else b""
-
     def locations(self) -> list[str]:
         """The folder."""
-        return [str(self.folder)] if self._had else super().locations()
+        return [str(self.folder)] if self._goes_on else super().locations()
 
     def describe(self, batch: Batch) -> None:
         """The descriptions come with the data."""
@@ -250,7 +238,3 @@ def _deliverable(with_file: bool) -> list[str]:
         for name in backends.available()
         if backends.can_be_replayed(name) or (with_file and name == backends.FILE)
     ]
-
-
-def _digest(line: bytes) -> bytes:
-    return hashlib.sha256(line).digest()

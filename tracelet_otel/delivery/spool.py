@@ -10,13 +10,14 @@ Of a spool that waits for several backends, ``routes.json`` says which of them g
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,24 +90,29 @@ class Spool:
         self._number = 0
         self._after = 0
         """The highest number of an earlier process's files."""
+        self._had: set[bytes] = set()
+        """Digests of the lines in them."""
         self._lock = threading.RLock()
 
     def __bool__(self) -> bool:
         return any(segment.next_line() is not None for segment in tuple(self._segments))
 
-    def go_on(self) -> Iterator[bytes]:
-        """The lines that an earlier process left in the folder; what is appended then comes after them.
+    def go_on(self) -> bool:
+        """Goes on with what an earlier process left in the folder; whether there is anything.
 
-        They stay where they are: neither drained nor removed. A last line that is incomplete is cut off.
+        Its lines stay where they are: neither drained nor removed, and not appended again. What is new comes
+        after them. A last line that is incomplete is cut off. To be called before anything is appended.
 
         Raises:
             OSError: a file cannot be read or cut.
         """
+        self._bytes = 0
         for path in self.folder.glob("[0-9]*.*.jsonl"):
             self._after = max(self._after, int(path.name.split(".")[0]))
             self._bytes += cut_torn_line(path)
             with path.open("rb") as file:
-                yield from file
+                self._had.update(map(_digest, file))
+        return bool(self._had)
 
     def append(self, batch: Batch) -> None:
         """Appends OTLP bytes.
@@ -116,9 +122,12 @@ class Spool:
             OSError: the disk is full or the folder cannot be written to; nothing was appended.
         """
         with self._lock:
-            if batch.ends and self._segments:
+            lines = [
+                line for line in self._lines(batch) if not self._had or _digest(line[1]) not in self._had
+            ]
+            if batch.ends and self._segments and lines:
                 self._number = self._segments[-1].number  # a higher one: it comes after every point
-            self._append_to(None, batch)
+            self._append_to(None, batch, lines)
 
     def prepend(self, batch: Batch) -> None:
         """Puts back in front what was taken before everything that is here; once at most.
@@ -129,7 +138,7 @@ class Spool:
         with self._lock:
             self._make_folder()
             self._segments.appendleft(_Segment(self.folder, 0))
-            self._append_to(self._segments[0], batch)
+            self._append_to(self._segments[0], batch, self._lines(batch))
 
     def peek(self) -> Batch | None:
         """The oldest batch that was not removed.
@@ -179,8 +188,10 @@ class Spool:
                         with path.open("rb") as file:
                             os.fsync(file.fileno())
 
-    def _append_to(self, segment: _Segment | None, batch: Batch) -> None:
-        for signal, data in self._lines(batch):
+    def _append_to(
+        self, segment: _Segment | None, batch: Batch, lines: Iterable[tuple[Signal, bytes]]
+    ) -> None:
+        for signal, data in lines:
             points, records = (batch.points, 0) if signal == "metrics" else (0, batch.records)
             self._write(segment or self._segment(signal), signal, data, points, records)
 
@@ -274,3 +285,7 @@ def folders(path: Path) -> list[Path]:
 def _signal(path: Path) -> str:
     parts = path.name.split(".")
     return parts[-2] if len(parts) > 2 else ""
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.sha256(line).digest()
