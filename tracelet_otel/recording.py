@@ -96,10 +96,7 @@ class Recorder:
 
     def _bound(self, run: Run, tag: str, value: float) -> Series:
         series = Series(self, run.attributes(tag))
-        self._set(value, series.attributes, series.context())
-        series.shown = value
-        if self._set_elsewhere is not None:
-            self._set_elsewhere(value, series.attributes)
+        self._show(series, value, series.context())
         if series.keep is not None:  # else the SDK is switched off
             # Two threads may both get here; their series end in the same reservoir.
             run.series[tag] = series
@@ -111,10 +108,13 @@ class Recorder:
         for series in self._series[:]:
             value = series.latest()
             if value is not None and value is not series.shown:
-                series.shown = value
-                self._set(value, series.attributes, _SHOWN)
-                if self._set_elsewhere is not None:
-                    self._set_elsewhere(value, series.attributes)
+                self._show(series, value, _SHOWN)
+
+    def _show(self, series: Series, value: float, context: Context) -> None:
+        self._set(value, series.attributes, context)
+        series.shown = value
+        if self._set_elsewhere is not None:
+            self._set_elsewhere(value, series.attributes)
 
     def event(
         self,

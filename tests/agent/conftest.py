@@ -39,6 +39,12 @@ class Agents:
         _, left = psutil.wait_procs(self.alive(), seconds)
         assert not left, f"agents are left:\n{self.log()}"
 
+    def wait_until_gone_without_a_trace(self) -> None:
+        """Fails if one is left, has said anything, or has left a file."""
+        self.wait_until_gone()
+        assert self.log() == ""
+        assert self.files() == []
+
     def log(self) -> str:
         """What they have said."""
         return "".join(path.read_text() for path in self.folder.glob("tracelet-otel-*/*.log"))

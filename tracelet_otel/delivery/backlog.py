@@ -92,6 +92,7 @@ class Backlog:
 
     def spill_all(self) -> bool:
         """The same with the batch that is being sent: it will not be waited for. Whether all was taken."""
+        is_lost = False
         if self._spool is not None and self._sent is not None:
             batch, self._sent = self._sent, None
             self._forget(batch)
@@ -99,10 +100,9 @@ class Backlog:
                 self._spool.prepend(batch)
             except OSError as error:
                 self._failed(error)
-                self.spill()
-                return False
+                is_lost = True
         self.spill()
-        return not self._memory
+        return not (is_lost or self._memory)
 
     def close(self) -> tuple[int, int]:
         """Ends the spool; the points and records that it holds."""

@@ -313,8 +313,7 @@ class Delivery:
     def _give_up(self) -> None:
         """The backend cannot be used as it is set up: everything waits in the spool for a replay."""
         with self._condition:
-            self.link.is_unusable = True
-            self.link.is_busy = False
+            self.link.give_up()
             if not self._urgency.abandoned:
                 self._backlog.spill_all()
             self._condition.notify_all()
@@ -322,7 +321,6 @@ class Delivery:
     def _try_later(self) -> None:
         """The backend cannot be used as it is set up: a process that stays waits until somebody mends it."""
         with self._condition:
-            self.link.is_unusable = True
-            self.link.is_busy = False
+            self.link.give_up()
             self._condition.notify_all()
             self._urgency.stand_by()

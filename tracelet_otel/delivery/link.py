@@ -72,6 +72,11 @@ class Link:
         self.is_busy = False
         self.moved = time.monotonic()
 
+    def give_up(self) -> None:
+        """The batch in hand waits: the backend cannot be used as it is set up."""
+        self.is_unusable = True
+        self.is_busy = False
+
     def open(self) -> bool:
         """Loads the client and reaches the backend, if that was not done before; whether it can be used."""
         if not self.is_open:
