@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import re
@@ -22,6 +24,32 @@ def table(rows: Sequence[Row]) -> list[str]:
         numbers = [f"{figure:,.3g}" if figure < 1000 else f"{figure:,.0f}" for figure in row.span]
         lines.append(f"| {row.name} | {' | '.join(numbers)} | {row.unit} |")
     return lines
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what :func:`report` heeds."""
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
+
+
+def report(
+    name: str, options: argparse.Namespace, title: str, caption: str, rows: Sequence[Row], figures: object
+) -> None:
+    """Prints the rows, and writes figures and table where the options say.
+
+    Args:
+        name: the benchmark's.
+        options: see :func:`add_options`.
+        title: over the printed rows.
+        caption: over the table of the page.
+        rows: the lines.
+        figures: for the JSON file.
+    """
+    print(title, *rows, sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.write_docs:
+        write(name, [caption, "", *table(rows)])
 
 
 def write(name: str, lines: Sequence[str]) -> None:

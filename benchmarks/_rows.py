@@ -27,9 +27,12 @@ class Row(NamedTuple):
     def misses(self) -> bool:
         return self.target is not None and self.median > self.target
 
+    @property
+    def verdict(self) -> str:
+        """Empty without a target."""
+        return "" if self.target is None else "over" if self.misses else "OK"
+
     def __str__(self) -> str:
         median, low, high = self.span
-        verdict = (
-            "" if self.target is None else f"   at most {self.target:g}: {'over' if self.misses else 'OK'}"
-        )
+        verdict = "" if self.target is None else f"   at most {self.target:g}: {self.verdict}"
         return f"{self.name:<18}{median:>8.3f} {self.unit:<4} {low:.3f}-{high:.3f}{verdict}"

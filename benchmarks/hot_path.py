@@ -62,6 +62,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
 import torch
+from _rows import Row
 from mlflow.entities import Metric
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -98,25 +99,6 @@ class Time(NamedTuple):
 
     def minus(self, other: Time) -> Time:
         return Time(self.wall - other.wall, self.cpu - other.cpu)
-
-
-class Row(NamedTuple):
-    """One line of the table: a figure of each repeat."""
-
-    name: str
-    unit: str
-    figures: list[float]
-    target: float | None = None
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.figures)
-
-    @property
-    def verdict(self) -> str:
-        if self.target is None:
-            return ""
-        return "OK" if self.median <= self.target else "over"
 
 
 def make_points(count: int) -> list[Point]:
@@ -388,7 +370,7 @@ def report(rows: list[Row]) -> None:
     width = max(len(row.name) for row in rows)
     print(f"{'':<{width}}{'median':>10}{'min':>10}{'max':>10}{'target':>10}")
     for row in rows:
-        numbers = "".join(f"{figure:10.2f}" for figure in (row.median, min(row.figures), max(row.figures)))
+        numbers = "".join(f"{figure:10.2f}" for figure in row.span)
         target = "" if row.target is None else f"{row.target:10.2f}  {row.verdict}"
         print(f"{row.name:<{width}}{numbers}{target} {row.unit}".rstrip())
 
@@ -428,7 +410,7 @@ def main() -> int:
             "cpus": os.cpu_count(),
         }
         options.json.write_text(json.dumps(summary, indent=1) + "\n")
-    return int(any(row.verdict == "over" for row in rows))
+    return int(any(row.misses for row in rows))
 
 
 if __name__ == "__main__":

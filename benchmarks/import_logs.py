@@ -18,7 +18,6 @@ the program with an error.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -109,8 +108,7 @@ def main() -> None:
     )
     parser.add_argument("--points", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
+    _docs.add_options(parser)
     options = parser.parse_args()
     figures: dict[str, list[float]] = {"read": [], "file": [], "mlflow": []}
     with tempfile.TemporaryDirectory(prefix="logs-") as name:
@@ -125,11 +123,7 @@ def main() -> None:
     ratios = [read / ours for read, ours in zip(figures["read"], figures["file"], strict=True)]
     rows.append(Row("read : file", "x", ratios))
     title = f"{options.points:,} points, medians of {options.rounds} rounds"
-    print(title, *rows, sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if options.write_docs:
-        _docs.write("import_logs", [f"{title}, in points a second.", "", *_docs.table(rows)])
+    _docs.report("import_logs", options, title, f"{title}, in points a second.", rows, figures)
 
 
 if __name__ == "__main__":

@@ -90,8 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--points", type=int, default=3_600_000)
     parser.add_argument("--rate", type=float, default=10_000, help="points a second")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
+    _docs.add_options(parser)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -106,11 +105,7 @@ def main() -> None:
     growth = taken["training"][-1] / taken["training"][0]
     rows.append(Row("training, 4/4 : 1/4", "x", [growth], LIMIT))
     title = f"{options.points:,} points at {options.rate:,.0f} a second"
-    print(title, *rows, sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
-    if options.write_docs:
-        _docs.write("memory", [f"{title}.", "", *_docs.table(rows)])
+    _docs.report("memory", options, title, f"{title}.", rows, taken)
     sys.exit(any(row.misses for row in rows))
 
 

@@ -14,7 +14,6 @@ with : without      in one round; the target
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -70,8 +69,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
+    _docs.add_options(parser)
     options = parser.parse_args()
     figures: dict[str, list[float]] = {"python": [], "without": [], "with": []}
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
@@ -90,11 +88,8 @@ def main() -> None:
     ratios = [ours / theirs for ours, theirs in zip(figures["with"], figures["without"], strict=True)]
     rows = [Row(key, "s", values) for key, values in figures.items()]
     rows.append(Row("with : without", "x", ratios, LIMIT))
-    print(f"{options.rounds} rounds, medians and ranges", *rows, sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if options.write_docs:
-        _docs.write("startup", [f"Medians of {options.rounds} rounds.", "", *_docs.table(rows)])
+    title, caption = f"{options.rounds} rounds, medians and ranges", f"Medians of {options.rounds} rounds."
+    _docs.report("startup", options, title, caption, rows, figures)
     sys.exit(any(row.misses for row in rows))
 
 
