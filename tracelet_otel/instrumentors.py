@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+
+from opentelemetry.util._importlib_metadata import entry_points  # which reads them once in a process
 
 from tracelet_otel.guard import Guard
 
