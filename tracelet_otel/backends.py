@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
-from opentelemetry.util import _importlib_metadata as known
 
 from tracelet_otel.delivery import forward
 from tracelet_otel.delivery.delivery import Delivery
@@ -19,6 +18,7 @@ from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.spool import Spool
+from tracelet_otel.installed import find
 from tracelet_otel.records import RunInfo
 from tracelet_otel.routing import take_route
 from tracelet_otel.settings import ConfigurationError
@@ -35,13 +35,6 @@ COMPANIONS = "companions"
 TRACKER_GROUP = "tracelet_otel_tracker"
 METRICS_GROUP = "opentelemetry_metrics_exporter"
 LOGS_GROUP = "opentelemetry_logs_exporter"
-
-
-def find(group: str, name: str) -> EntryPoint | None:
-    """The entry point of that name, if any distribution has it."""
-    # OpenTelemetry has read them all at the start, which takes 8 ms; only what is installed since needs a look.
-    found = known.entry_points(group=group, name=name) or entry_points(group=group, name=name)
-    return next(iter(found), None)
 
 
 def available() -> list[str]:

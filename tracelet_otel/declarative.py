@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 
-from tracelet_otel import backends, instrumentors
+from tracelet_otel import backends, installed, instrumentors
 from tracelet_otel.providers import Surroundings
 from tracelet_otel.settings import ConfigurationError, Settings, declare
 from tracelet_otel.summary import say
@@ -183,7 +183,7 @@ def _take(declared: Declared, key: str, exporter: Any, group: str) -> bool:
         place = declared.place(f"{key}.{component}")
         can_be = backends.is_ours if group == backends.METRICS_GROUP else backends.is_tracker
         if not can_be(name):
-            if backends.find(group, component) is None:
+            if installed.find(group, component) is None:
                 known = ", ".join(item for item in backends.available() if can_be(item))
                 raise ConfigurationError(f"{place}: no such exporter is installed; ours are {known}")
             return False

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from opentelemetry.util._importlib_metadata import entry_points  # which reads them once in a process
-
+from tracelet_otel import installed
 from tracelet_otel.guard import Guard
 
 SAMPLED = frozenset({"system_metrics", "gpu"})
@@ -36,7 +35,7 @@ def instrument() -> None:
 
     Those in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` are left alone, as OpenTelemetry has it.
     """
-    for entry in entry_points(group="opentelemetry_instrumentor"):
+    for entry in installed.in_group("opentelemetry_instrumentor"):
         ours = entry.value.startswith(_PACKAGE) and entry.name not in SAMPLED
         if ours and not disabled(entry.name):
             with Guard(f"instrumenting {entry.name}"):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
-from tracelet_otel import backends
+from tracelet_otel import backends, installed
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.forward import NAMES, Forward
 from tracelet_otel.settings import ConfigurationError
@@ -43,7 +43,7 @@ def probe(name: str, options: Mapping[str, Any], folder: Path, spools: Path) -> 
             return _creatable(backends.make_file(spools, {**options, **path}, 1).folder)
         if name in NAMES:
             return _try_receiver(name, options)
-        entry_point = backends.find(backends.TRACKER_GROUP, name)
+        entry_point = installed.find(backends.TRACKER_GROUP, name)
         if entry_point is None:
             backends.StandardExporters(name, options, frozenset({"metrics", "logs"})).load()
             return Answer(state="ok", detail="installed; it cannot be asked whether it works")

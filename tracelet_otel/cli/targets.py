@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tracelet_otel import backends
+from tracelet_otel import backends, installed
 from tracelet_otel.decoding import decode_records, parse_logs, run_info
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import TransientError
@@ -203,7 +203,7 @@ def _make(
         return FileTarget(made.folder, max_bytes=limit)
     if name in NAMES:
         return ForwardTarget(name, options)
-    entry_point = backends.find(backends.TRACKER_GROUP, name)
+    entry_point = installed.find(backends.TRACKER_GROUP, name)
     if entry_point is None:
         if name in backends.available():
             raise ConfigurationError(

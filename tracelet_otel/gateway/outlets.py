@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel import backends
+from tracelet_otel import backends, installed
 from tracelet_otel.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
@@ -124,7 +124,7 @@ def _destination(
     if name == backends.FILE:
         session = f"{time.strftime('%Y%m%d-%H%M%S')}-gateway-{uuid.uuid4().hex[:6]}"
         return backends.make_file(state / backends.SPOOLS / session / name, options, max_bytes)
-    entry_point = backends.find(backends.TRACKER_GROUP, name)
+    entry_point = installed.find(backends.TRACKER_GROUP, name)
     if entry_point is None:
         trackers = [known for known in backends.available() if backends.is_tracker(known)]
         allowed = ", ".join([*trackers, backends.FILE])
