@@ -12,6 +12,7 @@ from tests.agent.conftest import Agents, agents  # noqa: F401  # pyright: ignore
 from tests.faults.evidence import FilePlace, Place
 from tests.faults.trial import Trial
 from tests.support import mlflow_content
+from tests.support.clearml_subject import ClearMLSubject
 from tests.support.mlflow_server import Proxy, mlflow_server
 from tests.support.mlflow_subject import MLflowSubject
 from tests.support.subject import StoredPoint
@@ -28,6 +29,13 @@ class MLflowPlace(MLflowSubject):
 
     def points(self, run_id: str) -> dict[str, list[StoredPoint]]:
         return super().points(run_id) if mlflow_content.runs(self._database) else {}
+
+
+class ClearMLPlace(ClearMLSubject):
+    """ClearML, which may never have been reached."""
+
+    def points(self, run_id: str) -> dict[str, list[StoredPoint]]:
+        return super().points(run_id) if self.server.store.tasks else {}
 
 
 @pytest.fixture

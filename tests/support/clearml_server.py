@@ -88,13 +88,28 @@ class Fault:
     """Do it, but close the connection instead of answering."""
     matches: str = ""
     count: int = 10**9
-    hits: int = 0
+    times: list[float] = field(default_factory=list[float])
+    """When it met a request, of ``time.monotonic()``."""
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def hits(self) -> int:
+        """How many requests it has met."""
+        return len(self.times)
 
     def applies(self, endpoint: str) -> bool:
-        if self.hits >= self.count or not re.search(self.matches, endpoint):
-            return False
-        self.hits += 1
-        return True
+        """Whether a request meets it, which is noted."""
+        with self.changed:
+            if self.hits >= self.count or not re.search(self.matches, endpoint):
+                return False
+            self.times.append(time.monotonic())
+            self.changed.notify_all()
+            return True
+
+    def wait_until_hit(self, times: int = 1, seconds: float = 60) -> None:
+        """Returns once it has met so many requests."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.hits >= times, seconds)
 
 
 class ClearMLServer:
