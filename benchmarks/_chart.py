@@ -16,9 +16,16 @@ class Bar(NamedTuple):
     stands_out: bool
 
 
-def draw(path: Path, bars: Sequence[Bar], title: str) -> None:
+def draw(path: Path, bars: Sequence[Bar], title: str, *, least: float, form: str) -> None:
     """Draws the bars one below the other, on a logarithmic scale, with their values. The file is the same for
     the same figures.
+
+    Args:
+        path: of the file.
+        bars: from the top.
+        title: with the unit.
+        least: where the scale begins.
+        form: of the values.
     """
     import matplotlib as mpl
 
@@ -29,10 +36,10 @@ def draw(path: Path, bars: Sequence[Bar], title: str) -> None:
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(bars) + 1), layout="constrained")
     names = [f"{bar.group}: {bar.name}" for bar in bars]
     colors = ["#2a6fdb" if bar.stands_out else "#9aa4b2" for bar in bars]
-    drawn = axes.barh(names, [max(bar.value, 0.5) for bar in bars], color=colors)
+    drawn = axes.barh(names, [max(bar.value, least) for bar in bars], color=colors)
     axes.set_xscale("log")
-    axes.set_xlim(left=0.5)
-    axes.bar_label(drawn, [f"{bar.value:.1f}" for bar in bars], padding=3)
+    axes.set_xlim(left=least)
+    axes.bar_label(drawn, [format(bar.value, form) for bar in bars], padding=3)
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

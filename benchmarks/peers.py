@@ -1,7 +1,7 @@
 """What logging costs training, and how soon everything is in the tracker, against every other way there.
 
     python benchmarks/peers.py [--points 20000] [--rounds 5] [--trackers mlflow aim] [--json results.json]
-                               [--svg docs/images/benchmarks.svg] [--write-docs]
+                               [--write-docs]
 
 Each way logs the same points in a process, a folder and a backend of its own; the ways take turns, round by
 round, and each figure is the median of the rounds. Afterwards the points are read back from the tracker,
@@ -53,7 +53,7 @@ from _peers import WAYS, Measured, Way, make_points  # noqa: E402
 from tests.support.clearml_subject import ClearMLSubject  # noqa: E402
 
 COLUMNS = ("thread", "wall", "process", "after", "all", "landed")
-CHART = ROOT / "docs" / "images" / "benchmarks.svg"
+IMAGES = ROOT / "docs" / "images"
 
 
 class Round(NamedTuple):
@@ -141,6 +141,26 @@ def table(figures: Sequence[Figures]) -> list[str]:
     return lines
 
 
+def charts(figures: Sequence[Figures]) -> list[str]:
+    """Draws the charts of the page; the lines that show them, as Markdown."""
+
+    def bars(column: str, chosen: Sequence[Figures]) -> list[_chart.Bar]:
+        return [
+            _chart.Bar(item.way.tracker, item.label, item.median(column), item.way.is_ours) for item in chosen
+        ]
+
+    hooks = bars("thread", [item for item in figures if item.way.hooks == "call"])
+    title = "CPU time that a hook adds to SummaryWriter.add_scalar, µs a call"
+    _chart.draw(IMAGES / "benchmarks-thread.svg", hooks, title, least=0.5, form=".1f")
+    ways = bars("all", [item for item in figures if item.way.tracker])
+    title = "From the first call to everything in the tracker, s"
+    _chart.draw(IMAGES / "benchmarks-all.svg", ways, title, least=0.1, form=".2f")
+    return [
+        *("![What the hooks add to a call](images/benchmarks-thread.svg)", ""),
+        *("![How soon everything is in the tracker](images/benchmarks-all.svg)", ""),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -149,9 +169,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trackers", nargs="+", choices=trackers.TRACKERS, default=trackers.TRACKERS)
     parser.add_argument("--json", type=Path, help="file for the figures of every round")
-    parser.add_argument("--svg", type=Path, help="file for a chart")
     parser.add_argument(
-        "--write-docs", action="store_true", help="put table and chart into docs/benchmarks.md"
+        "--write-docs", action="store_true", help="put table and charts into docs/benchmarks.md"
     )
     options = parser.parse_args()
     ways = [way for way in WAYS if not way.tracker or way.tracker in options.trackers]
@@ -171,17 +190,8 @@ def main() -> None:
             for item in figures
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    chart = options.svg or (CHART if options.write_docs else None)
-    if chart:
-        bars = [
-            _chart.Bar(item.way.tracker, item.label, item.median("thread"), item.way.is_ours)
-            for item in figures
-            if item.way.hooks == "call"
-        ]
-        _chart.draw(chart, bars, "CPU time that a hook adds to SummaryWriter.add_scalar, µs a call")
     if options.write_docs:
-        picture = f"![What the hooks add to a call](images/{CHART.name})"
-        _docs.write("peers", [picture, "", f"{title}.", "", *lines])
+        _docs.write("peers", [f"{title}.", "", *charts(figures), *lines])
     missed = list(misses(figures))
     print(*missed, sep="\n")
     sys.exit(bool(missed))
