@@ -168,10 +168,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trackers", nargs="+", choices=trackers.TRACKERS, default=trackers.TRACKERS)
-    parser.add_argument("--json", type=Path, help="file for the figures of every round")
-    parser.add_argument(
-        "--write-docs", action="store_true", help="put table and charts into docs/benchmarks.md"
-    )
+    _docs.add_options(parser)
     options = parser.parse_args()
     ways = [way for way in WAYS if not way.tracker or way.tracker in options.trackers]
     rounds: dict[Way, list[Round]] = {way: [] for way in ways}
