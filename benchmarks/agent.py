@@ -44,8 +44,8 @@ SCRIPT_STEPS = 500
 def child(isolation: Isolation, points: int) -> dict[str, float]:
     """The figures of one process."""
     import tracelet_otel
-    from tracelet_otel import process
     from tracelet_otel.agent import delivery as agent_delivery
+    from tracelet_otel.session import process
 
     agent_delivery._CONTAINERS = ()  # whether this machine is one or not
     os.environ.pop("SLURM_JOB_ID", None)

@@ -47,16 +47,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from tests.gateway.process import Client, Gateway  # noqa: E402
 from tests.gateway.support import Job  # noqa: E402
-from tracelet_otel import backends, semconv  # noqa: E402
-from tracelet_otel.decoding import decode_series, parse_metrics  # noqa: E402
+from tracelet_otel import semconv  # noqa: E402
+from tracelet_otel.backends import registry as backends  # noqa: E402
 from tracelet_otel.delivery.destination import Batch  # noqa: E402
-from tracelet_otel.delivery.durable import DurableSpool  # noqa: E402
 from tracelet_otel.delivery.file import FileDestination  # noqa: E402
-from tracelet_otel.delivery.lines import encode_metrics  # noqa: E402
+from tracelet_otel.delivery.spool.durable import DurableSpool  # noqa: E402
+from tracelet_otel.delivery.spool.lines import encode_metrics  # noqa: E402
 from tracelet_otel.gateway.answers import ACCEPTED  # noqa: E402
 from tracelet_otel.gateway.items import check_metrics  # noqa: E402
 from tracelet_otel.gateway.seen import Seen  # noqa: E402
-from tracelet_otel_exporters.exporter import TrackerExporter  # noqa: E402
+from tracelet_otel.otlp.decoding import decode_series, parse_metrics  # noqa: E402
+from tracelet_otel.tracker.exporter import TrackerExporter  # noqa: E402
 
 DECODE_TARGET = 800_000
 TAGS = 10

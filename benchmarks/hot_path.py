@@ -75,10 +75,10 @@ import tracelet_otel
 from tracelet_otel import recording, semconv
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.instrumentation.tensorboard import TensorBoardInstrumentor
-from tracelet_otel.media import MediaFolder
-from tracelet_otel.pipeline import Pipeline
-from tracelet_otel.run import Run
+from tracelet_otel.instrumentation.tensorboard.instrumentor import TensorBoardInstrumentor
+from tracelet_otel.recording.media import MediaFolder
+from tracelet_otel.recording.run import Run
+from tracelet_otel.session.pipeline import Pipeline
 
 TAGS = tuple(f"train/metric_{index}" for index in range(10))
 BLOCK = 5_000

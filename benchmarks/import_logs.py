@@ -36,8 +36,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # no
 )
 
 from tests.support import mlflow_content  # noqa: E402
-from tracelet_otel.decoding import decode_series  # noqa: E402
-from tracelet_otel.delivery.otlp_json import parse_line  # noqa: E402
+from tracelet_otel.otlp.decoding import decode_series  # noqa: E402
+from tracelet_otel.otlp.json import parse_line  # noqa: E402
 
 READ = """
 import sys

@@ -39,7 +39,7 @@ def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.chdir(tmp_path)
     yield
     import tracelet_otel
-    from tracelet_otel.instrumentors import switch_off
+    from tracelet_otel.instrumentation.instrumentors import switch_off
     from tracelet_otel.settings import declare
 
     tracelet_otel.shutdown()

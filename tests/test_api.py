@@ -15,8 +15,8 @@ import torch
 
 import tracelet_otel
 from tests.support import mlflow_content as mlflow
-from tracelet_otel import process
-from tracelet_otel.session import Session
+from tracelet_otel.session import process
+from tracelet_otel.session.session import Session
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
@@ -266,8 +266,8 @@ def test_the_exporter_works_alone_in_a_users_own_reader(database: Path) -> None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    from tracelet_otel.records import RunInfo
-    from tracelet_otel_exporters.mlflow_otel import MLflowMetricExporter
+    from tracelet_otel.otlp.records import RunInfo
+    from tracelet_otel_exporters.mlflow.otel import MLflowMetricExporter
 
     exporter = MLflowMetricExporter(run=RunInfo("alone", name="alone", experiment="e"))
     provider = MeterProvider([PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)])

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import run_script
-from tracelet_otel.decoding import decode_series
+from tracelet_otel.otlp.decoding import decode_series
 
 LOG = """
 import tracelet_otel

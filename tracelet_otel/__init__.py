@@ -18,7 +18,7 @@ from tracelet_otel.api import (
     shutdown,
 )
 from tracelet_otel.compatibility import Experiment, get_active_experiment, start_logging, stop_logging
-from tracelet_otel.session import Session
+from tracelet_otel.session.session import Session
 from tracelet_otel.settings import ConfigurationError
 from tracelet_otel.version import VERSION
 

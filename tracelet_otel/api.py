@@ -10,11 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsIndex
 
-from tracelet_otel import coercion, contents, process, recording, semconv
-from tracelet_otel.guard import Guard, log_once, logging
-from tracelet_otel.run import Run
+from tracelet_otel import recording, semconv
+from tracelet_otel.foundation.guard import Guard, log_once, logging
+from tracelet_otel.recording import coercion, contents
+from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Status
-from tracelet_otel.session import Session, status_of
+from tracelet_otel.session import process
+from tracelet_otel.session.session import Session, status_of
 from tracelet_otel.settings import (
     CheckpointPolicy,
     ConfigurationError,

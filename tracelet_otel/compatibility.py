@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracelet_otel import api, process
-from tracelet_otel.session import Session
+from tracelet_otel import api
+from tracelet_otel.session import process
+from tracelet_otel.session.session import Session
 from tracelet_otel.settings import ConfigurationError, parse_backends
 
 

@@ -10,10 +10,10 @@ from opentelemetry.instrumentation.distro import BaseDistro
 # The backport of the standard library's, whose type BaseDistro names.
 from opentelemetry.util._importlib_metadata import EntryPoint
 
-from tracelet_otel import declarative, process
-from tracelet_otel.instrumentors import SAMPLED, disabled
+from tracelet_otel.delivery.summary import say
+from tracelet_otel.instrumentation.instrumentors import SAMPLED, disabled
+from tracelet_otel.session import declarative, process
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, sdk_disabled
-from tracelet_otel.summary import say
 
 OTEL_METRICS_EXPORTER = "OTEL_METRICS_EXPORTER"
 OTEL_LOGS_EXPORTER = "OTEL_LOGS_EXPORTER"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.agent.conftest import Agents
-from tests.forward.receiver import receiver
+from tests.delivery.otlp.receiver import receiver
 from tests.gateway.process import install_json_tracker
 from tests.gateway.support import Job
 from tests.support import mlflow_content as mlflow
@@ -147,8 +147,8 @@ def test_an_agent_that_dies_with_undelivered_data_has_a_successor(
 ) -> None:
     """What the first one had acknowledged is on the disk, and the second one delivers it."""
     code = LOG.format(points=20_000) + (
-        "import os, time, tracelet_otel.process, psutil\n"
-        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "import os, time, tracelet_otel.session.process, psutil\n"
+        "(delivery,) = tracelet_otel.session.process.session()._deliveries\n"
         "while delivery.counts.delivered_points < 20_000:\n"
         "    time.sleep(0.01)\n"
         "os.kill(delivery.client.agents[-1], 9)\n"
@@ -193,13 +193,13 @@ def test_the_ranks_of_a_node_share_one(
     tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
 ) -> None:
     code = """
-    import os, tracelet_otel, tracelet_otel.process
+    import os, tracelet_otel, tracelet_otel.session.process
     tracelet_otel.configure()
     rank = int(os.environ["RANK"])
     for step in range(500):
         tracelet_otel.log_scalar("loss", step + 1000.0 * rank, step)
     assert tracelet_otel.flush()
-    (delivery,) = tracelet_otel.process.session()._deliveries
+    (delivery,) = tracelet_otel.session.process.session()._deliveries
     print("agent", *delivery.client.agents, flush=True)
     """
     script = write_script(tmp_path, code)
@@ -444,8 +444,8 @@ def test_it_does_not_wait_for_a_trackers_import(
         "PYTHONPATH": site,
     }
     code = LOG.format(points=1_000) + (
-        "import time, tracelet_otel.process\n"
-        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "import time, tracelet_otel.session.process\n"
+        "(delivery,) = tracelet_otel.session.process.session()._deliveries\n"
         "while delivery.counts.delivered_points < 1_000:\n"
         "    time.sleep(0.01)\n"
         "print(sum(item.delivered_points for item in delivery.client.report().backends))\n"
@@ -501,8 +501,8 @@ def test_an_agent_that_dies_while_training_waits_has_a_successor(
     slow = "    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:\n"
     site.write_text(site.read_text().replace(slow, f"{slow}        import time; time.sleep(3)\n", 1))
     code = LOG.format(points=100) + (
-        "import os, threading, time, tracelet_otel.process\n"
-        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "import os, threading, time, tracelet_otel.session.process\n"
+        "(delivery,) = tracelet_otel.session.process.session()._deliveries\n"
         "def kill():\n"
         "    while not delivery.counts.delivered_points:\n"
         "        time.sleep(0.01)\n"
@@ -518,10 +518,10 @@ def test_an_agent_that_dies_while_training_waits_has_a_successor(
 def test_a_successor_asks_who_sends(tmp_path: Path, agents: Agents, json_variables: dict[str, str]) -> None:
     """A process that is silent while another one starts a new agent is not unknown to that for ever."""
     code = (
-        "import os, subprocess, sys, time, tracelet_otel, tracelet_otel.process\n"
+        "import os, subprocess, sys, time, tracelet_otel, tracelet_otel.session.process\n"
         "tracelet_otel.log_scalar('loss', 0.5, 0)\n"
         "assert tracelet_otel.flush()\n"
-        "(delivery,) = tracelet_otel.process.session()._deliveries\n"
+        "(delivery,) = tracelet_otel.session.process.session()._deliveries\n"
         "os.kill(delivery.client.agents[-1], 9)\n"
         "child = 'import tracelet_otel; tracelet_otel.configure(); tracelet_otel.log_scalar(\"child\", 1.0, 0); assert tracelet_otel.flush()'\n"  # noqa: E501
         "subprocess.run([sys.executable, '-c', child], check=True)\n"
@@ -610,7 +610,7 @@ def test_what_was_on_its_way_when_training_was_killed_leaves_the_run_killed(
     slow = "    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:\n"
     site.write_text(site.read_text().replace(slow, f"{slow}        import time; time.sleep(4)\n", 1))
     code = (
-        "import os, time, tracelet_otel, tracelet_otel.process\n"
+        "import os, time, tracelet_otel, tracelet_otel.session.process\n"
         "session = tracelet_otel.configure(export_interval=100)\n"
         "(delivery,) = session._deliveries\n"
         "send, sent = delivery.client.send, []\n"

@@ -17,8 +17,8 @@ from tests.agent.conftest import Agents
 from tests.support.clearml_subject import ClearMLSubject
 from tests.support.contract_data import LoggedPoint, check_points
 from tests.support.scripts import run_script
-from tracelet_otel.decoding import decode_series, parse_metrics
-from tracelet_otel.delivery.spool import read
+from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 
 POINTS = 20_000
 LIMIT = 1_500_000
@@ -27,7 +27,7 @@ SCRIPT = f"""
 import json, os, resource, sys, time
 import numpy as np
 import tracelet_otel
-from tracelet_otel import process
+from tracelet_otel.session import process
 
 tracelet_otel.configure(backends=json.loads(os.environ["BACKENDS"]), run_id="full", run_name="full")
 resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, resource.RLIM_INFINITY))  # an agent inherits it

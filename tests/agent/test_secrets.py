@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.agent.conftest import Agents
-from tests.forward.receiver import Inbox, receiver
+from tests.delivery.otlp.receiver import Inbox, receiver
+from tests.resource.test_environment import run_git
 from tests.support.scripts import script_command, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import backends, subjects_in
-from tests.test_environment import run_git
-from tracelet_otel.delivery.spool import folders, read
+from tracelet_otel.delivery.spool.spool import folders, read
 
 RUN = "secrets"
 TOKENS = {

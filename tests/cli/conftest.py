@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.support.scripts import run_script
 from tests.support.subject import Subject
 from tracelet_otel.cli.main import app
-from tracelet_otel_exporters import mlflow_runs
+from tracelet_otel_exporters.mlflow import runs as mlflow_runs
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # as tests/exporters/conftest.py

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Logged, Output
-from tests.forward.receiver import PROTOCOLS, Protocol, Reply, receiver
+from tests.delivery.otlp.receiver import PROTOCOLS, Protocol, Reply, receiver
 from tests.support.clearml_server import ClearMLServer
 from tests.support.scripts import run_script
 
@@ -58,8 +58,8 @@ def test_what_is_there_is_connected_to_and_stays_as_it_is(
 ) -> None:
     code = """
     from pathlib import Path
-    from tracelet_otel.records import RunInfo
-    from tracelet_otel_exporters.aim import AimTracker
+    from tracelet_otel.otlp.records import RunInfo
+    from tracelet_otel_exporters.aim.tracker import AimTracker
     tracker = AimTracker(".")
     tracker.load()
     tracker.open_run(RunInfo("run"))

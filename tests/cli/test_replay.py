@@ -17,8 +17,8 @@ from tests.cli.conftest import POINTS, Backend, Logged, Output
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import clean_environment
 from tracelet_otel.cli import spools
-from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics
-from tracelet_otel.delivery.spool import read
+from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
 
 # What the trackers' libraries do at their import.
 pytestmark = [
@@ -130,8 +130,8 @@ def test_a_torn_last_line_and_a_bad_one_cost_themselves(
 WRITER = """
 import itertools, sys, time
 from pathlib import Path
-from tests.test_spool import logs, metrics
-from tracelet_otel.delivery.spool import Spool
+from tests.delivery.spool.test_spool import logs, metrics
+from tracelet_otel.delivery.spool.spool import Spool
 spool = Spool(Path(sys.argv[1]), max_bytes=10**9)
 spool.append(logs("run", b'{"name": "alive"}'))
 for number in itertools.count():

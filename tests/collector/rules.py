@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from tracelet_otel.delivery import forward
+from tracelet_otel.delivery.otlp import forward
 from tracelet_otel.gateway.http_app import MAX_BYTES
 
 GATEWAY: Final = "gateway"

@@ -21,10 +21,10 @@ from opentelemetry.sdk.resources import Resource
 from tests.collector import rules
 from tests.support import nvml
 from tracelet_otel import semconv
-from tracelet_otel.instrumentation import gpu
-from tracelet_otel.recording import Recorder
-from tracelet_otel.reservoir import lossless_views
-from tracelet_otel.run import Run, RunScope
+from tracelet_otel.instrumentation.machine import gpu
+from tracelet_otel.recording.recorder import Recorder
+from tracelet_otel.recording.reservoir import lossless_views
+from tracelet_otel.recording.run import Run, RunScope
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "grafana"

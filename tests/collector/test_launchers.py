@@ -13,7 +13,7 @@ import pytest
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import BY_DEFAULT, clean_environment
 from tests.test_zero_code import otlp_server
-from tracelet_otel.decoding import decode_series
+from tracelet_otel.otlp.decoding import decode_series
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 STEPS = 50

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from tests.support.scripts import clean_environment, write_script
 from tests.test_zero_code import otlp_server
 from tools import operator_folder
-from tracelet_otel.decoding import decode_series
+from tracelet_otel.otlp.decoding import decode_series
 
 ROOT = Path(__file__).resolve().parents[2]
 MOUNT = "otel-auto-instrumentation-python"

@@ -5,7 +5,7 @@ from __future__ import annotations
 INSTALLED = "the tests run in an environment that has it"
 SERVES = "it serves until it is stopped"
 CLUSTER = "it needs a cluster; tests/collector checks the files that it names"
-RECEIVER = "it needs a receiver; tests/forward has some"
+RECEIVER = "it needs a receiver; tests/delivery/otlp has some"
 CHAIN = "tests/collector/test_chain.py runs the whole chain"
 LAUNCHERS = "tests/collector/test_launchers.py runs it, with the example's train.py"
 
@@ -25,7 +25,7 @@ NOT_RUN = {
     "docs/clearml.md": {"$ pip install": f"{INSTALLED}; clearml-init asks for credentials"},
     "docs/declarative.md": {
         "$ OTEL_CONFIG_FILE=otel.yaml opentelemetry-instrument python train.py\n": (
-            "tests/test_declarative.py has mistakes of every kind"
+            "tests/session/test_declarative.py has mistakes of every kind"
         )
     },
     "docs/distributed.md": {"$ opentelemetry-instrument torchrun": LAUNCHERS},

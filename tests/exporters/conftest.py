@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.mlflow_server import Proxy, mlflow_server
-from tracelet_otel_exporters import clearml_runs, mlflow_runs
-from tracelet_otel_exporters.mlflow import MLflowTracker
+from tracelet_otel_exporters.clearml import runs as clearml_runs
+from tracelet_otel_exporters.mlflow import runs as mlflow_runs
+from tracelet_otel_exporters.mlflow.tracker import MLflowTracker
 
 with warnings.catch_warnings():
     # MLflow's models still use what SQLAlchemy deprecates; here warnings are errors.

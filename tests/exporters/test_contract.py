@@ -46,15 +46,15 @@ from tests.support.contract_data import (
 )
 from tests.support.scripts import clean_environment
 from tests.support.subject import Subject
-from tracelet_otel.decoding import parse_metrics
-from tracelet_otel.records import Record, RunInfo, SystemPoint
+from tracelet_otel.otlp.decoding import parse_metrics
+from tracelet_otel.otlp.records import Record, RunInfo, SystemPoint
 from tracelet_otel.semconv import ATTENDANTS, SEQUENCE, VALUE, Status
 
 TRACKERS: Final = {
-    "mlflow": "tracelet_otel_exporters.mlflow:MLflowTracker",
-    "wandb": "tracelet_otel_exporters.wandb:WandbTracker",
-    "aim": "tracelet_otel_exporters.aim:AimTracker",
-    "clearml": "tracelet_otel_exporters.clearml:ClearMLTracker",
+    "mlflow": "tracelet_otel_exporters.mlflow.tracker:MLflowTracker",
+    "wandb": "tracelet_otel_exporters.wandb.tracker:WandbTracker",
+    "aim": "tracelet_otel_exporters.aim.tracker:AimTracker",
+    "clearml": "tracelet_otel_exporters.clearml.tracker:ClearMLTracker",
     "fifth": "tests.fifth_tracker.json_folder:JsonFolderTracker",
 }
 """By the name of ``tests/support/<name>_subject.py``: the tracker's class."""
@@ -84,7 +84,7 @@ def subject(
     made = importlib.import_module(f"tests.support.{request.param}_subject").make_subject(folder)
     with pytest.MonkeyPatch.context() as patch:
         # Nobody creates the same run at the same moment here.
-        patch.setattr("tracelet_otel_exporters.clearml_runs.SETTLE_SECONDS", 0.0)
+        patch.setattr("tracelet_otel_exporters.clearml.runs.SETTLE_SECONDS", 0.0)
         yield made
     made.close()
 

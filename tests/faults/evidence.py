@@ -13,10 +13,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from tests.faults.trial import Trial
 from tests.support.subject import StoredPoint
 from tracelet_otel import semconv
-from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics
-from tracelet_otel.delivery import spool
-from tracelet_otel.delivery.otlp_json import parse_line
-from tracelet_otel.delivery.segments import SIGNALS, Position, adopted
+from tracelet_otel.delivery.spool import spool
+from tracelet_otel.delivery.spool.segments import SIGNALS, Position, adopted
+from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
+from tracelet_otel.otlp.json import parse_line
 
 _NUMBER = r"([\d,]+) points?\b"
 

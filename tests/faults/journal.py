@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tracelet_otel
 import tracelet_otel.agent.delivery
-import tracelet_otel.process
+import tracelet_otel.session.process
 
 tracelet_otel.agent.delivery._CONTAINERS = ()  # a row must not depend on whether it runs in one
 _PATH = Path(__file__).absolute().with_name("journal")
@@ -44,7 +44,7 @@ def mark() -> None:
 
 def wait_until_handed_over() -> None:
     """Returns once the agent has everything that was logged so far."""
-    session = tracelet_otel.process.session()
+    session = tracelet_otel.session.process.session()
     assert session is not None
     delivery = session._deliveries[0]
     captured = sum(1 for line in _PATH.read_text().splitlines() if line.split("\t")[3])

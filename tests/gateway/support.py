@@ -16,16 +16,16 @@ from tests.fifth_tracker.json_folder import JsonFolderTracker
 from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
 from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.gateway.answers import Answer
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, open_outlet
 from tracelet_otel.gateway.runs import Runs
-from tracelet_otel.pipeline import Pipeline
-from tracelet_otel.records import RunInfo
-from tracelet_otel.routing import take_route
-from tracelet_otel.run import Run
-from tracelet_otel.session import _resource
-from tracelet_otel_exporters.exporter import TrackerExporter
+from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.recording.run import Run
+from tracelet_otel.session.pipeline import Pipeline
+from tracelet_otel.session.session import _resource
+from tracelet_otel.tracker.exporter import TrackerExporter
 
 MB = 1024 * 1024
 Key = tuple[str, int, "float | str", int]

@@ -34,8 +34,8 @@ from tests.support import mlflow_content
 from tests.support.contract_data import Request
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import clean_environment
-from tracelet_otel.decoding import parse_logs, parse_metrics
-from tracelet_otel.delivery.otlp_json import logs_line, metrics_line
+from tracelet_otel.otlp.decoding import parse_logs, parse_metrics
+from tracelet_otel.otlp.json import logs_line, metrics_line
 
 JSON = ("--backends", "json_folder")
 PROTOCOLS: tuple[Protocol, Protocol] = ("grpc", "http")

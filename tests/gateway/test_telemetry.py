@@ -21,9 +21,9 @@ from tests.gateway.support import Job
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.gateway import instruments
 from tracelet_otel.gateway.measured import Exports, MeasuredDestination, Requests
-from tracelet_otel.records import Series
-from tracelet_otel_exporters.exporter import TrackerExporter
-from tracelet_otel_exporters.tracker import Outcome, Problem
+from tracelet_otel.otlp.records import Series
+from tracelet_otel.tracker.exporter import TrackerExporter
+from tracelet_otel.tracker.interface import Outcome, Problem
 
 TYPE = "tests.fifth_tracker.json_folder.JsonFolderTracker"
 LABELS = f'otel_component_name="json_folder",otel_component_type="{TYPE}"'

@@ -16,9 +16,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support import event_files
 from tracelet_otel import recording, semconv
-from tracelet_otel.instrumentation.tensorboard import TensorBoardInstrumentor, TensorBoardXInstrumentor
-from tracelet_otel.reservoir import EXEMPLAR_FILTER, lossless_views
-from tracelet_otel.run import Run, RunScope
+from tracelet_otel.instrumentation.tensorboard.instrumentor import (
+    TensorBoardInstrumentor,
+    TensorBoardXInstrumentor,
+)
+from tracelet_otel.recording.reservoir import EXEMPLAR_FILTER, lossless_views
+from tracelet_otel.recording.run import Run, RunScope
 
 
 class CapturedPoint(NamedTuple):

@@ -13,9 +13,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from tests.gateway.support import Job, Key, key
 from tests.support.contract_data import NOW, Request
-from tracelet_otel.decoding import decode_records, decode_series, parse_logs, parse_metrics
-from tracelet_otel.delivery.otlp_split import halve
-from tracelet_otel.records import Record
+from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
+from tracelet_otel.otlp.records import Record
+from tracelet_otel.otlp.request_splitting import halve
 
 TAGS: Final = st.text(max_size=6) | st.sampled_from(
     [

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_delivery import Place, real_batch, tags
+from tests.delivery.test_delivery import Place, real_batch, tags
 from tracelet_otel.delivery import link
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.errors import PermanentError, TransientError
-from tracelet_otel.delivery.spool import Spool, read
+from tracelet_otel.delivery.spool.spool import Spool, read
 
 ERRORS = {
     "taken": None,

@@ -29,8 +29,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.lines import batch_of_line, encode_logs, encode_metrics, with_source
-from tracelet_otel.delivery.otlp_json import logs_line, metrics_line, parse_line
+from tracelet_otel.delivery.spool.lines import batch_of_line, encode_logs, encode_metrics, with_source
+from tracelet_otel.otlp.json import logs_line, metrics_line, parse_line
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 UINT64 = st.integers(0, 2**64 - 1)

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.exporters.test_contract import NAMES
-from tracelet_otel_exporters import aim_points, clearml_names, names, wandb_names
+from tracelet_otel_exporters.aim import points as aim_points
+from tracelet_otel_exporters.clearml import names as clearml_names
+from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.wandb import names as wandb_names
 
 RANKS = st.sampled_from([None, 0, 1, 2, 11])
 SERIES = st.tuples(NAMES, RANKS)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.gateway.support import Station, rebatched
 from tests.properties.strategies import CALLS, Call, Decoded, Logged, cut
 from tests.support.contract_data import Request
-from tracelet_otel import splitting
-from tracelet_otel.delivery import durable, spool
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.durable import DurableSpool
-from tracelet_otel.delivery.segments import POSITION
-from tracelet_otel.delivery.spool import Spool, read
+from tracelet_otel.delivery.spool import durable, spool
+from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.delivery.spool.segments import POSITION
+from tracelet_otel.delivery.spool.spool import Spool, read
+from tracelet_otel.otlp import splitting
 
 CHANCE = st.integers(0, 2**32).map(random.Random)  # Hypothesis's own nearly always draws 0.0
 RUNS = ("run-a", "run-b")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.subject import StoredMedia, StoredPoint
-from tracelet_otel_exporters.aim import AimTracker
-from tracelet_otel_exporters.aim_runs import run_hash
+from tracelet_otel_exporters.aim.runs import run_hash
+from tracelet_otel_exporters.aim.tracker import AimTracker
 
 _KINDS: Final = {
     "aim.image": "image",

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.support.clearml_server import ClearMLServer
 from tests.support.subject import StoredMedia, StoredPoint
-from tracelet_otel_exporters.clearml import ClearMLTracker
+from tracelet_otel_exporters.clearml.tracker import ClearMLTracker
 
 _STATUSES: Final = {
     "created": "running",

@@ -1,7 +1,7 @@
 """What the contract test logs, how it reaches a tracker, and how what the tracker has is compared with it.
 
-Everything goes the real way: a :class:`~tracelet_otel.pipeline.Pipeline` makes the OTLP requests, and
-:class:`~tracelet_otel_exporters.exporter.TrackerExporter` writes them.
+Everything goes the real way: a :class:`~tracelet_otel.session.pipeline.Pipeline` makes the OTLP requests, and
+:class:`~tracelet_otel.tracker.exporter.TrackerExporter` writes them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from opentelemetry.sdk.resources import Resource
 from PIL import Image
 
 from tests.support.subject import Subject
-from tracelet_otel import encoding, semconv, splitting
-from tracelet_otel.media import MediaFolder
-from tracelet_otel.pipeline import Pipeline
-from tracelet_otel.records import RunInfo
-from tracelet_otel.run import Run
+from tracelet_otel import semconv
+from tracelet_otel.otlp import encoding, splitting
+from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.recording.media import MediaFolder
+from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Kind, Status
-from tracelet_otel_exporters.exporter import TrackerExporter
-from tracelet_otel_exporters.tracker import Outcome
+from tracelet_otel.session.pipeline import Pipeline
+from tracelet_otel.tracker.exporter import TrackerExporter
+from tracelet_otel.tracker.interface import Outcome
 
 NOW: Final = 1_700_000_000_123_456_789
 """Nanoseconds since 1970 at which everything here happens."""

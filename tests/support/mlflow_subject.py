@@ -13,7 +13,7 @@ from typing import Any, Final
 from tests.support import mlflow_content
 from tests.support.mlflow_content import StoredRun
 from tests.support.subject import StoredMedia, StoredPoint
-from tracelet_otel_exporters.mlflow import MLflowTracker
+from tracelet_otel_exporters.mlflow.tracker import MLflowTracker
 
 _STATUSES: Final = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 _STEP_FOLDERS: Final = ("text", "image", "figure", "audio", "video", "histogram", "pr_curve", "mesh")

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import pynvml
 
-from tracelet_otel.instrumentation import nvml
+from tracelet_otel.instrumentation.machine import nvml
 
 MIB = 1024 * 1024
 

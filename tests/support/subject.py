@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from tracelet_otel_exporters.tracker import Tracker
+from tracelet_otel.tracker.interface import Tracker
 
 
 class StoredPoint(NamedTuple):

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from wandb.proto import wandb_internal_pb2 as internal
 
 from tests.support.subject import StoredMedia, StoredPoint
-from tracelet_otel_exporters.wandb import WandbTracker
+from tracelet_otel_exporters.wandb.tracker import WandbTracker
 
 _BLOCK = 32768
 

@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracelet_otel import backends
-from tracelet_otel.delivery.spool import Spool
-from tracelet_otel.routing import take_route
+from tracelet_otel.backends import registry as backends
+from tracelet_otel.delivery.routing import take_route
+from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.settings import Settings
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
 from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
 
 if TYPE_CHECKING:
-    from tracelet_otel.delivery.otlp_http import HttpClient
+    from tracelet_otel.delivery.otlp.http import HttpClient
 
 START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
@@ -82,8 +82,8 @@ class AgentClient:
 
     def load(self) -> None:
         """Imports the client of OTLP over HTTP."""
-        from tracelet_otel.delivery.otlp_http import HttpClient
-        from tracelet_otel.delivery.otlp_settings import over_socket
+        from tracelet_otel.delivery.otlp.http import HttpClient
+        from tracelet_otel.delivery.otlp.settings import over_socket
 
         if self._client is None:
             connections = over_socket(str(self.address.socket), timeout=REQUEST_SECONDS)

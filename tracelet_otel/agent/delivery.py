@@ -12,9 +12,9 @@ from typing import Final
 from tracelet_otel.agent.client import AgentClient
 from tracelet_otel.agent.protocol import LONGEST_WAIT_S, BackendReport, Report
 from tracelet_otel.delivery.delivery import Delivery
-from tracelet_otel.delivery.spool import Spool
-from tracelet_otel.guard import log_once
-from tracelet_otel.summary import Line
+from tracelet_otel.delivery.spool.spool import Spool
+from tracelet_otel.delivery.summary import Line
+from tracelet_otel.foundation.guard import log_once
 
 NAME: Final = "agent"
 HAND_OVER_S: Final = 10.0

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tracelet_otel import backends
+from tracelet_otel.backends import registry as backends
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.folder_lock import FolderLock, is_held
-from tracelet_otel.logs import get_logger
 
 _MOST_NEIGHBOURS: Final = 100
 _log: Final = get_logger("tracelet_otel.agent")

@@ -18,18 +18,18 @@ from typing import Any, Final
 
 import uvicorn
 
-from tracelet_otel import backends
 from tracelet_otel.agent import places
 from tracelet_otel.agent.address import SPOOL_PREFIX
 from tracelet_otel.agent.desk import Desk
 from tracelet_otel.agent.lock import Lock
 from tracelet_otel.agent.sources import Sources
+from tracelet_otel.backends import registry as backends
+from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.http_app import App
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs, status_request
-from tracelet_otel.logs import REDACTING, get_logger
 
 KEEP_ALIVE_S: Final = 3600
 """How long a connection may be idle: a script that logs once an epoch keeps its own."""

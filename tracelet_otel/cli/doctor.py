@@ -11,11 +11,12 @@ from typing import Any
 
 import typer
 
-from tracelet_otel import backends, declarative
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.cli import facts, reach
 from tracelet_otel.cli.progress import size
 from tracelet_otel.cli.targets import parse_options
-from tracelet_otel.redaction import redacted_text
+from tracelet_otel.secrets.redaction import redacted_text
+from tracelet_otel.session import declarative
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
 PIPED_WIDTH = 160

@@ -25,22 +25,23 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import AnyValue
 
-from tracelet_otel import encoding, semconv, splitting
+from tracelet_otel import semconv
 from tracelet_otel.cli.event_folders import Damage, EventFile, EventRun, events, tag_of
 from tracelet_otel.cli.projector import embeddings
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.instrumentation.tensorboard_events import (
+from tracelet_otel.instrumentation.tensorboard.events import (
     Content,
     Scalar,
     Undecodable,
     decode,
     time_unix_nano,
 )
-from tracelet_otel.media import MAX_INLINE_BYTES, MediaFolder
-from tracelet_otel.recording import SCOPE_NAME
-from tracelet_otel.redaction import redacted_json
-from tracelet_otel.reservoir import KeptPoint, shortest_float32
-from tracelet_otel.run import Run
+from tracelet_otel.otlp import encoding, splitting
+from tracelet_otel.recording.media import MAX_INLINE_BYTES, MediaFolder
+from tracelet_otel.recording.recorder import SCOPE_NAME
+from tracelet_otel.recording.reservoir import KeptPoint, shortest_float32
+from tracelet_otel.recording.run import Run
+from tracelet_otel.secrets.redaction import redacted_json
 from tracelet_otel.semconv import Kind
 from tracelet_otel.version import VERSION
 

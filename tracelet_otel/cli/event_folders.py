@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracelet_otel.run import clean_text
+from tracelet_otel.recording.run import clean_text
 
 _NAMESPACE: Final = uuid.UUID("c3a1e8a6-5d0f-5b8a-8d29-3c9f0f6a4b52")
 _TIME_STAMP: Final = re.compile(r"\d{9,11}\.\d+")

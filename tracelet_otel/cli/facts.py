@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import psutil
 
-from tracelet_otel import backends, instrumentors
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.cli import spools
 from tracelet_otel.gateway.folder_lock import is_held
-from tracelet_otel.redaction import redacted_text, redacted_value
+from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.resource import launcher
+from tracelet_otel.secrets.redaction import redacted_text, redacted_value
 from tracelet_otel.settings import RUN_ID_VARIABLE, Settings, resolve, sdk_disabled, source_of
 from tracelet_otel.version import VERSION
 

@@ -14,7 +14,7 @@ import typer
 from tracelet_otel.cli import event_folders, outcome, progress, targets
 from tracelet_otel.cli.event_folders import EventRun
 from tracelet_otel.cli.sending import Part, Sender
-from tracelet_otel.media import MediaFolder
+from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.settings import ConfigurationError
 
 MOST_NOTES = 20

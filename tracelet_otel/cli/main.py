@@ -188,7 +188,7 @@ def gateway(
 
 
 def _exit(run: Callable[[], int]) -> None:
-    from tracelet_otel.redaction import redacted_text
+    from tracelet_otel.secrets.redaction import redacted_text
     from tracelet_otel.settings import ConfigurationError
 
     try:

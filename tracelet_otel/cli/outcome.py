@@ -8,7 +8,7 @@ import typer
 
 from tracelet_otel.cli.progress import amount, size
 from tracelet_otel.cli.sending import Sender
-from tracelet_otel.redaction import redacted_text
+from tracelet_otel.secrets.redaction import redacted_text
 
 DONE, LEFT, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""

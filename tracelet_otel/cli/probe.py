@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
-from tracelet_otel import backends, installed
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
-from tracelet_otel.delivery.forward import NAMES, Forward
+from tracelet_otel.delivery.otlp.forward import NAMES, Forward
+from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.settings import ConfigurationError
 
 
@@ -78,7 +79,7 @@ def _unknown(options: dict[str, Any], folder: Path) -> _Located:
 
 def _mlflow(options: dict[str, Any], folder: Path) -> _Located:
     """An absolute tracking URI; an answer if it is a database or a folder that is not there."""
-    from tracelet_otel_exporters.mlflow_connection import import_mlflow, resolve
+    from tracelet_otel_exporters.mlflow.connection import import_mlflow, resolve
 
     import_mlflow()
     uri = resolve(options.get("tracking_uri"), folder)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tracelet_otel.cli.sending import Sender
-from tracelet_otel.redaction import redacted_text
+from tracelet_otel.secrets.redaction import redacted_text
 
 LINE_EVERY_S: Final = 10.0
 """Time between two lines where stderr is no terminal."""

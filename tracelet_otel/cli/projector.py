@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tracelet_otel import semconv
 from tracelet_otel.cli.event_folders import Damage
-from tracelet_otel.instrumentation.tensorboard_events import Content
+from tracelet_otel.instrumentation.tensorboard.events import Content
 
 CONFIG: Final = "projector_config.pbtxt"
 

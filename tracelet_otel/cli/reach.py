@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel import backends
-from tracelet_otel.redaction import redacted_text
+from tracelet_otel.backends import registry as backends
+from tracelet_otel.secrets.redaction import redacted_text
 
 _OK: Final = ("ok", "new")
 _TODO: Final[Mapping[tuple[str, str], str]] = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import typer
 
-from tracelet_otel import backends
 from tracelet_otel.agent.address import SPOOL_PREFIX
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.cli import outcome, progress, spools, targets
 from tracelet_otel.cli.sending import Sender
 from tracelet_otel.cli.spools import Source
-from tracelet_otel.delivery.forward import NAMES
+from tracelet_otel.delivery.otlp.forward import NAMES
 from tracelet_otel.settings import ConfigurationError, resolve, state_folder
 
 

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel.decoding import parse_logs, parse_metrics
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.lines import batch_of
-from tracelet_otel.delivery.spool import ROUTES
+from tracelet_otel.delivery.routing import Route, take_route
+from tracelet_otel.delivery.spool.lines import batch_of
+from tracelet_otel.delivery.spool.spool import ROUTES
 from tracelet_otel.gateway.items import Item, check_logs, check_metrics
 from tracelet_otel.gateway.pieces import Chosen, logs_piece, metrics_piece
-from tracelet_otel.routing import Route, take_route
+from tracelet_otel.otlp.decoding import parse_logs, parse_metrics
 from tracelet_otel.settings import ConfigurationError
 
 

@@ -16,12 +16,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from tracelet_otel import semconv
 from tracelet_otel.cli.routed import route_of, through
 from tracelet_otel.cli.sending import Part
-from tracelet_otel.delivery import spool
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.lines import batch_of
-from tracelet_otel.delivery.otlp_json import parse_line
+from tracelet_otel.delivery.routing import Route
+from tracelet_otel.delivery.spool import spool
+from tracelet_otel.delivery.spool.lines import batch_of
 from tracelet_otel.gateway.folder_lock import is_held
-from tracelet_otel.routing import Route
+from tracelet_otel.otlp.json import parse_line
 from tracelet_otel.settings import ConfigurationError
 
 QUIET_SECONDS: Final = 60.0

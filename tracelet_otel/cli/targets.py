@@ -9,16 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tracelet_otel import backends, installed
-from tracelet_otel.decoding import decode_records, parse_logs, run_info
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.file import FileDestination
-from tracelet_otel.delivery.forward import NAMES, Forward
-from tracelet_otel.records import RunInfo
+from tracelet_otel.delivery.otlp.forward import NAMES, Forward
+from tracelet_otel.foundation import entry_points as installed
+from tracelet_otel.otlp.decoding import decode_records, parse_logs, run_info
+from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
-from tracelet_otel_exporters.exporter import TrackerExporter
-from tracelet_otel_exporters.tracker import Outcome, Tracker
+from tracelet_otel.tracker.exporter import TrackerExporter
+from tracelet_otel.tracker.interface import Outcome, Tracker
 
 RUNS_PER_FILE: Final = 10
 """A run's end needs a file of its own after its points: a folder of thousands of small runs would become

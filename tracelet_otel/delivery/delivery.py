@@ -8,17 +8,17 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tracelet_otel.delivery.backlog import Backlog, DurableBacklog
 from tracelet_otel.delivery.counts import Counts, SourceCounts
 from tracelet_otel.delivery.destination import Batch, Destination
-from tracelet_otel.delivery.durable import DurableSpool
 from tracelet_otel.delivery.link import LOADING_TIMEOUT_S, Link
-from tracelet_otel.delivery.otlp_json import Signal
-from tracelet_otel.delivery.spool import Spool
+from tracelet_otel.delivery.routing import Route
+from tracelet_otel.delivery.spool.backlog import Backlog, DurableBacklog
+from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.delivery.spool.spool import Spool
+from tracelet_otel.delivery.summary import Line
 from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, Urgency
-from tracelet_otel.guard import log_once
-from tracelet_otel.routing import Route
-from tracelet_otel.summary import Line
+from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.otlp.json import Signal
 
 BOTH: frozenset[Signal] = frozenset({"metrics", "logs"})
 BEHIND_POINTS = 20_000

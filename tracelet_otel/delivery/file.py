@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.errors import TransientError
-from tracelet_otel.delivery.spool import Spool, SpoolFullError
+from tracelet_otel.delivery.spool.spool import Spool, SpoolFullError
 
 
 class FileDestination:
     """A destination that keeps everything as OTLP JSON lines; ``tracelet-otel replay`` delivers it.
 
     Args:
-        folder: a spool, see :mod:`tracelet_otel.delivery.spool`.
+        folder: a spool, see :mod:`tracelet_otel.delivery.spool.spool`.
         max_bytes: what it may hold.
     """
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Urgency
-from tracelet_otel.guard import log_once
-from tracelet_otel.logs import get_logger
+from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.foundation.logs import get_logger
 
 LOADING_TIMEOUT_S = 120.0
 """How long an exit waits for a client library to be imported: seconds at most on a cold or network disk."""

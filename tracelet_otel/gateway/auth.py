@@ -10,8 +10,8 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracelet_otel.guard import log_once
-from tracelet_otel.logs import get_logger
+from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 

@@ -18,6 +18,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.answers import (
     Answer,
     logs_response,
@@ -30,7 +31,6 @@ from tracelet_otel.gateway.budget import Budget, OverloadedError
 from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.measured import Requests
-from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 _PACKAGE: Final = "opentelemetry.proto.collector"

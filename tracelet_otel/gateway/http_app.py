@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from tracelet_otel.delivery.destination import SOURCE_HEADER
-from tracelet_otel.delivery.otlp_json import parse_line
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.answers import (
     ACCEPTED,
     Answer,
@@ -39,7 +39,7 @@ from tracelet_otel.gateway.http_messages import (
 )
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.measured import Requests
-from tracelet_otel.logs import get_logger
+from tracelet_otel.otlp.json import parse_line
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of a request after decompression."""

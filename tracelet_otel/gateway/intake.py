@@ -17,17 +17,17 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tracelet_otel.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.errors import PermanentError
-from tracelet_otel.delivery.lines import encode_metrics
+from tracelet_otel.delivery.spool.lines import encode_metrics
+from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.answers import ACCEPTED, Answer, invalid, unavailable
 from tracelet_otel.gateway.items import Checked, Item, check_logs, check_metrics
 from tracelet_otel.gateway.outlets import Outlet
 from tracelet_otel.gateway.pieces import Chosen, count_points, is_whole, logs_piece, metrics_piece
 from tracelet_otel.gateway.runs import RunEntry, Runs, status_request
-from tracelet_otel.guard import log_once
-from tracelet_otel.logs import get_logger
+from tracelet_otel.otlp.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED
 
 RETRY_S: Final = 5.0

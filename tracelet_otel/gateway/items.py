@@ -21,7 +21,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
 from tracelet_otel import semconv
-from tracelet_otel.decoding import (
+from tracelet_otel.delivery.spool.lines import local_path
+from tracelet_otel.otlp.decoding import (
     decode_attributes,
     decode_record,
     first_number,
@@ -30,9 +31,8 @@ from tracelet_otel.decoding import (
     resource_run,
     run_info,
 )
-from tracelet_otel.delivery.lines import local_path
-from tracelet_otel.intervals import Intervals
-from tracelet_otel.records import Record, RunInfo
+from tracelet_otel.otlp.intervals import Intervals
+from tracelet_otel.otlp.records import Record, RunInfo
 
 MOST_RUN_ID: Final = 1000
 """Characters."""

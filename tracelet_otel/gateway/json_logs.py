@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any, Final
 
-from tracelet_otel.logs import REDACTING
+from tracelet_otel.foundation.logs import REDACTING
 
 _OWN: Final = "tracelet_otel"
 

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel import backends, installed
-from tracelet_otel.decoding import parse_logs, parse_metrics, presumed_run, run_info
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
-from tracelet_otel.delivery.durable import DurableSpool
+from tracelet_otel.delivery.routing import Route, take_route
+from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.gateway.items import check_logs, check_metrics
 from tracelet_otel.gateway.measured import Exports, MeasuredDestination
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.seen import Seen
-from tracelet_otel.routing import Route, take_route
+from tracelet_otel.otlp.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.semconv import RUN_STATUS, STATUS_INFERRED
 from tracelet_otel.settings import ConfigurationError
-from tracelet_otel_exporters.exporter import TrackerExporter
+from tracelet_otel.tracker.exporter import TrackerExporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def make_outlet(
 
     Args:
         name: a tracker, or ``file``.
-        options: the backend's own, and those of its :class:`~tracelet_otel.routing.Route`.
+        options: the backend's own, and those of its :class:`~tracelet_otel.delivery.routing.Route`.
         spools: folder with the spool, below the backend's name. One process at a time may use it.
         state: folder of companion files, and of what backend ``file`` writes.
         runs: that are known; those that only the spool knows are added.
@@ -58,7 +59,7 @@ def make_outlet(
         max_spool_bytes: bound of the spool.
         rests: whether the process has better things to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
-        goes_on: see :class:`~tracelet_otel.delivery.durable.DurableSpool`.
+        goes_on: see :class:`~tracelet_otel.delivery.spool.durable.DurableSpool`.
         exports: measure what is sent, if somebody wants to know.
 
     Raises:

@@ -19,9 +19,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.lines import write_whole
-from tracelet_otel.guard import log_once
-from tracelet_otel.records import RunInfo
+from tracelet_otel.delivery.spool.lines import write_whole
+from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.otlp.records import RunInfo
 
 KEPT_S: Final = 24 * 3600.0
 """How long a run that has ended is remembered: a late value does not leave it open, a second one is known."""

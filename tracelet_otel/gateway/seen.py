@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Final
 
 from tracelet_otel.gateway.items import Item, Range
-from tracelet_otel.intervals import Intervals
+from tracelet_otel.otlp.intervals import Intervals
 
 GENERATION: Final = 131_072
 """Digests that are remembered at least; at most twice as many."""

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import uvicorn
 
-from tracelet_otel import backends
+from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
 from tracelet_otel.gateway.budget import Budget
@@ -28,7 +29,6 @@ from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.telemetry import Telemetry
-from tracelet_otel.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
 TICK_S: Final = 1.0

@@ -3,7 +3,7 @@
 What is parsed is the script's own command line (``parse_args()``, or the same words given), not a text that a
 library has a parser for. Nothing is recorded here, and no run opened: :func:`captured` has what was parsed
 so far, and :func:`on_parsed` is told of each parse. Values that have the name or the form of a secret are
-masked, see :mod:`tracelet_otel.redaction`.
+masked, see :mod:`tracelet_otel.secrets.redaction`.
 
 Limits: jsonargparse (LightningCLI) parses by its own means and is not seen; of ``parse_intermixed_args`` only
 the options are.
@@ -20,9 +20,9 @@ from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, cast
 
-from tracelet_otel.guard import Guard
+from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Switch, Target
-from tracelet_otel.redaction import redacted
+from tracelet_otel.secrets.redaction import redacted
 
 Callback = Callable[[Mapping[str, Any]], None]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from tracelet_otel.guard import Guard
+from tracelet_otel.foundation.guard import Guard
 
 _silenced: ContextVar[bool] = ContextVar("tracelet_silenced", default=False)
 

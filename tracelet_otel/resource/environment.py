@@ -34,9 +34,9 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracelet_otel.guard import Guard
-from tracelet_otel.redaction import is_secret_name, redacted_command, redacted_text
+from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.resource import git, launcher
+from tracelet_otel.secrets.redaction import is_secret_name, redacted_command, redacted_text
 
 VARIABLES: Final = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
@@ -188,6 +188,6 @@ def _memory_bytes() -> int | None:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    from tracelet_otel.instrumentation.gpu import visible_gpus
+    from tracelet_otel.instrumentation.machine.gpu import visible_gpus
 
     return visible_gpus()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource, ResourceDetector
 
-from tracelet_otel.redaction import redacted_url
+from tracelet_otel.secrets.redaction import redacted_url
 
 TIMEOUT_S: Final = 2.0
 """For commit, branch and remote together, and once more for the search for changes."""

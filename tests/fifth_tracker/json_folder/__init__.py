@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tracelet_otel.delivery.errors import PermanentError, TransientError
-from tracelet_otel.records import Record, RunInfo, Series, SystemPoint
+from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind, Status
-from tracelet_otel_exporters.tracker import Capabilities, Outcome, Problem
+from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
 
 
 class JsonFolderTracker:

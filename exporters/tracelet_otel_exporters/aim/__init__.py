@@ -1,0 +1,1 @@
+"""AIM: OTLP in, the calls of its client or its storage out."""

@@ -1,0 +1,216 @@
+"""A sequence of AIM and what AIM keeps about it, as ``aim.sdk.tracker.RunTracker`` writes both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from tracelet_otel_exporters.aim.store import Array, Change, Path, Rows, Store, Write, library
+from tracelet_otel_exporters.shared.steps import Steps
+
+METRIC: Final = "metric"
+"""AIM's type of a sequence of numbers; its keys are hashes of the steps, those of others the steps."""
+SYSTEM: Final = "__system__"
+"""What the names of the machine's metrics begin with."""
+MAX_STEP: Final = 2**53
+"""From here on AIM's hashes of two steps can be equal: they are of floats."""
+
+_METRIC_TYPES: Final = {"int", "float", "float64", "number"}
+_ARRAYS: Final = ("val", "epoch", "time")
+
+
+class Row(NamedTuple):
+    """One value of a sequence."""
+
+    step: int
+    value: Any
+    time_us: int
+    """Since 1970. AIM keeps seconds as a float, which holds microseconds exactly."""
+    listed: Any = None
+    """What the run's record gets instead of the value, where that is big."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """One sequence: a name and a context in a run."""
+
+    name: str
+    context: Mapping[str, Any]
+    context_id: int
+    version: int
+    dtype: str
+    info: dict[str, Any]
+    """AIM's own record of it; empty before the first value."""
+    steps: Steps
+    generation: int = 0
+
+
+def place(tag: str, rank: int | None) -> tuple[str, dict[str, Any]]:
+    """Name and context of a tag.
+
+    AIM takes any name but an empty one, and text that has a UTF-8 encoding, and hides the machine's metrics
+    from those of the script. A tag that cannot be the name is in the context, so that no two become one.
+    """
+    text = tag.encode("utf-8", "backslashreplace").decode()
+    name = text.removeprefix("__") if text.startswith(SYSTEM) else text or "_"
+    context: dict[str, Any] = {} if name == tag else {"tag": text}
+    if rank:
+        context["rank"] = rank
+    return name, context
+
+
+def find(store: Store, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> Trace:
+    """The run's sequence for values of a type.
+
+    AIM's sequences of all types share their names. Where the name has another type of values, ours gets
+    ``kind`` into its context.
+    """
+    context_type = library("aim.storage.context").Context
+    candidates: list[dict[str, Any]] = [dict(context), {**context, "kind": kind}]
+    stored = dtype
+    for candidate in candidates:
+        context_id: int = context_type(candidate).idx
+        info: dict[str, Any] = store.read("meta", _trace(store, context_id, name)) or {}
+        stored = info.get("dtype", dtype)
+        if stored == dtype or (dtype in _METRIC_TYPES and stored in _METRIC_TYPES):
+            break
+    else:
+        raise ValueError(f"AIM has {name!r} as a sequence of {stored} already")
+    version = info.get("version", 2 if dtype in _METRIC_TYPES else 1)
+    found = Trace(name, candidate, context_id, version, dtype, info, Steps(), store.generation)
+    if info:
+        found.steps = Steps(_known(store, found))
+    return found
+
+
+def refresh(store: Store, sequence: Trace) -> None:
+    """Looks at the run again, which another process may have written to."""
+    if sequence.generation == store.generation:
+        return
+    info: dict[str, Any] = store.read("meta", _trace(store, sequence.context_id, sequence.name)) or {}
+    if info != sequence.info:
+        sequence.info = info
+        sequence.steps = Steps(_known(store, sequence)) if info else Steps()
+    sequence.generation = store.generation
+
+
+def changes(
+    store: Store, sequence: Trace, rows: Sequence[Row], hashes: dict[int, int] | None = None
+) -> list[Change]:
+    """What writes these values and updates the record; the sequence is then as if it were written.
+
+    ``hashes`` are AIM's hashes of steps, which the sequences of one call share.
+    """
+    if not rows:
+        return []
+    from aim.sdk.sequences.sequence_type_map import SEQUENCE_TYPE_MAP
+
+    base = _values(store, sequence)
+    made: list[Change] = []
+    run: Path = ("meta", "chunks", store.hash)
+    place = (sequence.context_id, sequence.name)
+    metric = sequence.version == 2
+    if not sequence.info:
+        made += [Array("seqs", (*base, name)) for name in (("step", *_ARRAYS) if metric else _ARRAYS)]
+        for root in (("meta",), run):
+            made.append(Write("meta", (*root, "contexts", sequence.context_id), dict(sequence.context)))
+        listed = SEQUENCE_TYPE_MAP.get(sequence.dtype, "sequence")
+        made.append(Write("meta", ("meta", "traces_types", sequence.dtype, *place), 1))
+        made.append(Write("meta", (*run, "typed_traces", listed, *place), 1))
+    elif sequence.dtype == "float" and sequence.info.get("dtype") == "int":
+        # both kinds of numbers, as aim.sdk.utils.check_types_compatibility names them
+        made.append(Write("meta", ("meta", "traces_types", "number", *place), 1))
+    keys = _keys(rows, {} if hashes is None else hashes) if metric else [row.step for row in rows]
+    if metric:
+        made.append(
+            Rows("seqs", (*base, "step"), [(key, row.step) for key, row in zip(keys, rows, strict=True)])
+        )
+        made.append(
+            Rows("seqs", (*base, "val"), [(key, row.value) for key, row in zip(keys, rows, strict=True)])
+        )
+    else:
+        made += [Write("seqs", (*base, "val", key), row.value) for key, row in zip(keys, rows, strict=True)]
+    made.append(Rows("seqs", (*base, "epoch"), [(key, None) for key in keys]))
+    made.append(
+        Rows("seqs", (*base, "time"), [(key, row.time_us / 1e6) for key, row in zip(keys, rows, strict=True)])
+    )
+    info = _updated(sequence, rows)
+    for name, value in info.items():
+        if name not in sequence.info or sequence.info[name] is not value:
+            made.append(Write("meta", (*run, "traces", *place, name), value))
+    sequence.info = info
+    return made
+
+
+def stored(store: Store, sequence: Trace, steps: Sequence[int], hashes: dict[int, int]) -> dict[int, Any]:
+    """The values that the run has of some steps."""
+    if not steps or not sequence.info:
+        return {}
+    rows = [Row(step, None, 0) for step in steps]
+    keys = _keys(rows, hashes) if sequence.version == 2 else list(steps)
+    found = store.values("seqs", (*_values(store, sequence), "val"), keys)
+    return {step: found[key] for step, key in zip(steps, keys, strict=True) if key in found}
+
+
+def _updated(sequence: Trace, rows: Iterable[Row]) -> dict[str, Any]:
+    """AIM's record after these values, as ``RunTracker._update_sequence_info`` leaves it."""
+    info = dict(sequence.info)
+    count = info.get("last_step", -1) + 1
+    low, high = info.get("min", float("inf")), info.get("max", float("-inf"))
+    if sequence.dtype == "float" and info.get("dtype") == "int":
+        info["dtype"] = "number"
+    for step, full, _, listed in rows:
+        value = full if listed is None else listed
+        if count == 0:
+            info["dtype"], info["version"] = sequence.dtype, sequence.version
+            info["first"], info["first_step"] = value, step
+        if step >= count:
+            info["last"], info["last_step"] = value, step
+            count = step + 1
+        if sequence.version == 2:
+            if value > high:
+                info["max"] = high = value
+            if value < low:
+                info["min"] = low = value
+    return info
+
+
+def _known(store: Store, sequence: Trace) -> Iterable[tuple[int, int]]:
+    base = _values(store, sequence)
+    times = dict(store.items("seqs", (*base, "time")))
+    if sequence.version == 2:
+        steps = store.items("seqs", (*base, "step"))
+    else:
+        steps = ((step, step) for step in times)
+    for key, step in steps:
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+            yield step, round(times[key] * 1e6)
+
+
+def _keys(rows: Iterable[Row], hashes: dict[int, int]) -> list[int]:
+    hash_auto = library("aim.storage.hashing").hash_auto
+    keys: list[int] = []
+    for row in rows:
+        key = hashes.get(row.step)
+        if key is None:
+            key = hashes[row.step] = hash_auto(row.step)
+        keys.append(key)
+    return keys
+
+
+def _trace(store: Store, context_id: int, name: str) -> Path:
+    return ("meta", "chunks", store.hash, "traces", context_id, name)
+
+
+def _values(store: Store, sequence: Trace) -> Path:
+    root: Path = ("seqs", "v2", "chunks") if sequence.version == 2 else ("seqs", "chunks")
+    return (*root, store.hash, sequence.context_id, sequence.name)
+
+
+def last_time(store: Store, sequence: Trace) -> int:
+    """Microseconds of the newest value, or a time before all."""
+    if not sequence.info:
+        return -(2**63)
+    return max((time_us for _, time_us in _known(store, sequence)), default=-(2**63))

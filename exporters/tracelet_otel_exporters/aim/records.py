@@ -1,0 +1,220 @@
+"""Each kind of record in AIM's most native form: a function a kind."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from tracelet_otel import semconv
+from tracelet_otel.otlp.records import Record
+from tracelet_otel.tracker.interface import Outcome, Problem, RecordAside
+from tracelet_otel_exporters.aim import environment as aim_environment
+from tracelet_otel_exporters.aim import files as aim_files
+from tracelet_otel_exporters.aim import objects as aim_objects
+from tracelet_otel_exporters.aim import points as aim_points
+from tracelet_otel_exporters.aim import runs as aim_runs
+from tracelet_otel_exporters.aim.points import MAX_STEP, Row
+from tracelet_otel_exporters.aim.runs import OpenRun
+
+_SUFFIXES: Final[Mapping[str, str]] = {
+    "text/plain": ".txt",
+    "text/markdown": ".md",
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/gif": ".gif",
+    "image/webp": ".webp",
+    "image/svg+xml": ".svg",
+    "audio/wav": ".wav",
+    "audio/x-wav": ".wav",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
+    "audio/flac": ".flac",
+    "video/mp4": ".mp4",
+    "video/webm": ".webm",
+    "application/json": ".json",
+    "application/x-npz": ".npz",
+}
+
+Writer = Callable[[OpenRun, "str | None", Record], Outcome]
+
+
+def _params(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    reason = "AIM has no such value: it is kept as text"
+    changed = aim_runs.write_params(run.store, _object(record))
+    return Outcome(1, [Problem(name, reason) for name in changed])
+
+
+def _tags(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    aim_runs.write_tags(run.store, _object(record))
+    return Outcome(1)
+
+
+def _text(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    content = record.read()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return _file(run, base, record)
+    return _track(run, record, "aim.text", aim_objects.text(text))
+
+
+def _picture(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    shown = aim_objects.image(record.read())
+    return _file(run, base, record) if shown is None else _track(run, record, "aim.image", shown)
+
+
+def _audio(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    shown = aim_objects.audio(record.read(), record.mime_type)
+    return _file(run, base, record) if shown is None else _track(run, record, "aim.audio", shown)
+
+
+def _video(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    """AIM plays no videos, but an animated picture is a picture."""
+    return (_picture if record.mime_type.startswith("image/") else _file)(run, base, record)
+
+
+def _histogram(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    shown = aim_objects.distribution(_object(record))
+    return _approximate(run, record, "aim.distribution", shown, "AIM's bins have one width, and no sums")
+
+
+def _pr_curve(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    shown = aim_objects.pr_curve(_object(record), record.tag)
+    return _approximate(run, record, "aim.figure", shown, "AIM has the curve only, without the counts")
+
+
+def _file(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    """A file of a tag and a step, in a folder named after its kind."""
+    suffix = _SUFFIXES.get(record.mime_type, ".bin")
+    name = f"{record.kind}/{_tag(record)}/{record.step}-{record.time_unix_nano}{_index(record)}{suffix}"
+    aim_files.write_payload(run, base, name, record)
+    if config := record.attributes.get(semconv.MESH_CONFIG):
+        aim_files.write(run, base, name.removesuffix(suffix) + ".json", str(config).encode())
+    return Outcome(1)
+
+
+def _embedding(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    name = _attribute(record, semconv.FILE_NAME) or "embedding"
+    aim_files.write_payload(run, base, f"embedding/{_tag(record)}/{record.step}/{name}", record)
+    return Outcome(1)
+
+
+def _artifact(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    checkpoint = {
+        name.removeprefix("tracelet.checkpoint."): value
+        for name, value in record.attributes.items()
+        if name.startswith("tracelet.checkpoint.")
+    }
+    name = _attribute(record, semconv.FILE_NAME)
+    if checkpoint:
+        name = name or posixpath.basename(str(checkpoint.get("path", ""))) or "checkpoint"
+        about = {"step": record.step, "time_unix_nano": record.time_unix_nano, **checkpoint}
+        folder = "" if name.startswith("checkpoints/") else "checkpoints/"
+        content = json.dumps(about, indent=1, default=str).encode()
+        aim_files.write(run, base, f"{folder}{name}.json", content)
+    if record.payload is not None or record.uri:
+        aim_files.write_payload(run, base, name or record.tag or "artifact", record)
+    return Outcome(1)
+
+
+def _layout(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    aim_files.write_payload(run, base, "tensorboard/custom_scalars.json", record)
+    return Outcome(1)
+
+
+def _graph(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    if _attribute(record, semconv.GRAPH_PART) != "run_metadata":
+        name = "tensorboard/graph.pb"
+    else:
+        name = f"tensorboard/run_metadata/{_tag(record)}.pb" if record.tag else "tensorboard/run_metadata.pb"
+    aim_files.write_payload(run, base, name, record)
+    return Outcome(1)
+
+
+def _environment(run: OpenRun, base: str | None, record: Record) -> Outcome:
+    native, rest = aim_environment.system_params(_object(record))
+    aim_runs.write_params(run.store, {"__system_params": native, aim_runs.OURS: {"environment": rest}})
+    aim_files.write_payload(run, base, "tracelet/environment.json", record)
+    return Outcome(1)
+
+
+WRITERS: Final[Mapping[str, Writer]] = {
+    "params": _params,
+    "tags": _tags,
+    "text": _text,
+    "image": _picture,
+    "figure": _picture,
+    "audio": _audio,
+    "video": _video,
+    "histogram": _histogram,
+    "pr_curve": _pr_curve,
+    "mesh": _file,
+    "embedding": _embedding,
+    "artifact": _artifact,
+    "layout": _layout,
+    "graph": _graph,
+    "environment": _environment,
+}
+"""By kind: what writes it. Raises OSError or ValueError where the record's content is unreadable."""
+
+
+def _track(run: OpenRun, record: Record, dtype: str, value: Any) -> Outcome:
+    """One value of a step in a sequence; a second one of the same step goes aside."""
+    reason = _show(run, record, dtype, value)
+    return Outcome(1, aside=[RecordAside(record, reason)] if reason else [])
+
+
+def _approximate(run: OpenRun, record: Record, dtype: str, value: Any, reason: str) -> Outcome:
+    """Shown as well as AIM can, and exact aside."""
+    if value is not None:
+        _show(run, record, dtype, value)
+    return Outcome(1, aside=[RecordAside(record, reason)])
+
+
+def _show(run: OpenRun, record: Record, dtype: str, value: Any) -> str:
+    """Writes a value; returns why AIM cannot have it, or nothing."""
+    if not 0 <= record.step < MAX_STEP:
+        return "AIM shows no objects of negative steps"
+    name, context = aim_points.place(record.tag, _number(record, semconv.RANK))
+    if index := _number(record, semconv.INDEX):
+        context = {**context, "index": index}
+    sequence = run.sequence(name, context, dtype, record.kind)
+    time_us = (record.time_unix_nano + 500) // 1000
+    verdict = sequence.steps.add(record.step, time_us)
+    if verdict == "same":
+        known = aim_points.stored(run.store, sequence, [record.step], {}).get(record.step)
+        if known is not None and known.storage["data"].load() != value.storage["data"].load():
+            verdict = "repeat"
+    if verdict == "repeat":
+        return f"AIM keeps one value a step; step {record.step} has one already"
+    run.store.commit(aim_points.changes(run.store, sequence, [Row(record.step, value, time_us)]))
+    return ""
+
+
+def _tag(record: Record) -> str:
+    rank = _number(record, semconv.RANK)
+    return f"{record.tag}/rank_{rank}" if rank else record.tag
+
+
+def _index(record: Record) -> str:
+    index = _number(record, semconv.INDEX)
+    return f"-{index}" if index else ""
+
+
+def _number(record: Record, attribute: str) -> int:
+    value = record.attributes.get(attribute)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _object(record: Record) -> Mapping[str, Any]:
+    value: object = json.loads(record.read())
+    if not isinstance(value, dict):
+        raise ValueError(f"the payload of a {record.kind} record is not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _attribute(record: Record, attribute: str) -> str:
+    value = record.attributes.get(attribute)
+    return value if isinstance(value, str) else ""

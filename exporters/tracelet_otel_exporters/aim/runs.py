@@ -1,0 +1,172 @@
+"""A run's identity in AIM: its hash, row, parameters, labels and end."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.semconv import Status
+from tracelet_otel_exporters.aim import points as aim_points
+from tracelet_otel_exporters.aim.points import Trace
+from tracelet_otel_exporters.aim.store import Change, Path, Store, Write
+
+OURS: Final = "tracelet_run"
+"""The parameter that holds what AIM has no place for: run id, status, project, experiment, labels."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{8,64}")
+_STATUS_TAGS: Final = ("failed", "killed")
+_INT64: Final = 2**63
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A run of ours in AIM and what is known of its content."""
+
+    info: RunInfo
+    store: Store
+    sequences: dict[tuple[Any, ...], Trace] = field(default_factory=dict[tuple[Any, ...], Trace])
+    is_resumed: bool = True
+    """It was there before: its companion files may have points of earlier processes."""
+    aside: set[int] | None = None
+    """What is in its companion files; None as long as nobody asked."""
+    times: dict[tuple[Any, ...], int] = field(default_factory=dict[tuple[Any, ...], int])
+    """By system metric: the time of its last measurement."""
+
+    def sequence(self, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> Trace:
+        """The run's sequence of a name and a context, as it is now."""
+        key = (name, dtype, kind if dtype != "float" else "", *sorted(context.items()))
+        sequence = self.sequences.get(key)
+        if sequence is None:
+            sequence = self.sequences[key] = aim_points.find(self.store, name, context, dtype, kind)
+        else:
+            aim_points.refresh(self.store, sequence)
+        return sequence
+
+
+def run_hash(run_id: str) -> str:
+    """AIM's name of a run: its id where that has AIM's form, else a hash of it, 24 hexadecimal digits."""
+    if _HASH.fullmatch(run_id):
+        return run_id
+    return hashlib.sha256(run_id.encode(errors="surrogatepass")).hexdigest()[:24]
+
+
+def open_run(store: Store, info: RunInfo) -> bool:
+    """Makes the run or resumes it; it is in progress then. Returns whether it was there."""
+    changes: list[Change] = []
+    run: Path = ("meta", "chunks", store.hash)
+    is_new = store.is_new()
+    if is_new:
+        # as aim.Run does: an empty object, so that the run has parameters at all
+        changes.append(Write("meta", (*run, "attrs"), {}))
+        changes.append(Write("meta", ("meta", "attrs"), {}))
+    changes.append(Write("meta", (*run, "end_time"), None))
+    store.commit(changes)
+    props = store.props()
+    _untag(store, _STATUS_TAGS)
+    described: dict[str, object] = {"run_id": info.id, "status": "running"}
+    for name in ("name", "project", "experiment"):
+        if value := valid_text(getattr(info, name)):
+            described[name] = value
+    if info.name and props.name != described["name"]:
+        props.name = described["name"]
+    experiment = described.get("experiment") or described.get("project")
+    if experiment and props.experiment != experiment:
+        props.experiment = experiment
+    write_params(store, {OURS: described})
+    if info.tags:
+        write_tags(store, info.tags)
+    store.index()
+    return not is_new
+
+
+def write_tags(store: Store, tags: Mapping[str, object]) -> None:
+    """Labels as AIM's tags, ``name:value`` or ``name``, and exactly as a parameter.
+
+    A label that gets another value loses the tag of its old one.
+    """
+    before = _object(store, (OURS, "tags"))
+    exact = {valid_text(name) or "_": valid_text(str(value)) for name, value in tags.items()}
+    write_params(store, {OURS: {"tags": exact}})
+    old = [_tag(name, before[name]) for name, value in exact.items() if before.get(name, value) != value]
+    _untag(store, old)
+    props = store.props()
+    present = set(props.tags)
+    for name, value in exact.items():
+        if (tag := _tag(name, value)) not in present:
+            props.add_tag(tag)
+            present.add(tag)
+
+
+def write_params(store: Store, params: Mapping[str, object]) -> list[str]:
+    """Merges parameters into the run's.
+
+    Returns: names of those whose value AIM cannot hold and has as text.
+    """
+    changed: list[str] = []
+    changes: list[Change] = []
+    for name, value in params.items():
+        key = valid_text(name) or "_"
+        merged = _merged(
+            store.read("meta", ("meta", "chunks", store.hash, "attrs", key)), value, name, changed
+        )
+        changes.append(Write("meta", ("meta", "chunks", store.hash, "attrs", key), merged))
+        changes.append(Write("meta", ("meta", "attrs", key), merged))
+    store.commit(changes)
+    return changed
+
+
+def finish(store: Store, status: Status) -> None:
+    """Writes status and end time, and lets queries find the run as it is."""
+    write_params(store, {OURS: {"status": status}})
+    _untag(store, [tag for tag in _STATUS_TAGS if tag != status])
+    if status in _STATUS_TAGS and status not in (props := store.props()).tags:
+        props.add_tag(status)
+    store.commit([Write("meta", ("meta", "chunks", store.hash, "end_time"), time.time())])
+    store.index(final=True)
+
+
+def valid_text(text: str) -> str:
+    """Text that has a UTF-8 encoding; a lone surrogate becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _tag(name: str, value: object) -> str:
+    return f"{name}:{value}" if value != "" else name
+
+
+def _untag(store: Store, tags: Sequence[str]) -> None:
+    if not tags:
+        return
+    props = store.props()
+    for tag in set(tags) & set(props.tags):
+        props.remove_tag(tag)
+
+
+def _object(store: Store, path: tuple[str, ...]) -> dict[str, Any]:
+    found = store.read("meta", ("meta", "chunks", store.hash, "attrs", *path))
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+def _merged(before: object, value: object, name: str, changed: list[str]) -> object:
+    if isinstance(value, Mapping):
+        merged = dict(cast("dict[str, object]", before)) if isinstance(before, dict) else {}
+        for key, member in cast("Mapping[str, object]", value).items():
+            valid = valid_text(str(key)) or "_"
+            merged[valid] = _merged(merged.get(valid), member, f"{name}/{key}", changed)
+        return merged
+    if isinstance(value, (list, tuple)):
+        return [_merged(None, member, name, changed) for member in cast("Sequence[object]", value)]
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, int) and not isinstance(value, bool) and not -_INT64 <= value < _INT64:
+        changed.append(name)
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    changed.append(name)
+    return valid_text(str(value))

@@ -1,0 +1,1 @@
+"""ClearML: OTLP in, requests of its API out."""

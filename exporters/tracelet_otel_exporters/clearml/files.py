@@ -1,0 +1,198 @@
+"""Files of a run: uploaded to ClearML's file server, and listed with the task as artifacts or models."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import posixpath
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit
+
+from tracelet_otel import semconv
+from tracelet_otel.otlp.records import Record
+from tracelet_otel_exporters.clearml import runs as clearml_runs
+from tracelet_otel_exporters.clearml.connection import Connection, RefusedError
+from tracelet_otel_exporters.clearml.names import clean, segment
+from tracelet_otel_exporters.clearml.runs import OpenRun
+
+MAX_PREVIEW: Final = 16_000
+"""Characters of a text file that ClearML shows without downloading it."""
+_CHUNK: Final = 1 << 20
+
+
+class Multipart:
+    """A body with one file, read while it is sent, as ClearML's own client sends it: the name is the path."""
+
+    def __init__(self, path: str, content: bytes | Path, mime_type: str) -> None:
+        boundary = uuid.uuid4().hex
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        file_name = path.rpartition("/")[2]
+        self._head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{path}"; filename="{file_name}"\r\n'
+            f"Content-Type: {mime_type or 'application/octet-stream'}\r\n\r\n"
+        ).encode()
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._content = content
+        self._size = len(content) if isinstance(content, bytes) else content.stat().st_size
+
+    def __len__(self) -> int:
+        return len(self._head) + self._size + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        if isinstance(self._content, bytes):
+            yield self._content
+        else:
+            with self._content.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+        yield self._tail
+
+
+def upload(connection: Connection, path: str, content: bytes | Path, mime_type: str = "") -> str:
+    """Stores a file at ``path``, which must be plain ASCII, and returns its URL.
+
+    Where ClearML's file server is configured to be a bucket, fsspec writes there.
+    """
+    url = f"{connection.files_host}/{path}"
+    if urlsplit(url).scheme in ("http", "https"):
+        body = Multipart(path, content, mime_type)
+        connection.post_file(body, body.content_type)
+        return url
+    import fsspec
+
+    opened: Any = cast("Any", fsspec).open(url, "wb")
+    with opened as target:
+        target.write(content if isinstance(content, bytes) else content.read_bytes())
+    return url
+
+
+def write_artifact(
+    connection: Connection,
+    run: OpenRun,
+    name: str,
+    content: bytes | Path,
+    mime_type: str = "",
+    details: Mapping[str, object] | None = None,
+) -> str:
+    """Stores a file with the task, in the place of an earlier one of the same name; returns its URL."""
+    digest, size = _digest(content)
+    # Other content has another URL: while it is uploaded, the earlier file stays complete.
+    folder = "/".join(segment(part) for part in posixpath.dirname(name).split("/") if part)
+    path = posixpath.join("tracelet", run.id, "artifacts", folder, f"{digest[:16]}-{_base_name(name)}")
+    url = upload(connection, path, content, mime_type)
+    preview = ""
+    if isinstance(content, bytes) and mime_type.startswith(("text/", "application/json")):
+        preview = content[:MAX_PREVIEW].decode(errors="replace")
+    artifact: dict[str, object] = {
+        "key": clean(name),
+        "type": "custom",
+        "mode": "output",
+        "uri": url,
+        "hash": digest,
+        "content_size": size,
+        "type_data": {"preview": preview, "content_type": mime_type, "data_hash": digest},
+        "display_data": [[key, str(value)] for key, value in sorted((details or {}).items())],
+    }
+    clearml_runs.edit(connection, run, "add_or_update_artifacts", artifacts=[artifact])
+    return url
+
+
+def read_artifacts(connection: Connection, run: OpenRun, prefix: str) -> Iterator[bytes]:
+    """The content of the artifacts whose names begin so, as far as they are still there."""
+    execution: Any = connection.call("tasks", "get_by_id", task=run.id)["task"].get("execution") or {}
+    artifacts: list[Any] = execution.get("artifacts") or []
+    for artifact in artifacts:
+        if str(artifact["key"]).startswith(prefix):
+            with contextlib.suppress(RefusedError):
+                yield download(connection, str(artifact["uri"]))
+
+
+def download(connection: Connection, url: str) -> bytes:
+    """A file that :func:`upload` has stored."""
+    if urlsplit(url).scheme in ("http", "https"):
+        return connection.get_file(url)
+    import fsspec
+
+    opened: Any = cast("Any", fsspec).open(url, "rb")
+    with opened as source:
+        return bytes(source.read())
+
+
+def write_model(
+    connection: Connection, run: OpenRun, name: str, uri: str, step: int, metadata: Mapping[str, object]
+) -> None:
+    """Lists a checkpoint among the task's output models; one of the same name is changed."""
+    models: Any = connection.call("tasks", "get_by_id", task=run.id)["task"].get("models") or {}
+    linked: list[Any] = models.get("output") or []
+    items = [
+        {"key": key, "type": type(value).__name__, "value": str(value)} for key, value in metadata.items()
+    ]
+    model: Any = next((item["model"] for item in linked if item["name"] == name), None)
+    if model is None:
+        model = connection.call(
+            "models", "create", uri=uri, name=name, task=run.id, project=run.project or None, metadata=items
+        )["id"]
+    else:
+        connection.call("models", "update", model=model, uri=uri)
+    connection.call(
+        "tasks",
+        "add_or_update_model",
+        task=run.id,
+        name=name,
+        model=model,
+        type="output",
+        iteration=max(step, 0),
+    )
+
+
+def content_of(record: Record) -> bytes | Path:
+    """A record's payload; a file on this machine is not read into memory, and not checked before it is sent.
+
+    Raises:
+        OSError: the media file cannot be read.
+        ValueError: the media file is not the one that was logged.
+    """
+    if record.payload is None and record.uri:
+        parts = urlsplit(record.uri)
+        if parts.scheme in ("", "file"):
+            file = Path(unquote(parts.path) if parts.scheme else record.uri)
+            if record.sha256 and _digest(file)[0] != record.sha256:
+                raise ValueError(
+                    f"media file {record.uri} is not the one that was logged: its SHA-256 differs"
+                )
+            return file
+    return record.read()
+
+
+def fingerprint(record: Record) -> str:
+    """What makes a record itself: two equal ones are one that was sent twice."""
+    parts = (
+        record.kind,
+        record.tag,
+        record.step,
+        record.time_unix_nano,
+        record.attributes.get(semconv.INDEX),
+    )
+    content = record.sha256.encode() if record.payload is None else record.payload
+    return hashlib.sha256(repr(parts).encode(errors="surrogatepass") + content).hexdigest()[:24]
+
+
+def _digest(content: bytes | Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    if isinstance(content, bytes):
+        digest.update(content)
+        return digest.hexdigest(), len(content)
+    with content.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _base_name(name: str) -> str:
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    return f"{segment(stem)}.{segment(suffix[1:])}" if suffix[1:] else segment(stem)

@@ -1,0 +1,254 @@
+"""ClearML, through its REST API: every point exact, every record in ClearML's most native form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tracelet_otel.delivery.errors import DeliveryError, PermanentError
+from tracelet_otel.foundation.logs import get_logger
+from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
+from tracelet_otel.semconv import Status
+from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
+from tracelet_otel_exporters.clearml import files as clearml_files
+from tracelet_otel_exporters.clearml import names as clearml_names
+from tracelet_otel_exporters.clearml import records as clearml_records
+from tracelet_otel_exporters.clearml import runs as clearml_runs
+from tracelet_otel_exporters.clearml import system as clearml_system
+from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, load_library, translated
+from tracelet_otel_exporters.clearml.names import Name
+from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.shared.companion import FOLDER
+
+COMPANIONS: Final = f"{FOLDER}/companion-"
+"""What the names of companion files begin with."""
+MAX_EVENTS: Final = 10_000
+MAX_BYTES: Final = 4_000_000
+"""Of one request. Its own client's limit is 15 MB, which takes its server long."""
+
+_LARGEST: Final = 3.4028235e38
+"""The server keeps doubles exactly, but indexes them as 32-bit floats, and refuses what is beyond these."""
+_INT64: Final = 2**63
+_LOGGER: Final = get_logger(__name__)
+
+
+class ClearMLTracker:
+    """ClearML as a :class:`~tracelet_otel.tracker.interface.Tracker`.
+
+    Server and credentials are ClearML's own settings: ``clearml.conf`` and the variables
+    ``CLEARML_API_HOST``, ``CLEARML_API_ACCESS_KEY``, ``CLEARML_API_SECRET_KEY``, ``CLEARML_FILES_HOST`` and
+    ``CLEARML_WEB_HOST``.
+    It makes no ``Task.init``, and leaves one of the user's alone.
+
+    Args:
+        config_file: a ``clearml.conf`` whose settings win over those of the default one; the variables
+            win over both, as always in ClearML.
+    """
+
+    name = "clearml"
+    library = "clearml"
+    capabilities = Capabilities(
+        time_resolution_ns=1_000_000,
+        keeps_nan=False,
+        keeps_infinity=False,
+        keeps_repeated_step=False,
+        idempotent_retry=True,
+    )
+
+    def __init__(self, config_file: str | Path | None = None) -> None:
+        if not isinstance(config_file, (str, Path, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"config_file must be a path, got {config_file!r}")
+        self._config_file = None if config_file is None else Path(config_file).expanduser()
+        self._connection: Connection | None = None
+        self._runs: dict[str, OpenRun] = {}
+
+    def load(self) -> None:
+        """Imports ClearML's REST client."""
+        load_library()
+
+    def connect(self) -> None:
+        """Logs in."""
+        if self._connection is None:
+            self._connection = Connection(self._config_file)
+        else:
+            self._connection.ping()
+
+    def open_run(self, run: RunInfo) -> str:
+        """Finds or creates the task; for one that is open already, updates name and tags."""
+        connection = self._connected()
+        open_run = self._runs.get(run.id)
+        if open_run is None:
+            open_run = self._runs[run.id] = clearml_runs.open_run(connection, run)
+        elif run != open_run.info:
+            clearml_runs.describe(connection, open_run, run)
+        return clearml_runs.url(connection, open_run)
+
+    def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
+        """Writes points, 10,000 a request at most; a repeat of the call leaves the same content."""
+        run = self._run(run_id)
+        outcome = Outcome()
+        lines: list[bytes] = []
+        tags: list[str] = []
+        aside: dict[int, PointAside] = {}
+        for one in series:
+            for line in self._lines(run, one, aside):
+                lines.append(line)
+                tags.append(one.tag)
+        start = size = 0
+        for end, line in enumerate(lines):
+            if end - start == MAX_EVENTS or size + len(line) > MAX_BYTES:
+                outcome.add(self._send(lines[start:end], tags[start:end]))
+                start, size = end, 0
+            size += len(line) + 1
+        outcome.add(self._send(lines[start:], tags[start:]))
+        outcome.accepted += sum(len(one.points) for one in series) - len(lines)
+        if aside:
+            known = self._known_aside(run)
+            outcome.aside += [point for key, point in aside.items() if key not in known]
+            known.update(aside)  # only now: a retry after a failure has to say them again
+        return outcome
+
+    def write_record(self, record: Record) -> Outcome:
+        """Writes one record of any kind but ``run`` and ``status``."""
+        run = self._run(record.run_id)
+        write = clearml_records.WRITERS.get(record.kind)
+        if write is None:
+            _LOGGER.warning("ClearML: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
+            return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
+        try:
+            return write(self._connected(), run, record)
+        except (FileNotFoundError, ValueError) as error:
+            return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
+        except DeliveryError:
+            raise
+        except Exception as error:  # reading a media file: any of fsspec's file systems
+            raise translated(error) from error
+
+    def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
+        """Writes measurements of the machine to ClearML's own charts for them."""
+        run = self._run(run_id)
+        lines = [
+            _line(run, Name(metric, variant), iteration, value, time_ms)
+            for metric, variant, iteration, value, time_ms in clearml_system.readings(run, points)
+        ]
+        outcome = self._send(lines, [":monitor:"] * len(lines))
+        outcome.accepted = len(points)
+        return outcome
+
+    def write_file(self, run_id: str, name: str, path: Path) -> None:
+        """Stores a file with the task, as an artifact of that name."""
+        try:
+            clearml_files.write_artifact(self._connected(), self._run(run_id), name, path)
+        except OSError as error:
+            raise translated(error) from error
+
+    def close_run(self, run_id: str, status: Status) -> Outcome:
+        """Sets the task's final status: everything else is in ClearML already."""
+        run = self._run(run_id)
+        clearml_runs.finish(self._connected(), run, status)
+        del self._runs[run_id]
+        return Outcome()
+
+    def close(self) -> None:
+        """Closes the connections; tasks that are open stay in progress."""
+        self._runs.clear()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise PermanentError("connect() was not called")
+        return self._connection
+
+    def _run(self, run_id: str) -> OpenRun:
+        if (run := self._runs.get(run_id)) is None:
+            raise PermanentError(f"run {run_id} is not open")
+        return run
+
+    def _lines(self, run: OpenRun, series: Series, aside: dict[int, PointAside]) -> list[bytes]:
+        """The points that ClearML keeps as they are, as events; the others go aside."""
+        name = clearml_names.encode(series.tag, series.rank)
+        if not name.is_exact:
+            clearml_records.note_name(self._connected(), run, name, series.tag, series.rank)
+        if (steps := run.steps.get(name)) is None:
+            steps = run.steps[name] = clearml_runs.known_steps(self._connected(), run, name)
+        prefix = _prefix(run, name)
+        lines: list[bytes] = []
+        for point in series.points:
+            step, value, time_unix_nano = point
+            time_ms = (time_unix_nano + 500_000) // 1_000_000
+            reason = _why_not(point, time_ms)
+            if not reason and steps.add(step, clearml_runs.signature(time_unix_nano, value)) == "repeat":
+                # What ClearML had before, it has in milliseconds.
+                known = clearml_runs.signature(time_ms, value)
+                if not run.is_resumed or steps.add(step, known) == "repeat":
+                    reason = "ClearML keeps one value a step"
+            # The very same point again is written again: whether the first attempt arrived is not known.
+            if reason:
+                key = _identity(series.tag, series.rank, point)
+                aside[key] = PointAside(series.tag, series.rank, point, reason)
+            else:
+                lines.append(
+                    b'%s%d,"value":%s,"timestamp":%d}' % (prefix, step, repr(value).encode(), time_ms)
+                )
+        return lines
+
+    def _known_aside(self, run: OpenRun) -> set[int]:
+        """Points that are in the run's companion files: said once more, they would be there twice."""
+        if run.aside is None:
+            run.aside = set()
+            files = clearml_files.read_artifacts(self._connected(), run, COMPANIONS) if run.is_resumed else ()
+            for line in b"".join(files).splitlines():
+                said: dict[str, Any] = json.loads(line)
+                if said.get("kind") == "scalar":
+                    point = Point(said["step"], float(said["value"]), said["time_unix_nano"])
+                    run.aside.add(_identity(said["tag"], said["rank"], point))
+        return run.aside
+
+    def _send(self, lines: Sequence[bytes], tags: Sequence[str]) -> Outcome:
+        """Sends events; of those that the server refuses together, each on its own."""
+        if not lines:
+            return Outcome()
+        try:
+            answer = self._connected().add_events(b"\n".join(lines))
+            if not answer.get("errors"):
+                return Outcome(len(lines))
+            reason = json.dumps(answer.get("errors_info"))
+        except RefusedError as error:
+            if not error.is_content:
+                raise
+            reason = str(error)
+        if len(lines) == 1:
+            return Outcome(rejected=[Problem(tags[0], reason)])
+        middle = len(lines) // 2
+        outcome = self._send(lines[:middle], tags[:middle])
+        outcome.add(self._send(lines[middle:], tags[middle:]))
+        return outcome
+
+
+def _identity(tag: str, rank: int | None, point: Point) -> int:
+    return hash((tag, rank or 0, point.step, repr(float(point.value)), point.time_unix_nano))
+
+
+def _why_not(point: Point, time_ms: int) -> str:
+    """Why ClearML cannot keep this point as it is."""
+    step, value, _ = point
+    if not -_LARGEST <= value <= _LARGEST:  # NaN is not either
+        return "ClearML has no NaN, infinity or value beyond 32-bit floats"
+    if not -_INT64 <= step < _INT64:
+        return "ClearML takes only 64-bit steps"
+    return "ClearML takes no time before 1970" if time_ms < 0 else ""
+
+
+def _prefix(run: OpenRun, name: Name) -> bytes:
+    fields = {"type": "training_stats_scalar", "task": run.id, "metric": name.metric, "variant": name.variant}
+    if name.key is not None:
+        fields["key"] = name.key
+    return (json.dumps(fields)[:-1] + ',"iter":').encode()
+
+
+def _line(run: OpenRun, name: Name, iteration: int, value: float, time_ms: int) -> bytes:
+    return b'%s%d,"value":%s,"timestamp":%d}' % (_prefix(run, name), iteration, repr(value).encode(), time_ms)

@@ -1,0 +1,1 @@
+"""MLflow: OTLP in, the calls of its store out."""

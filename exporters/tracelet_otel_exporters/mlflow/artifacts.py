@@ -1,0 +1,230 @@
+"""Files in an MLflow run: exact bytes, safe names, and pictures that MLflow's charts show."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from tracelet_otel.delivery.errors import DeliveryError
+from tracelet_otel.otlp.records import Record
+from tracelet_otel.semconv import INDEX, RANK
+from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.mlflow import runs as mlflow_runs
+from tracelet_otel_exporters.mlflow.connection import Connection
+from tracelet_otel_exporters.mlflow.runs import OpenRun
+
+MAX_PICTURE_BYTES: Final = 20_000_000
+MAX_PIXELS: Final = 40_000_000
+"""Above either, a picture is kept as a file and not decoded for a thumbnail."""
+_THUMBNAIL: Final = 256
+_STREAMED_BYTES: Final = 8_000_000
+_NAMESPACE: Final = uuid.UUID("5d0b9a3e-7c1f-4d55-9f0c-3f6a2f7e8b11")
+
+
+def write(connection: Connection, run: OpenRun, path: str, content: bytes) -> None:
+    """Writes one artifact; the same path is overwritten."""
+    with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
+        file = Path(folder) / path.rpartition("/")[2]
+        file.write_bytes(content)
+        _upload(connection, run, file, path)
+
+
+def write_json(connection: Connection, run: OpenRun, path: str, content: object) -> None:
+    """Writes a readable JSON artifact."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    write(connection, run, path, text.encode(errors="surrogatepass"))
+
+
+def write_payload(connection: Connection, run: OpenRun, path: str, record: Record) -> None:
+    """Writes a record's payload; a big local file goes as it is, never through memory.
+
+    Raises:
+        OSError: the media file cannot be read.
+        ValueError: the media file is not the one that was logged.
+    """
+    source = _big_local_file(record)
+    if source is None:
+        write(connection, run, path, record.read())
+        return
+    digest = hashlib.sha256()
+    with source.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if record.sha256 and digest.hexdigest() != record.sha256:
+        raise ValueError(f"media file {record.uri} is not the one that was logged: its SHA-256 differs")
+    write_file(connection, run, path, source)
+
+
+def write_file(connection: Connection, run: OpenRun, path: str, source: Path) -> None:
+    """Writes a local file as an artifact of that path, never through memory.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
+        link = Path(folder) / path.rpartition("/")[2]
+        try:
+            link.symlink_to(source.absolute())
+        except OSError:  # Windows, without the right to
+            shutil.copyfile(source, link)
+        _upload(connection, run, link, path)
+
+
+def read(connection: Connection, run: OpenRun, path: str) -> bytes | None:
+    """An artifact's bytes, or None where the run has none, or none that can be read now."""
+    folder = path.rpartition("/")[0]
+    try:
+        with connection.calls(), tempfile.TemporaryDirectory(prefix="tracelet-") as target:
+            listed = connection.client.list_artifacts(run.id, folder or None)
+            if not any(info.path == path for info in listed):
+                return None
+            return Path(connection.client.download_artifacts(run.id, path, target)).read_bytes()
+    except (DeliveryError, OSError):
+        return None
+
+
+def read_all(connection: Connection, run: OpenRun, folder: str, prefix: str) -> list[bytes]:
+    """The artifacts of a folder whose paths begin so.
+
+    Raises:
+        DeliveryError: they cannot be read now.
+    """
+    with connection.calls(), tempfile.TemporaryDirectory(prefix="tracelet-") as target:
+        paths = [info.path for info in connection.client.list_artifacts(run.id, folder)]
+        return [
+            Path(connection.client.download_artifacts(run.id, path, target)).read_bytes()
+            for path in sorted(paths)
+            if path.startswith(prefix)
+        ]
+
+
+def read_json(connection: Connection, run: OpenRun, path: str) -> Mapping[str, object]:
+    """The object in a JSON artifact, or an empty one."""
+    content = read(connection, run, path)
+    try:
+        value: object = json.loads(content) if content else None
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
+
+def file_path(run: OpenRun, name: str) -> str:
+    """The name as a path inside the run, and noted if that is another."""
+    path = names.path(name)
+    run.note("files", path, name)
+    return path
+
+
+def tag_path(run: OpenRun, record: Record) -> str:
+    """The record's tag as a path; ranks above 0 have a folder of their own."""
+    path = file_path(run, record.tag)
+    rank = record.attributes.get(RANK)
+    return f"{path}/rank_{rank}" if isinstance(rank, int) and rank > 0 else path
+
+
+def write_step(
+    connection: Connection, run: OpenRun, folder: str, suffix: str, record: Record, content: bytes
+) -> str:
+    """Writes ``<folder>/<step><suffix>`` and returns its path.
+
+    A second record of the same tag and step gets its time into its name, so neither is lost; a
+    retry of the first finds its own name.
+    """
+    digest = fingerprint(record, content)
+    stem = f"{folder}/{record.step}" + (f"_{index}" if (index := _index(record)) else "")
+    path = stem + suffix
+    owner = run.files.get(path)
+    if owner is None and run.is_resumed and read(connection, run, path) not in (None, content):
+        owner = "another process"
+    if owner not in (None, digest):
+        path = f"{stem}-{record.time_unix_nano}-{digest[:8]}{suffix}"
+    write(connection, run, path, content)
+    run.files[path] = digest
+    return path
+
+
+def write_picture(
+    connection: Connection, run: OpenRun, key_prefix: str, record: Record, content: bytes
+) -> bool:
+    """Writes a picture as MLflow's ``log_image`` would, so that its charts show it.
+
+    The PNG keeps its exact bytes, and names are the same at each retry (MLflow's own are random).
+
+    Returns:
+        False where nothing was written: Pillow is missing, or the picture is too big or broken.
+    """
+    if len(content) > MAX_PICTURE_BYTES or (drawn := _png_and_thumbnail(content)) is None:
+        return False
+    png, thumbnail = drawn
+    tag = key_prefix + record.tag + (f"/{index}" if (index := _index(record)) else "")
+    key = names.image_key(tag).replace("/", "~")
+    unique = uuid.uuid5(_NAMESPACE, f"{key_prefix}{fingerprint(record, content)}")
+    time_ms = record.time_unix_nano // 1_000_000
+    stem = f"images/{key}+step+{record.step}+timestamp+{time_ms}+{unique}"
+    write(connection, run, f"{stem}.png", png)
+    write(connection, run, f"{stem}+compressed.webp", thumbnail)
+    if not run.has_images:
+        mlflow_runs.set_tags(connection, run, {"mlflow.loggedImages": "True"})
+        run.has_images = True
+    return True
+
+
+def fingerprint(record: Record, content: bytes) -> str:
+    """What makes a record itself: two equal ones are one that was sent twice."""
+    parts = (record.kind, record.tag, record.step, record.time_unix_nano, record.attributes.get(INDEX))
+    return hashlib.sha256(repr(parts).encode(errors="surrogatepass") + content).hexdigest()
+
+
+def _index(record: Record) -> int:
+    index = record.attributes.get(INDEX)
+    return index if isinstance(index, int) else 0
+
+
+def _upload(connection: Connection, run: OpenRun, file: Path, path: str) -> None:
+    with connection.calls():
+        connection.client.log_artifact(run.id, str(file), path.rpartition("/")[0] or None)
+
+
+def _big_local_file(record: Record) -> Path | None:
+    if record.payload is not None or not record.uri:
+        return None
+    parts = urlsplit(record.uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    file = Path(unquote(parts.path) if parts.scheme else record.uri)
+    return file if file.is_file() and file.stat().st_size > _STREAMED_BYTES else None
+
+
+def _png_and_thumbnail(content: bytes) -> tuple[bytes, bytes] | None:
+    """The picture as PNG (the bytes themselves if they are one) and a small WebP, as MLflow's charts need."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return None
+    try:
+        opened: Any = Image.open(io.BytesIO(content))
+        with opened as image:
+            width, height = image.size
+            if not 0 < width * height <= MAX_PIXELS:
+                return None
+            png = content if image.format == "PNG" else _encoded(image, "PNG")
+            scale = _THUMBNAIL / max(width, height)
+            small = image if image.mode in {"L", "RGB", "RGBA"} else image.convert("RGBA")
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            return png, _encoded(small.resize(size), "WEBP")
+    except Exception:  # Pillow raises many types for broken files; the file itself is kept
+        return None
+
+
+def _encoded(image: Any, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()

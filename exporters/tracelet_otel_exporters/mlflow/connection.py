@@ -1,0 +1,293 @@
+"""The connection to one MLflow: import, settings that hold for our calls only, errors as types.
+
+MLflow has no settings per client: time-outs, retries, telemetry and the URLs that it prints come
+from the process's environment. Changing that would change the user's own MLflow, so the few
+variables that matter are overridden for the calling thread, while a call of ours is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel_exporters.shared.importing import passes
+
+OVERRIDES: Final[Mapping[str, object]] = {
+    "MLFLOW_DISABLE_TELEMETRY": True,
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": False,  # on stderr, for each small file that is read back
+}
+"""Ours in our calls, whatever the environment says."""
+DEFAULTS: Final[Mapping[str, object]] = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": 30,  # seconds; MLflow's own is 120
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0,  # MLflow's own is 7, 4 minutes; the delivery retries instead
+}
+"""Ours in our calls, unless the environment sets them: the user's value wins."""
+
+_TRANSIENT_CODES: Final = {
+    *("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"),
+    *("ABORTED", "CANCELLED", "RESOURCE_CONFLICT"),
+}
+_TRANSIENT_STATUS: Final = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT_WORDS: Final = ("Timeout", "Connection", "Throttl", "Unavailable", "Protocol", "Operational")
+_PERMANENT_ERRNO: Final = {
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL),
+}
+# MLflow's handlers on these loggers write to stderr; alembic reports each step of a new database.
+_LOGGERS: Final = ("mlflow.store.db.utils", "mlflow.utils.credentials", "mlflow.tracking.context.registry")
+_ALEMBIC_LOGGERS: Final = ("alembic.runtime.migration", "alembic.runtime.plugins.setup")
+_FOREIGN_LOGGERS: Final = ("sqlalchemy.engine", "alembic", "huey")
+
+_GONE: Final = "RESOURCE_DOES_NOT_EXIST"
+
+_ours = threading.local()
+
+
+class _NotOurs(logging.Filter):
+    """Keeps what our calls make MLflow log off the user's terminal; errors reach us as exceptions."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(_ours, "active", False)
+
+
+_NOT_OURS: Final = _NotOurs()
+
+
+class RefusedError(PermanentError):
+    """MLflow's own refusal, with its error code."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether something in the request, and not the run as a whole, is what MLflow refuses."""
+        return self.code == "INVALID_PARAMETER_VALUE"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the run or the experiment is deleted or was never there."""
+        return self.code == _GONE
+
+
+class Connection:
+    """An ``MlflowClient`` of our own and the store below it, reached in the constructor.
+
+    Args:
+        tracking_uri: MLflow's tracking URI, or None for MLflow's own resolution.
+        folder: what relative paths are relative to.
+
+    Raises:
+        TransientError: MLflow cannot be reached.
+        PermanentError: MLflow is not installed, or refuses.
+    """
+
+    def __init__(self, tracking_uri: str | None, folder: Path) -> None:
+        with errors():
+            import_mlflow()
+        from mlflow.tracking import MlflowClient
+
+        _override()
+        self.uri = resolve(tracking_uri, folder)
+        self.is_http = urlsplit(self.uri).scheme in {"http", "https"}
+        with self.calls(), _sole_creator(self.uri):
+            self.client: Any = MlflowClient(self.uri)
+            # The store's interface is what MLflow's tracking plugins implement. The client's methods
+            # above it would add the user's active model to metrics and stop the user's asynchronous
+            # logging when a run ends.
+            self.store: Any = self.client._tracking_client.store
+        self.ping()
+
+    def ping(self) -> None:
+        """Asks for one experiment, which every backend answers quickly."""
+        with self.calls():
+            self.client.search_experiments(max_results=1)
+
+    @contextlib.contextmanager
+    def calls(self) -> Generator[None]:
+        """Calls of ours to MLflow: our settings, no output, and errors raised as delivery errors."""
+        before = getattr(_ours, "active", False)
+        _ours.active = True
+        try:
+            with errors():
+                yield
+        finally:
+            _ours.active = before
+
+    def close(self) -> None:
+        """Closes the idle connections to a database. Others of the same MLflow get new ones by themselves.
+
+        A server's stay with MLflow, which shares and reuses them and drops them with the process.
+        """
+        engine: Any = getattr(self.store, "engine", None)
+        if engine is not None and ":memory:" not in self.uri:  # whose database is the connection
+            with self.calls():
+                engine.dispose()
+
+    def post(self, endpoint: str, body: Mapping[str, object]) -> None:
+        """Posts to MLflow's REST API: a fifth of the CPU time of its client, which encodes twice."""
+        from mlflow.utils import rest_utils
+
+        rest: Any = rest_utils
+        response = rest.http_request(
+            self.store.get_host_creds(),
+            endpoint,
+            "POST",
+            raise_on_status=False,
+            json=body,
+        )
+        if response.status_code in _TRANSIENT_STATUS:
+            raise TransientError(f"MLflow answered {response.status_code}", _retry_after(response.headers))
+        rest.verify_rest_response(response, endpoint)
+
+
+def import_mlflow() -> None:
+    """Imports MLflow without what its import would do to a process that did not ask for MLflow.
+
+    That is telemetry, and handlers on the loggers of SQLAlchemy, alembic and huey.
+    """
+    if "mlflow" in sys.modules:
+        importlib.import_module("mlflow")  # waits where another thread is importing it
+        return
+    loggers = [logging.getLogger(name) for name in _FOREIGN_LOGGERS]
+    states = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    # The second is what MLflow in a parent process left; with telemetry off its import would remove it.
+    names = ("MLFLOW_DISABLE_TELEMETRY", "_MLFLOW_TELEMETRY_SESSION_ID")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    try:
+        importlib.import_module("mlflow")
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for logger, (handlers, level, propagate) in zip(loggers, states, strict=True):
+            logger.handlers = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+def resolve(tracking_uri: str | None, folder: Path) -> str:
+    """The tracking URI that MLflow would use in ``folder``, with absolute paths."""
+    import mlflow
+
+    if tracking_uri is None and mlflow.is_tracking_uri_set():
+        tracking_uri = mlflow.get_tracking_uri()
+    if not tracking_uri:
+        # As mlflow.tracking._tracking_service.utils: an old folder of runs, else a new database.
+        old = any(folder.glob("mlruns/[0-9]*/meta.yaml"))
+        tracking_uri = "mlruns" if old else "sqlite:///mlflow.db"
+    scheme, separator, path = tracking_uri.partition(":///")
+    if scheme.startswith("sqlite") and separator:
+        name, question, query = path.partition("?")
+        if name and name != ":memory:":
+            return f"{scheme}:///{folder / name}{question}{query}"
+    elif ":" not in tracking_uri and tracking_uri not in {"databricks", "databricks-uc", "uc"}:
+        return (folder / tracking_uri).as_uri()
+    return tracking_uri
+
+
+@contextlib.contextmanager
+def errors() -> Generator[None]:
+    """Raises what MLflow and the libraries below it raise as the delivery's two types of error."""
+    try:
+        yield
+    except DeliveryError:
+        raise
+    except Exception as error:
+        raise translated(error) from error
+
+
+def translated(error: Exception) -> DeliveryError:
+    """The delivery's error for one of MLflow or of the libraries below it."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
+        return PermanentError('MLflow is not installed: pip install "tracelet-otel[mlflow]"')
+    if passes(error):
+        return TransientError(text)
+    code = getattr(error, "error_code", None)
+    if code is not None:
+        return _translated_mlflow(str(code), str(error))
+    response = getattr(error, "response", None)
+    if response is not None and hasattr(response, "status_code"):
+        if response.status_code in _TRANSIENT_STATUS:
+            return TransientError(text, _retry_after(response.headers))
+        return PermanentError(text)
+    names = [kind.__name__ for kind in type(error).__mro__]
+    if any(word in name for name in names for word in _TRANSIENT_WORDS):
+        return TransientError(text)
+    if isinstance(error, OSError) and error.errno not in _PERMANENT_ERRNO:
+        return TransientError(text)  # a full disk, a network folder that went away
+    return PermanentError(text)
+
+
+def _translated_mlflow(code: str, text: str) -> DeliveryError:
+    transient = (
+        code in _TRANSIENT_CODES
+        or "failed with exception" in text  # no connection, or one of the states above: see http_request
+        or "failed with timeout" in text
+        or "IntegrityError" in text  # another process wrote the same row at the same time
+        or any(f"error code {status} " in text for status in _TRANSIENT_STATUS)
+    )
+    if transient and "InvalidURL" not in text:
+        return TransientError(text)
+    if code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in text:
+        return RefusedError(f"the run or its experiment was deleted in MLflow: {text}", _GONE)
+    return RefusedError(text, code)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(headers.get("Retry-After", "")))
+    return None
+
+
+def _override() -> None:
+    from mlflow import environment_variables
+
+    for name, value in {**OVERRIDES, **DEFAULTS}.items():
+        variable: Any = getattr(environment_variables, name, None)
+        if variable is not None and "get" not in vars(variable):
+            variable.get = _scoped(variable, value, always=name in OVERRIDES)
+    for name in (*_LOGGERS, *_ALEMBIC_LOGGERS):
+        logging.getLogger(name).addFilter(_NOT_OURS)  # once: a logger keeps a filter only once
+
+
+def _scoped(variable: Any, value: object, *, always: bool) -> Any:
+    original = variable.get
+
+    def get() -> object:
+        if getattr(_ours, "active", False) and (always or not variable.is_set()):
+            return value
+        return original()
+
+    return get
+
+
+@contextlib.contextmanager
+def _sole_creator(uri: str) -> Generator[None]:
+    """Lets one process at a time create a SQLite database: MLflow's migrations do not wait for others."""
+    if not uri.startswith("sqlite") or os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    name = f"tracelet-mlflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield

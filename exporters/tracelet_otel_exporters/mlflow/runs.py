@@ -1,0 +1,289 @@
+"""Finds or creates the MLflow experiment and run of a run id, also when many processes do it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.semconv import RUN_ID
+from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.mlflow.connection import Connection, RefusedError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+
+SETTLE_SECONDS: Final = 0.2
+"""How long a new run waits for runs of the same id that other ranks create at the same moment."""
+
+MAX_EXPERIMENT_NAME: Final = 500
+MAX_TAG_VALUE: Final = 8000
+MAX_PER_REQUEST: Final = 100
+"""Parameters or tags."""
+
+_MOST_SEEN: Final = 100_000
+"""Points of one millisecond: a script may give all of its points the same time."""
+_MLFLOW_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
+_VCS_TAGS: Final = {
+    "vcs.ref.head.revision": "mlflow.source.git.commit",
+    "vcs.ref.head.name": "mlflow.source.git.branch",
+    "vcs.repository.url.full": "mlflow.source.git.repoURL",
+}
+"""OpenTelemetry's attributes that MLflow has tags of its own for."""
+
+
+Identity = tuple[int, int, "float | None"]
+"""What MLflow knows a point of a key by: step, milliseconds, value (None: NaN)."""
+
+Place = tuple[str, int]
+"""A point's key and its number in its series."""
+
+
+class Seen:
+    """The points of one key in its latest millisecond: those that the next write might repeat.
+
+    A call that comes again is told from a point that was logged again by the point's number.
+    """
+
+    __slots__ = ("_places", "time_ms")
+
+    def __init__(self) -> None:
+        self.time_ms = -1
+        self._places: dict[Identity, int | None] = {}
+
+    def is_other(self, identity: Identity, place: int | None) -> bool:
+        """Whether MLflow has another point of this identity; never for points without numbers."""
+        known = self._places.get(identity)
+        return None not in (known, place) and known != place
+
+    def add(self, identity: Identity, place: int | None) -> None:
+        """Remembers a point, and forgets those of an earlier millisecond."""
+        if identity[1] > self.time_ms:
+            self.time_ms = identity[1]
+            self._places = {}
+        if identity[1] == self.time_ms and len(self._places) < _MOST_SEEN:
+            self._places[identity] = place
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A run of ours in MLflow and what is known of its content."""
+
+    info: RunInfo
+    id: str
+    """MLflow's own id."""
+    experiment_id: str
+    is_resumed: bool
+    """Found, not created: other processes may have written to it."""
+    params: dict[str, str] = field(default_factory=dict[str, str])
+    """What MLflow has, which it never changes."""
+    values: dict[str, list[object]] = field(default_factory=dict[str, list[object]])
+    """Full values of the parameters that MLflow has only a part of, oldest first."""
+    long_tags: dict[str, str] = field(default_factory=dict[str, str])
+    names: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
+    """By kind of name: changed name to original name."""
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """Artifact path to the digest of the record that is stored there."""
+    start_time_ms: int = 0
+    """When MLflow's run was created; that stays when it is resumed."""
+    latest: dict[str, Seen] = field(default_factory=dict[str, Seen])
+    """By key."""
+    asides: set[Place] = field(default_factory=set["Place"])
+    """Points that were set aside."""
+    said: set[tuple[object, ...]] | None = None
+    """Points in companion files of earlier processes; None: not read yet."""
+    first_readings: dict[str, float] = field(default_factory=dict[str, float])
+    """Of what only grows, by name: MLflow's own begin with 0."""
+    has_images: bool = False
+    names_changed: bool = False
+    """Since they were written to the run."""
+    values_changed: bool = False
+
+    def note(self, kind: str, changed: str, original: str) -> None:
+        """Remembers a name that MLflow gets in another form."""
+        if changed != original and self.names.setdefault(kind, {}).get(changed) != original:
+            self.names[kind][changed] = original
+            self.names_changed = True
+
+
+def open_run(connection: Connection, info: RunInfo, folder: Path) -> OpenRun:
+    """Finds the run by its tag or its MLflow id, else creates it; a resumed run is running again."""
+    with connection.calls():
+        experiment = _experiment(connection, info, folder)
+    run = _by_tag(connection, experiment, info.id) or _by_mlflow_id(connection, info.id)
+    if run is None:
+        run, is_resumed = _create(connection, experiment, info)
+    else:
+        is_resumed = True
+        with connection.calls():
+            connection.store.update_run_info(run.info.run_id, _status("RUNNING"), None, info.name or None)
+    return OpenRun(
+        info=info,
+        id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        is_resumed=is_resumed,
+        params=dict(run.data.params),
+        start_time_ms=int(run.info.start_time or 0),
+    )
+
+
+def finish(connection: Connection, run: OpenRun, status: str) -> None:
+    """Sets the final status, one of MLflow's names, and the end time."""
+    now = time.time_ns() // 1_000_000
+    with connection.calls():
+        connection.store.update_run_info(run.id, _status(status), now, None)
+
+
+def rename(connection: Connection, run: OpenRun, name: str) -> None:
+    """Changes the run's name."""
+    with connection.calls():
+        connection.client.update_run(run.id, name=name)
+
+
+def set_tags(connection: Connection, run: OpenRun, tags: Mapping[str, str]) -> None:
+    """Sets tags whose names and values are valid."""
+    from mlflow.entities import RunTag
+
+    entities = [RunTag(key, value) for key, value in tags.items()]
+    for start in range(0, len(entities), MAX_PER_REQUEST):
+        with connection.calls():
+            connection.store.log_batch(run.id, [], [], entities[start : start + MAX_PER_REQUEST])
+
+
+def valid_tags(run: OpenRun, tags: Mapping[str, object]) -> dict[str, str]:
+    """Tags as MLflow takes them; what is cut is remembered in ``run``."""
+    valid: dict[str, str] = {}
+    for name, value in tags.items():
+        key, text = names.encode(name), value if isinstance(value, str) else str(value)
+        run.note("tags", key, name)
+        if len(text) > MAX_TAG_VALUE:
+            run.long_tags[name] = text
+            text = text[:MAX_TAG_VALUE]
+        else:
+            run.long_tags.pop(name, None)
+        valid[key] = text
+        if own := _VCS_TAGS.get(name):
+            valid.setdefault(own, text)
+    return valid
+
+
+def native_tags(connection: Connection) -> dict[str, str]:
+    """What MLflow's own ``start_run`` fills "Source" and "Created by" with."""
+    from mlflow.tracking.context import registry
+    from mlflow.tracking.context.git_context import GitRunContext
+
+    context: Any = registry
+    # Not git: MLflow starts git for it, and ours comes with the run as vcs attributes.
+    with connection.calls():
+        tags: dict[str, str] = context.resolve_tags(ignore=[GitRunContext])
+    if "mlflow.source.name" not in tags:  # MLflow gives up on all of them where the user has no name
+        with contextlib.suppress(OSError, KeyError, ImportError):
+            tags["mlflow.user"] = getpass.getuser()
+        tags["mlflow.source.name"] = (sys.argv[0] if sys.argv else "") or "<console>"
+        tags["mlflow.source.type"] = "LOCAL"
+    return {key: str(value)[:MAX_TAG_VALUE] for key, value in tags.items()}
+
+
+def _experiment(connection: Connection, info: RunInfo, folder: Path) -> Experiment:
+    client = connection.client
+    name = "/".join(part for part in (info.project, info.experiment) if part)
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    if not name and (given := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        return _active(client.get_experiment(given))
+    name = name or "Default"
+    if len(name) > MAX_EXPERIMENT_NAME:
+        name = names.encode(name)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            location = _artifact_location(connection, name, folder)
+            found = client.get_experiment(client.create_experiment(name, location))
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    if found is None:
+        raise PermanentError(f"MLflow neither has nor creates the experiment {name!r}")
+    return _active(found)
+
+
+def _active(experiment: Experiment) -> Experiment:
+    if experiment.lifecycle_stage != "active":
+        raise PermanentError(
+            f"experiment {experiment.name!r} was deleted in MLflow: restore it "
+            f"(mlflow experiments restore --experiment-id {experiment.experiment_id}) or choose another name"
+        )
+    return experiment
+
+
+def _artifact_location(connection: Connection, name: str, folder: Path) -> str | None:
+    """MLflow's default, but for a process that left the folder in which its database was chosen."""
+    if not connection.uri.startswith("sqlite"):
+        return None
+    with contextlib.suppress(OSError):
+        if Path.cwd() == folder:
+            return None
+    return (folder / "mlruns" / names.segment(name)).as_uri()
+
+
+def _by_tag(connection: Connection, experiment: Experiment, run_id: str) -> Run | None:
+    found = _all_by_tag(connection, experiment, run_id)
+    return found[0] if found else None
+
+
+def _all_by_tag(connection: Connection, experiment: Experiment, run_id: str) -> list[Run]:
+    """Runs that are not deleted, oldest first; every process sees the same order."""
+    quote = '"' if "'" in run_id else "'"
+    if quote in run_id:
+        raise PermanentError(f"MLflow cannot search for a run id with both kinds of quotes: {run_id}")
+    query = f"tags.`{RUN_ID}` = {quote}{run_id}{quote}"
+    with connection.calls():
+        found: list[Any] = connection.client.search_runs([experiment.experiment_id], query)
+    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _by_mlflow_id(connection: Connection, run_id: str) -> Run | None:
+    if not _MLFLOW_RUN_ID.fullmatch(run_id):
+        return None
+    try:
+        with connection.calls():
+            run = connection.client.get_run(run_id)
+    except RefusedError as error:
+        if error.is_gone:
+            return None
+        raise
+    if run.info.lifecycle_stage != "active":
+        raise PermanentError(f"run {run_id} was deleted in MLflow: restore it (mlflow runs restore) first")
+    return run
+
+
+def _create(connection: Connection, experiment: Experiment, info: RunInfo) -> tuple[Run, bool]:
+    tags = {**native_tags(connection), RUN_ID: info.id}
+    with connection.calls():
+        created = connection.client.create_run(
+            experiment.experiment_id, tags=tags, run_name=info.name or None
+        )
+    # All ranks log their first point at about the same time. Those that created a run too have
+    # written it by now or in a moment; then all take the oldest.
+    time.sleep(SETTLE_SECONDS)
+    oldest = _by_tag(connection, experiment, info.id)
+    if oldest is None or oldest.info.run_id == created.info.run_id:
+        return created, False
+    with contextlib.suppress(RefusedError), connection.calls():
+        connection.client.delete_run(created.info.run_id)
+    return oldest, True
+
+
+def _status(name: str) -> Any:
+    from mlflow.entities import RunStatus
+
+    return RunStatus.from_string(name)

@@ -1,0 +1,1 @@
+"""Weights & Biases: OTLP in, the rows and files of its run out."""

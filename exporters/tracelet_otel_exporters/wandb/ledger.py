@@ -1,0 +1,77 @@
+"""Which points and records of a run W&B's client has taken.
+
+The client takes data once: what is given to it again is there twice. So each series has its intervals of
+:data:`~tracelet_otel.semconv.SEQUENCE` numbers that were logged, and each record that is a row of the
+history its fingerprint. They are kept in the run's summary, below keys that W&B does not show, and so in
+the run's log as well as on the server; whoever opens the run again goes on from there.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+from tracelet_otel.otlp.intervals import Intervals
+
+POINTS: Final = "_tracelet_points"
+"""The entry of the summary with a member a series, ``"first-end,first-end"``."""
+RECORDS: Final = "_tracelet_records"
+"""The entry of the summary with fingerprints, up to 200 a member."""
+KEYS: Final = (POINTS, RECORDS)
+_CHUNK: Final = 200
+
+
+class Ledger:
+    """What was logged of one run."""
+
+    def __init__(self) -> None:
+        self._series: dict[str, Intervals] = {}
+        self._changed: set[str] = set()
+        self._records: set[str] = set()
+        self._chunk: list[str] = []
+        self._chunk_name = ""
+        self._chunk_changed = False
+
+    def load(self, stored: Mapping[str, Mapping[str, object]]) -> None:
+        """Adds what :meth:`changes` returned once; it is among the next changes."""
+        for key, text in stored.get(POINTS, {}).items():
+            known = self._series.setdefault(key, Intervals())
+            for start, end in Intervals(str(text)):
+                known.add(start, end)
+            self._changed.add(key)
+        for text in stored.get(RECORDS, {}).values():
+            self._records.update(str(text).split(","))
+
+    def missing(self, key: str, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts of a series that were not logged yet."""
+        known = self._series.get(key)
+        return known.missing(start, end) if known else [(start, end)]
+
+    def add(self, key: str, start: int, end: int) -> None:
+        """Notes points that were logged."""
+        self._series.setdefault(key, Intervals()).add(start, end)
+        self._changed.add(key)
+
+    def has_record(self, fingerprint: str) -> bool:
+        """Whether the record was logged."""
+        return fingerprint in self._records
+
+    def add_record(self, fingerprint: str) -> None:
+        """Notes a record that was logged."""
+        self._records.add(fingerprint)
+        if not self._chunk_name or len(self._chunk) == _CHUNK:
+            self._chunk, self._chunk_name = [], uuid.uuid4().hex[:12]
+        self._chunk.append(fingerprint)
+        self._chunk_changed = True
+
+    def changes(self) -> dict[str, dict[str, str]]:
+        """What is to be stored, by entry of the summary: members that changed since the last call."""
+        changed: dict[str, dict[str, str]] = {}
+        if self._changed:
+            changed[POINTS] = {key: str(self._series[key]) for key in sorted(self._changed)}
+        if self._chunk_changed:
+            changed[RECORDS] = {self._chunk_name: ",".join(self._chunk)}
+        self._changed.clear()
+        self._chunk_changed = False
+        return changed

@@ -1,0 +1,146 @@
+"""Reads the log of a W&B run on disk, ``run-<id>.wandb``, for what a run that is opened again needs.
+
+The log is what ``wandb-core`` writes in every mode: protocol buffers (``wandb_internal.proto``) in LevelDB's
+log format with a header of seven bytes (``core/internal/transactionlog`` in W&B's sources; the format is
+LevelDB's ``doc/log_format.md``). W&B's Python package has no reader of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tracelet_otel_exporters.wandb import ledger as wandb_ledger
+from tracelet_otel_exporters.wandb.session import run_messages
+
+_HEADER: Final = 7
+"""Bytes: ``:W&B``, a magic number and a version; and as many before each part of a record."""
+_BLOCK: Final = 32 * 1024
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+@dataclass(slots=True)
+class Found:
+    """What the logs of a run say, the newest last."""
+
+    ledger: dict[str, dict[str, object]] = field(default_factory=dict[str, "dict[str, object]"])
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    project: str = ""
+    group: str = ""
+    name: str = ""
+    tags: list[str] = field(default_factory=list[str])
+    rows: int = 0
+    """Of the history."""
+
+
+def logs(folder: Path, run_id: str) -> list[Path]:
+    """The logs of a run below a ``wandb`` folder, oldest first."""
+    found = {path.resolve() for path in folder.glob(f"*/run-{run_id}.wandb")}  # latest-run is a link
+    return sorted(found, key=lambda path: path.parent.name.split("run-", 1)[-1])
+
+
+def read(paths: Iterable[Path]) -> Found:
+    """Reads all logs of one run; of one that ends in the middle of a record, what is before."""
+    found = Found()
+    markers = [key.encode() for key in wandb_ledger.KEYS]
+    numbers = run_messages().Record
+    for path in paths:
+        for data in _records(path.read_bytes()):
+            kind = _kind(data)
+            if kind == numbers.HISTORY_FIELD_NUMBER:
+                found.rows += 1
+                continue
+            if kind == numbers.SUMMARY_FIELD_NUMBER and not any(marker in data for marker in markers):
+                continue
+            record: Any = run_messages().Record()
+            record.ParseFromString(data)
+            _take(found, record)
+    return found
+
+
+def is_ended(path: Path) -> bool:
+    """Whether the log has the record of the run's end, or of this process's part in it."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            start = file.seek(max(0, (size - 1) // _BLOCK - 1) * _BLOCK)  # records begin anew with blocks
+            data = file.read()
+    except OSError:
+        return False
+    last = b""
+    for record in _records(data, 0 if start else _HEADER):
+        last = record
+    return bool(last) and run_messages().Record.FromString(last).HasField("exit")
+
+
+def _take(found: Found, record: Any) -> None:
+    kind = record.WhichOneof("record_type")
+    if kind == "run":
+        run = record.run
+        found.project, found.group = run.project or found.project, run.run_group or found.group
+        found.name, found.tags = run.display_name or found.name, list(run.tags) or found.tags
+        _update(found.config, run.config)
+    elif kind == "config":
+        _update(found.config, record.config)
+    elif kind == "summary":
+        for item in record.summary.update:
+            path = list(item.nested_key) or [item.key]
+            if path[0] in wandb_ledger.KEYS and len(path) == 2:
+                found.ledger.setdefault(path[0], {})[path[1]] = json.loads(item.value_json)
+
+
+def _update(config: dict[str, Any], record: Any) -> None:
+    for item in record.update:
+        path = list(item.nested_key) or [item.key]
+        target = config
+        for name in path[:-1]:
+            target = target.setdefault(name, {})
+        target[path[-1]] = json.loads(item.value_json)
+    for item in record.remove:
+        config.pop(item.key, None)
+
+
+def _records(data: bytes, position: int = _HEADER) -> Iterator[bytes]:
+    """The records in ``data``, which begins where a block does; of one that began before, nothing."""
+    parts: bytes | None = None
+    while position + _HEADER <= len(data):
+        left = _BLOCK - position % _BLOCK
+        if left < _HEADER:
+            position += left
+            continue
+        checksum = int.from_bytes(data[position : position + 4], "little")
+        length = int.from_bytes(data[position + 4 : position + 6], "little")
+        kind = data[position + 6]
+        part = data[position + _HEADER : position + _HEADER + length]
+        position += _HEADER + length
+        if len(part) < length or kind not in (_FULL, _FIRST, _MIDDLE, _LAST) or not checksum:
+            return  # written while the process was killed, or not written yet
+        if kind in (_FULL, _FIRST):
+            parts = part
+        elif parts is not None:
+            parts += part
+        if kind in (_FULL, _LAST) and parts is not None:
+            yield parts
+
+
+def _kind(data: bytes) -> int:
+    """The number of the first field but the record's own number; parsing all of each would take long."""
+    position = 0
+    if data[:1] == b"\x08":
+        _, position = _varint(data, 1)
+    return _varint(data, position)[0] >> 3
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(data):
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            break
+    return value, position

@@ -1,0 +1,135 @@
+"""W&B's settings for our runs: the user's own, and what would reach into the user's process switched off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.resource import launcher
+from tracelet_otel_exporters.wandb import names as wandb_names
+from tracelet_otel_exporters.wandb import session as wandb_session
+from tracelet_otel_exporters.wandb.session import Session
+
+INIT_SECONDS: Final = 20.0
+"""How long W&B's server may take to open a run."""
+FLUSH_SECONDS: Final = 0.1
+"""How often ``wandb-core`` writes its buffers to the run's log; W&B's own is 15."""
+REACH_SECONDS: Final = 5.0
+"""How long the server may take to answer at all."""
+NO_KEY: Final = (
+    "W&B needs an API key: set WANDB_API_KEY or run `wandb login`; "
+    "or set WANDB_MODE=offline to keep runs on this machine"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user sets in code; None is what W&B takes from its variables and files."""
+
+    project: str | None = None
+    entity: str | None = None
+    mode: str | None = None
+    dir: str | None = None
+
+
+def is_offline(session: Session, options: Options) -> bool:
+    """Whether runs stay on this machine.
+
+    Raises:
+        PermanentError: W&B is switched off.
+    """
+    mode = options.mode or session.settings.mode
+    if mode == "disabled":
+        raise PermanentError("W&B is switched off: its mode is disabled (WANDB_MODE)")
+    return mode in ("offline", "dryrun")
+
+
+def authenticate(session: Session) -> None:
+    """Finds the user's credentials as W&B does, but asks nobody.
+
+    Raises:
+        PermanentError: there are none.
+    """
+    from wandb.sdk.lib import wbauth
+
+    settings = session.settings
+    with session.calls():
+        host = wbauth.HostUrl(settings.base_url, app_url=settings.app_url)
+        found = wbauth.authenticate_session(host=host, source="tracelet", prompt=False, update_session=False)
+    if found is None:
+        raise PermanentError(NO_KEY)
+    authentication: Any = wbauth
+    authentication.set_auth_settings(settings, found)
+
+
+def reach(session: Session) -> None:
+    """Asks W&B's server for any answer: ``wandb-core`` would go on trying, and block what comes after.
+
+    Raises:
+        TransientError: there is none in time, or the server is unwell.
+    """
+    import requests
+
+    settings = session.settings
+    proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
+    with wandb_session.errors():
+        answer = requests.get(
+            settings.base_url,
+            timeout=REACH_SECONDS,
+            allow_redirects=False,
+            verify=not settings.insecure_disable_ssl,
+            proxies={scheme: proxy for scheme, proxy in proxies.items() if proxy},
+        )
+    if answer.status_code >= 500 or answer.status_code == 429:
+        raise TransientError(f"W&B answered {answer.status_code}")
+
+
+def of_run(session: Session, options: Options, info: RunInfo, run_id: str) -> Any:
+    """The ``wandb.Settings`` of one run, whose id at W&B is ``run_id``."""
+    import wandb
+
+    mode: Any = options.mode or session.settings.mode
+    given: dict[str, Any] = {
+        "project": info.project or options.project,
+        "entity": options.entity,
+        "root_dir": options.dir,
+        "run_group": wandb_names.group(info.experiment) if info.experiment else None,
+        "run_name": info.name or None,
+    }
+    if mode in ("online", "run") and (rank := launcher.detect().rank) is not None:
+        # Several processes of one run would overwrite each other's rows: W&B's way for them.
+        mode = "shared"
+        given |= {"x_label": f"rank-{rank}", "x_primary": rank == 0, "x_update_finish_state": rank == 0}
+    if given["project"]:
+        given["project"] = wandb_names.project(given["project"])
+    with wandb_session.errors():
+        return wandb.Settings(
+            **{name: value for name, value in given.items() if value not in (None, "")},
+            run_id=run_id,
+            mode=mode,
+            resume="allow",
+            reinit="create_new",
+            console="off",
+            silent=True,
+            quiet=True,
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            label_disable=True,
+            save_code=False,
+            symlink=False,
+            sync_tensorboard=False,
+            init_timeout=INIT_SECONDS,
+            stop_fn=_leave_running,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
+        )
+
+
+def _leave_running() -> None:
+    """What "stop run" in W&B does: nothing; W&B's own way would interrupt the main thread."""

@@ -1,0 +1,36 @@
+"""Trackers' clients that are imported at once."""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+
+import pytest
+
+from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel_exporters.clearml import connection as clearml_connection
+from tracelet_otel_exporters.shared.importing import IMPORTING
+
+
+@pytest.mark.parametrize("module", ["aim_store", "mlflow_connection", "wandb_session"])
+def test_a_module_that_another_thread_is_importing_is_tried_again(module: str) -> None:
+    translated = import_module(f"tracelet_otel_exporters.{module}").translated
+    # As CPython words it, Objects/moduleobject.c.
+    halfway = AttributeError("partially initialized module 'x' has no attribute 'y' (circular import)")
+    assert isinstance(translated(halfway), TransientError)
+    assert isinstance(translated(AttributeError("module 'x' has no attribute 'y'")), PermanentError)
+
+
+def test_clients_are_imported_one_after_the_other() -> None:
+    done = threading.Event()
+
+    def load() -> None:
+        clearml_connection.load_library()
+        done.set()
+
+    with IMPORTING:
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert not done.wait(0.3)
+    assert done.wait(60)
+    thread.join()

@@ -1,0 +1,1 @@
+"""Backend `otlp`: a Collector or any other OTLP receiver."""

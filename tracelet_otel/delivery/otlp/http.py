@@ -1,0 +1,256 @@
+"""A client of OTLP over HTTP with protobuf bodies, over TCP or a Unix socket.
+
+Source: OpenTelemetry protocol (OTLP) specification, section "OTLP/HTTP".
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+from google.protobuf.message import DecodeError
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
+
+from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.delivery.otlp.client import (
+    LONGEST_PATIENCE_S,
+    Answer,
+    DeniedError,
+    MissingError,
+    TooLargeError,
+)
+from tracelet_otel.delivery.otlp.settings import Connection, over_socket
+from tracelet_otel.otlp.json import Signal
+from tracelet_otel.version import VERSION
+
+RETRYABLE: Final = frozenset({429, 502, 503, 504})
+"""All others of 400 and above must not be tried again, the specification says."""
+GZIP_LEVEL: Final = 1
+"""For points a third of the time of zlib's default and a 25th of that of level 9, for 1 % more bytes."""
+
+T = TypeVar("T", ExportMetricsServiceResponse, ExportLogsServiceResponse)
+
+_PROTOBUF: Final = "application/x-protobuf"
+_MOST_ANSWER_BYTES: Final = 1024 * 1024
+_MOST_MESSAGE_LETTERS: Final = 500
+
+
+class HttpClient:
+    """Sends OTLP over HTTP. Connects at the first request, and keeps the connection.
+
+    Args:
+        connections: where each signal goes. A proxy is that of the environment, as for Python's own
+            ``urllib``: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``.
+
+    Raises:
+        PermanentError: a certificate or key cannot be read.
+    """
+
+    def __init__(self, connections: Mapping[Signal, Connection]) -> None:
+        self._connections = connections
+        transports: dict[object, httpx.HTTPTransport] = {}
+        self._transports: dict[Signal, httpx.HTTPTransport] = {}
+        for signal, connection in connections.items():
+            proxy = _proxy(connection)
+            key = (connection.socket, proxy, connection.secure, *_files(connection))
+            if key not in transports:
+                transports[key] = _transport(connection, proxy)
+            self._transports[signal] = transports[key]
+        self._unreached = {connection.socket for connection in connections.values() if connection.socket}
+        self._headers = {signal: _headers(connection) for signal, connection in connections.items()}
+
+    @classmethod
+    def over_socket(cls, path: str, *, timeout: float) -> HttpClient:
+        """A client of a receiver on this machine that listens on a Unix socket.
+
+        Args:
+            path: of the socket.
+            timeout: seconds for one request.
+        """
+        return cls(over_socket(path, timeout=timeout))
+
+    def send_metrics(self, data: bytes) -> Answer:
+        """See :class:`~tracelet_otel.delivery.otlp.client.OtlpClient`."""
+        body = self._post("metrics", data)
+        partial = _parsed(ExportMetricsServiceResponse, body).partial_success
+        return Answer(partial.rejected_data_points, partial.error_message)
+
+    def send_logs(self, data: bytes) -> Answer:
+        """See :class:`~tracelet_otel.delivery.otlp.client.OtlpClient`."""
+        body = self._post("logs", data)
+        partial = _parsed(ExportLogsServiceResponse, body).partial_success
+        return Answer(partial.rejected_log_records, partial.error_message)
+
+    def close(self) -> None:
+        """Ends the connections."""
+        for transport in self._transports.values():
+            transport.close()
+
+    def _post(self, signal: Signal, data: bytes) -> bytes:
+        """Sends one request; the body of the answer if that is a success."""
+        connection = self._connections[signal]
+        if connection.compression == "gzip":
+            data = gzip.compress(data, GZIP_LEVEL, mtime=0)
+        timeout = httpx.Timeout(connection.timeout).as_dict()
+        request = httpx.Request(
+            "POST",
+            connection.endpoint,
+            headers=self._headers[signal],
+            content=data,
+            extensions={"timeout": timeout},
+        )
+        # To the transport, and not through a client: that logs a line for each request at level INFO.
+        try:
+            if connection.socket in self._unreached:
+                self._reach(connection)
+            with suppress_instrumentation():
+                response = self._transports[signal].handle_request(request)
+                try:
+                    body = _read(response)
+                finally:
+                    response.close()
+        except OSError as error:
+            raise TransientError(f"{connection.socket}: {error}") from error
+        except httpx.LocalProtocolError as error:
+            raise PermanentError(f"cannot send to {connection.endpoint}: {error}") from error
+        except httpx.TimeoutException as error:
+            place = connection.socket or connection.endpoint
+            raise TransientError(f"{place} does not answer within {connection.timeout:g} s") from error
+        except httpx.HTTPError as error:
+            if connection.socket:
+                self._unreached.add(connection.socket)
+            raise TransientError(f"{connection.socket or connection.endpoint}: {error}") from error
+        if response.is_success and not response.headers.get("content-type", "").startswith("text/html"):
+            return body
+        raise _failure(connection.endpoint, response, body)
+
+    def _reach(self, connection: Connection) -> None:
+        """Finds out whether anybody listens: httpcore leaves a socket open that cannot be connected."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+            tried.settimeout(connection.timeout)
+            tried.connect(connection.socket)
+        self._unreached.discard(connection.socket)
+
+
+def _transport(connection: Connection, proxy: str | None) -> httpx.HTTPTransport:
+    try:
+        verify: ssl.SSLContext | bool = False  # nothing to load for a connection that is not encrypted
+        if connection.secure:
+            verify = (
+                ssl.create_default_context(cafile=connection.certificate)
+                if connection.certificate
+                else httpx.create_ssl_context()
+            )
+            if connection.client_certificate:
+                verify.load_cert_chain(connection.client_certificate, connection.client_key)
+        return httpx.HTTPTransport(verify=verify, trust_env=False, uds=connection.socket or None, proxy=proxy)
+    except (OSError, ValueError, ImportError) as error:  # ssl.SSLError is an OSError
+        raise PermanentError(f"cannot connect to {connection.endpoint}: {error}") from error
+
+
+def _files(connection: Connection) -> tuple[str, str, str]:
+    return connection.certificate, connection.client_key, connection.client_certificate
+
+
+def _proxy(connection: Connection) -> str | None:
+    parts = urlsplit(connection.endpoint)
+    if connection.socket or not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _headers(connection: Connection) -> dict[str, str]:
+    headers = {
+        "content-type": _PROTOBUF,
+        "accept": _PROTOBUF,
+        "accept-encoding": "gzip",
+        "user-agent": f"tracelet-otel/{VERSION}",
+        **dict(connection.headers),
+    }
+    if connection.compression == "gzip":
+        headers["content-encoding"] = "gzip"
+    return headers
+
+
+def _read(response: httpx.Response) -> bytes:
+    """The body, as far as anybody should read an answer."""
+    body = b""
+    for part in response.iter_bytes():
+        body += part
+        if len(body) > _MOST_ANSWER_BYTES:
+            break
+    return body
+
+
+def _parsed(kind: type[T], body: bytes) -> T:
+    try:
+        return kind.FromString(body)
+    except DecodeError:  # "{}" and the like: the status says that it was taken
+        return kind()
+
+
+def _failure(endpoint: str, response: httpx.Response, body: bytes) -> Exception:
+    status = response.status_code
+    said = f"{endpoint} answers {status}"
+    if status in HTTPStatus._value2member_map_:
+        said += f" {HTTPStatus(status).phrase}"
+    if response.has_redirect_location:
+        said += f", a redirect to {response.headers['location']}"
+    elif response.is_success:
+        said += " with a web page: there is no OTLP receiver"
+    elif message := _message(response, body):
+        said += f": {message}"
+    if status == HTTPStatus.MISDIRECTED_REQUEST:  # an agent that does not know us yet
+        return TransientError(said)
+    if status in RETRYABLE:
+        return TransientError(said, _retry_after(response.headers.get("retry-after", "")))
+    if status == 413:
+        return TooLargeError(said)
+    if status in (401, 403, 407):
+        return DeniedError(said)
+    if status in (404, 405, 501):
+        return MissingError(said)
+    return PermanentError(said)
+
+
+def _message(response: httpx.Response, body: bytes) -> str:
+    kind = response.headers.get("content-type", "")
+    if kind.startswith(_PROTOBUF):
+        # A google.rpc.Status: its message has the place and type that this one's has. That saves a package.
+        try:
+            text = ExportMetricsPartialSuccess.FromString(body).error_message
+        except DecodeError:
+            return ""
+    elif kind.startswith(("text/plain", "application/json")):
+        text = body.decode("utf-8", "replace")
+    else:
+        return ""
+    return " ".join(text.split())[:_MOST_MESSAGE_LETTERS]
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds of a ``Retry-After`` header, which has seconds or a date; None without one."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(seconds, LONGEST_PATIENCE_S) if math.isfinite(seconds) and seconds > 0 else None

@@ -1,0 +1,1 @@
+"""What a backend has not taken yet, on disk."""

@@ -1,0 +1,63 @@
+"""The error boundary between telemetry and training.
+
+What goes wrong inside us stays inside us: it is logged, at most once a minute a place, and never
+raised into training. Under our own tests it is raised, so that no test passes over a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from types import TracebackType
+
+from tracelet_otel.foundation.logs import get_logger
+
+logger = get_logger()
+
+_INTERVAL_S = 60.0
+_MOST_PLACES = 1000
+_lock = threading.Lock()
+_last: dict[str, float] = {}
+
+
+def log_once(
+    place: str, level: int, message: str, *args: object, exc_info: BaseException | None = None
+) -> None:
+    """Logs ``message``, unless ``place`` logged within the last minute."""
+    now = time.monotonic()
+    with _lock:
+        if len(_last) >= _MOST_PLACES:  # places named by tags of bad input: no end to them
+            _last.clear()
+        if now - _last.get(place, -_INTERVAL_S) < _INTERVAL_S:
+            return
+        _last[place] = now
+    logger.log(level, "tracelet-otel: " + message, *args)  # noqa: G003
+
+
+class Guard:
+    """``with guard("place"):`` keeps every ``Exception`` of its block away from training.
+
+    ``KeyboardInterrupt``, ``SystemExit`` and other ``BaseException`` are the user's and pass through.
+    Stateless, so one instance serves any number of threads.
+    """
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if "TRACELET_TEST_RAISE" in os.environ:
+            return False
+        log_once(self._place, logging.WARNING, "%s failed; training goes on: %r", self._place, error)
+        logger.debug("traceback of the failure in %s", self._place, exc_info=error)
+        return True

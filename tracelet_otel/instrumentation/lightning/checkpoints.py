@@ -1,0 +1,129 @@
+"""Checkpoints that Lightning's ModelCheckpoint saves, as ``artifact`` records."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time_ns
+from typing import Any, cast, get_args
+
+from opentelemetry.util.types import AnyValue
+
+from tracelet_otel import recording, semconv
+from tracelet_otel.instrumentation.lightning.metrics import to_number
+from tracelet_otel.recording.media import MAX_INLINE_BYTES
+from tracelet_otel.session import process
+from tracelet_otel.settings import CheckpointPolicy
+
+MIME_TYPE = "application/octet-stream"
+
+
+def checkpoint_policy() -> CheckpointPolicy:
+    """Which checkpoints are uploaded: the session's setting, without a session the variable's."""
+    session = process.session()
+    if session is not None:
+        return session.settings.checkpoints
+    chosen = os.environ.get("TRACELET_CHECKPOINTS", "").strip().lower()
+    return cast("CheckpointPolicy", chosen) if chosen in get_args(CheckpointPolicy) else "none"
+
+
+@dataclass(slots=True)
+class _Saved:
+    """One save of a checkpoint."""
+
+    callback: Any
+    path: str
+    step: int
+    time_unix_nano: int
+    score: float | None
+    monitor: str
+    best: bool
+
+
+@dataclass(slots=True)
+class CheckpointLog:
+    """Records the checkpoints of one fit."""
+
+    _unwritten: list[_Saved] = field(default_factory=list[_Saved])
+    _last: dict[str, _Saved] = field(default_factory=dict[str, _Saved])
+
+    def saved(self, callback: Any, trainer: Any, path: str) -> None:
+        """Records a save; one that ``AsyncCheckpointIO`` is still writing waits for :meth:`close`."""
+        monitor = str(callback.monitor or "")
+        scores: dict[str, Any] = callback.best_k_models
+        score = scores.get(path, trainer.callback_metrics.get(monitor)) if monitor else None
+        number = to_number(score) if score is not None else None
+        save = _Saved(
+            callback=callback,
+            path=path,
+            step=int(trainer.global_step),
+            time_unix_nano=time_ns(),
+            # Reading the score waits for nothing: saving has just waited for the whole state.
+            score=number[0] if number is not None else None,
+            monitor=monitor,
+            best=path == callback.best_model_path,
+        )
+        self._last[path] = save
+        if any(base.__name__ == "AsyncCheckpointIO" for base in type(trainer.strategy.checkpoint_io).__mro__):
+            self._unwritten.append(save)
+        else:
+            _record(save, upload=checkpoint_policy() == "all")
+
+    def close(self) -> None:
+        """At the end of a fit: records what was written meanwhile, and uploads the best of each callback."""
+        policy = checkpoint_policy()
+        for save in self._unwritten:
+            _record(save, upload=policy == "all")
+        self._unwritten.clear()
+        if policy == "best":
+            for path, save in self._last.items():
+                if path == save.callback.best_model_path:
+                    save.best, save.time_unix_nano = True, time_ns()
+                    _record(save, upload=True)
+
+
+def _record(save: _Saved, *, upload: bool) -> None:
+    path = Path(save.path)
+    attributes: dict[str, AnyValue] = {
+        semconv.FILE_NAME: "checkpoints/" + _name(save),
+        semconv.CHECKPOINT_PATH: save.path,
+        semconv.CHECKPOINT_BEST: save.best,
+    }
+    if save.monitor:
+        attributes[semconv.CHECKPOINT_MONITOR] = save.monitor
+    if save.score is not None:
+        attributes[semconv.CHECKPOINT_SCORE] = save.score
+    payload: bytes | None = None
+    if path.exists():  # not if it is remote, or was removed by now
+        size = _size(path)
+        attributes[semconv.CHECKPOINT_SIZE] = size
+        if upload and path.is_file():
+            recorder = recording.recorder()
+            if size <= MAX_INLINE_BYTES:
+                payload = path.read_bytes()
+            elif recorder is not None:
+                attributes[semconv.PAYLOAD_URI] = recorder.media.keep_file(path)
+                attributes[semconv.PAYLOAD_SIZE] = size
+    recording.event(
+        "artifact",
+        tag=str(attributes[semconv.FILE_NAME]),
+        step=save.step,
+        payload=payload,
+        mime_type=MIME_TYPE,
+        attributes=attributes,
+        time_unix_nano=save.time_unix_nano,
+    )
+
+
+def _name(save: _Saved) -> str:
+    """The file's name, with the folders below the callback's own that a metric's name may have made."""
+    path, folder = Path(save.path), Path(str(save.callback.dirpath or ""))
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of everything in a folder (a sharded checkpoint)."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,101 @@
+"""Hooks into Lightning: what it gives to its loggers, and would give to them if it had any.
+
+Everything is hooked where Lightning itself decides what to log, at which step and under which name,
+and no callback or logger is added: a trainer's loggers, callbacks, folders and results stay as they
+are. A value that Lightning then hands to its loggers is recorded here, once, and the hooks of what is
+behind those loggers are silenced for that call.
+
+=====================================  ======================================================
+`_LoggerConnector.log_metrics`         metrics of every stage; it is called without loggers too
+`log_metrics`, `log_hyperparams`       what callbacks (`LearningRateMonitor`) and users hand to
+of each logger of a trainer            a trainer's logger directly
+`Trainer._run_stage`                   hyperparameters, once Lightning has given them to loggers
+`ModelCheckpoint._save_checkpoint`     checkpoints
+`ModelSummary._summary`                the model summary that Lightning prints
+`Trainer._run`, `_FitLoop`,            spans: fit, epoch, validation, test, predict,
+`_EvaluationLoop`, `_PredictionLoop`   sanity_check
+=====================================  ======================================================
+
+``Trainer(fast_dev_run=...)`` and the trials of Lightning's tuner record nothing: Lightning gives their
+metrics to nobody, and saves no checkpoints. Of several processes only the one with global rank 0
+records, as with Lightning's loggers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Target
+from tracelet_otel.instrumentation.lightning.loggers import LoggerHooks, around
+from tracelet_otel.instrumentation.lightning.stages import StageHooks
+
+
+class _LightningHooks(Hooks):
+    """The hooks into one of the packages.
+
+    Args:
+        package: `lightning.pytorch` or `pytorch_lightning`.
+    """
+
+    def __init__(self, package: str) -> None:
+        self._loggers = loggers = LoggerHooks()
+        self.stages = stages = StageHooks(package, loggers.watch, loggers.record_params)
+        places = [
+            (
+                "trainer.connectors.logger_connector.logger_connector",
+                "_LoggerConnector",
+                {"log_metrics": loggers.log_metrics},
+            ),
+            ("trainer.trainer", "Trainer", {"_run": stages.run, "_run_stage": stages.run_stage}),
+            (
+                "loops.fit_loop",
+                "_FitLoop",
+                {
+                    "run": stages.fit,
+                    "on_advance_start": stages.epoch_start,
+                    "on_advance_end": stages.epoch_end,
+                },
+            ),
+            ("loops.evaluation_loop", "_EvaluationLoop", {"run": stages.evaluate}),
+            ("loops.prediction_loop", "_PredictionLoop", {"run": stages.predict}),
+            ("callbacks.model_checkpoint", "ModelCheckpoint", {"_save_checkpoint": stages.save_checkpoint}),
+            ("callbacks.model_summary", "ModelSummary", {"_summary": stages.summarize}),
+        ]
+        super().__init__(
+            [
+                Target(f"{package}.{module}", owner, name, around(hook))
+                for module, owner, methods in places
+                for name, hook in methods.items()
+            ]
+        )
+
+    def disable(self) -> None:
+        """Undoes `enable()`."""
+        super().disable()
+        self._loggers.unwatch()
+
+
+class _Instrumentor(HooksInstrumentor):
+    """Hooks into one package when it is imported.
+
+    Args of `instrument()`:
+        tracer_provider: where spans come from; the global one if not given.
+    """
+
+    def _instrument(self, **kwargs: Any) -> None:
+        cast("_LightningHooks", self.hooks).stages.provider = kwargs.get("tracer_provider")
+        super()._instrument(**kwargs)
+
+
+class LightningInstrumentor(_Instrumentor):
+    """Hooks into `lightning.pytorch` of the package `lightning`."""
+
+    dependencies = ("lightning >= 2.1",)
+    hooks = _LightningHooks("lightning.pytorch")
+
+
+class PyTorchLightningInstrumentor(_Instrumentor):
+    """Hooks into the package `pytorch_lightning`."""
+
+    dependencies = ("pytorch_lightning >= 2.1",)
+    hooks = _LightningHooks("pytorch_lightning")

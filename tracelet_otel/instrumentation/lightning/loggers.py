@@ -1,0 +1,169 @@
+"""What Lightning, its callbacks and its users hand to a trainer's loggers: metrics and hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+from weakref import WeakSet
+
+from opentelemetry.trace import Span
+
+from tracelet_otel import recording
+from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.hooks import Make, Switch, Wrap, silence_loggers, silenced
+from tracelet_otel.instrumentation.lightning import params as lightning_params
+from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.instrumentation.lightning.stages import current_stage, records
+
+Call = Callable[[], Any]
+
+_guard = Guard("the hook of Lightning's loggers")
+
+
+class LoggerHooks:
+    """Wrappers for the places where something is handed to a trainer's loggers."""
+
+    def __init__(self) -> None:
+        self._loggers: WeakSet[Any] = WeakSet()
+        self._wraps: dict[tuple[type, str], Wrap] = {}
+        self._handed: tuple[Mapping[str, Any], object, set[int]] = ({}, None, set())
+
+    # -- what Lightning hands to them -----------------------------------------------------------
+
+    def log_metrics(self, call: Call, connector: Any, *args: Any, **kwargs: Any) -> Any:
+        """Around `_LoggerConnector.log_metrics(metrics, step=None)`; it is called without loggers too."""
+        with _guard:
+            self._record_metrics(connector, *args, **kwargs)
+        if not connector.trainer.loggers:
+            return call()
+        with silence_loggers():
+            return call()
+
+    def _record_metrics(self, connector: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        # The step and the metric "epoch" are chosen as `_LoggerConnector.log_metrics` does.
+        trainer = connector.trainer
+        if recording.recorder() is None or not metrics or not records(trainer):
+            return
+        chosen: Any = step
+        if step is None:
+            metrics = dict(metrics)
+            chosen = metrics.pop("step", None)
+            if chosen is None:
+                metrics.setdefault("epoch", trainer.current_epoch)
+                chosen = _logging_step(trainer)
+        span: Span | None = None
+        if connector._first_loop_iter is None:  # metrics of an epoch, not of a batch
+            stage = current_stage()
+            span = stage.metrics_span() if stage is not None else None
+        metric_log().log(metrics, chosen, span)
+
+    def record_params(self, trainer: Any) -> None:
+        """Records the hyperparameters that Lightning has given to the loggers, or would have given."""
+        if trainer.enable_autolog_hparams:
+            _record_params(lightning_params.merged(trainer))
+
+    # -- what callbacks and users hand to them --------------------------------------------------
+
+    def watch(self, trainer: Any) -> None:
+        """From now on, records what is handed to this trainer's loggers directly."""
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "DummyLogger":
+                continue
+            self._loggers.add(logger)
+            for name, hook in (
+                ("log_metrics", self._log_metrics),
+                ("log_hyperparams", self._log_hyperparams),
+            ):
+                owner = next((base for base in type(logger).__mro__ if name in vars(base)), None)
+                if owner is not None:
+                    wrap = self._wraps.get((owner, name)) or Wrap(owner, name, around(hook))
+                    self._wraps[owner, name] = wrap
+                    wrap.enable()
+
+    def unwatch(self) -> None:
+        """Undoes :meth:`watch`."""
+        for wrap in self._wraps.values():
+            wrap.disable()
+        self._loggers.clear()
+
+    def _log_metrics(self, call: Call, logger: Any, *args: Any, **kwargs: Any) -> Any:
+        if silenced() or logger not in self._loggers:
+            return call()
+        with _guard:
+            self._record_directly(logger, *args, **kwargs)
+        with silence_loggers():
+            return call()
+
+    def _record_directly(self, logger: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if self._is_repeat(logger, metrics, step):
+            return
+        if step is None:
+            stage = current_stage()
+            step = _logging_step(stage.trainer) if stage is not None else 0
+        metric_log().log(metrics, step)
+
+    def _is_repeat(self, logger: Any, metrics: Mapping[str, Any], step: object) -> bool:
+        """Whether another logger has just been handed the same: callbacks loop over a trainer's loggers."""
+        last, last_step, loggers = self._handed
+        if step == last_step and id(logger) not in loggers and _same(metrics, last):
+            loggers.add(id(logger))
+            return True
+        self._handed = (dict(metrics), step, {id(logger)})
+        return False
+
+    def _log_hyperparams(self, call: Call, logger: Any, *args: Any, **kwargs: Any) -> Any:
+        if silenced() or logger not in self._loggers:
+            return call()
+        with _guard:
+            self._record_params_directly(logger, *args, **kwargs)
+        with silence_loggers():
+            return call()
+
+    def _record_params_directly(
+        self, logger: Any, params: Any = None, metrics: Any = None, step: int | None = None, **_: Any
+    ) -> None:
+        stage = current_stage()
+        if stage is not None and not stage.running:
+            # Lightning, most likely, on its way to where `record_params` is called.
+            merged = lightning_params.merged(stage.trainer)
+            if lightning_params.to_json(params) == lightning_params.to_json(merged):
+                return
+        _record_params(params)
+        if isinstance(metrics, Mapping):
+            self._record_directly(logger, cast("Mapping[str, Any]", metrics), step)
+        elif metrics is not None:
+            self._record_directly(logger, {"hp_metric": metrics}, step)
+
+
+def around(hook: Callable[..., Any]) -> Make:
+    """The wrapper of a method that calls ``hook`` with the call to make, the instance and the arguments."""
+
+    def make(method: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
+        def hooked(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            if not switch.on:
+                return method(instance, *args, **kwargs)
+            return hook(partial(method, instance, *args, **kwargs), instance, *args, **kwargs)
+
+        return hooked
+
+    return make
+
+
+def _record_params(params: Any) -> None:
+    if params and recording.recorder() is not None:
+        payload = lightning_params.to_payload(params)
+        recording.event("params", payload=payload, mime_type="application/json")
+
+
+def _logging_step(trainer: Any) -> int:
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def _same(metrics: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether both hold the same, without comparing tensors, which may have to be waited for."""
+    return metrics.keys() == others.keys() and all(
+        value is others[name]
+        or (type(value) in (int, float) and type(others[name]) in (int, float) and value == others[name])
+        for name, value in metrics.items()
+    )

@@ -1,0 +1,246 @@
+"""The stages of a Lightning run: their spans, their checkpoints and the model's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from opentelemetry.trace import Span, TracerProvider
+
+from tracelet_otel import recording
+from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.lightning.checkpoints import CheckpointLog
+from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.instrumentation.lightning.spans import OpenSpan
+
+Call = Callable[[], Any]
+
+SUMMARY_TAG = "model_summary"
+_EVALUATIONS = {"validate": "validation", "sanity_check": "sanity_check", "test": "test"}
+"""Name of the span by the value of Lightning's `RunningStage`."""
+_QUIET_PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true")
+"""Those at which Lightning summarizes a model without a warning."""
+
+_guard = Guard("the hook of Lightning's stages")
+
+
+@dataclass(slots=True)
+class Stage:
+    """One call of `Trainer._run`: a fit, validation, test or prediction."""
+
+    trainer: Any
+    running: bool = False
+    """Whether everything is set up: hyperparameters given to the loggers, the model summarized."""
+    trial: bool = False
+    loops: list[Any] = field(default_factory=list[Any])
+    fit: OpenSpan | None = None
+    epoch: OpenSpan | None = None
+    evaluation: OpenSpan | None = None
+    summarized: bool = False
+    checkpoints: CheckpointLog = field(default_factory=CheckpointLog)
+
+    @contextmanager
+    def looping(self, loop: Any) -> Generator[bool]:
+        """Around a loop's run; tells whether it is the stage's own and not a trial of Lightning's tuner.
+
+        The tuner finds learning rates and batch sizes from inside callbacks: it runs the trainer's loop
+        before the trainer does, or again inside its run, with loggers and callbacks taken away.
+        """
+        before = self.trial
+        self.trial = before or not self.running or any(loop is outer for outer in self.loops)
+        self.loops.append(loop)
+        try:
+            yield not self.trial
+        finally:
+            self.loops.pop()
+            self.trial = before
+
+    def metrics_span(self) -> Span | None:
+        """The span that gets the metrics of an epoch: the epoch's, those of its validation included."""
+        open_span = self.epoch or self.evaluation or self.fit
+        return open_span.span if open_span is not None else None
+
+
+_stage: ContextVar[Stage | None] = ContextVar("tracelet_lightning_stage", default=None)
+
+
+def current_stage() -> Stage | None:
+    """The stage that this thread is in, if it is one that records."""
+    stage = _stage.get()
+    return None if stage is None or stage.trial else stage
+
+
+def records(trainer: Any) -> bool:
+    """Whether what this trainer logs now is what its loggers get, or would get."""
+    stage = _stage.get()
+    if stage is not None and stage.trial and stage.trainer is trainer:
+        return False
+    return bool(trainer.is_global_zero) and not trainer.fast_dev_run
+
+
+class StageHooks:
+    """Wrappers for the beginnings and ends of stages, and what happens in between but metrics.
+
+    Args:
+        package: `lightning.pytorch` or `pytorch_lightning`.
+        begin: called with the trainer when a stage begins.
+        set_up: called with the trainer when everything is set up.
+    """
+
+    provider: TracerProvider | None = None
+    """Where spans come from; None is the global one."""
+
+    def __init__(self, package: str, begin: Callable[[Any], None], set_up: Callable[[Any], None]) -> None:
+        self._package = package
+        self._begin = begin
+        self._set_up = set_up
+
+    def run(self, call: Call, trainer: Any, *_: Any, **__: Any) -> Any:
+        """Around `Trainer._run`; a trainer inside another's run has a stage of its own."""
+        stage = Stage(trainer) if records(trainer) else None
+        token = _stage.set(stage)
+        if stage is not None:
+            with _guard:
+                self._begin(trainer)
+                stage.fit = self._open("fit") if trainer.state.fn == "fit" else None
+        try:
+            result = call()
+        except BaseException as error:
+            self._end(stage, error)
+            raise
+        else:
+            self._end(stage)
+            return result
+        finally:
+            _stage.reset(token)
+
+    def run_stage(self, call: Call, trainer: Any, *_: Any, **__: Any) -> Any:
+        """Around `Trainer._run_stage`: everything is set up."""
+        stage = _stage.get()
+        if stage is not None and stage.trainer is trainer:
+            stage.running = True
+            with _guard:
+                self._set_up(trainer)
+            with _guard:
+                if stage.fit is not None:
+                    self._ensure_summary(stage)
+        return call()
+
+    def fit(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
+        """Around `_FitLoop.run`."""
+        stage = _stage.get()
+        if stage is None:
+            return call()
+        with stage.looping(loop) as ours:
+            if not ours:
+                return call()
+            try:
+                result = call()
+            except BaseException as error:
+                self._close_epoch(stage, error)
+                raise
+            self._close_epoch(stage)  # one that was left by StopIteration
+            return result
+
+    def epoch_start(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
+        """Around `_FitLoop.on_advance_start`, the first of an epoch."""
+        stage = current_stage()
+        if stage is not None:
+            self._close_epoch(stage)
+            with _guard:
+                stage.epoch = self._open("epoch", epoch=int(loop.trainer.current_epoch))
+        return call()
+
+    def epoch_end(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
+        """Around `_FitLoop.on_advance_end`, the last of an epoch, in which its metrics are logged."""
+        result = call()
+        stage = current_stage()
+        if stage is not None:
+            self._close_epoch(stage)
+        return result
+
+    def evaluate(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
+        """Around `_EvaluationLoop.run`, alone or inside an epoch."""
+        name = _EVALUATIONS.get(str(getattr(loop.trainer.state.stage, "value", "")), "validation")
+        return self._evaluate(name, call, loop)
+
+    def predict(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
+        """Around `_PredictionLoop.run`."""
+        return self._evaluate("predict", call, loop)
+
+    def save_checkpoint(self, call: Call, callback: Any, trainer: Any, filepath: str, *_: Any) -> Any:
+        """Around `ModelCheckpoint._save_checkpoint`."""
+        result = call()
+        stage = current_stage()
+        if stage is not None and recording.recorder() is not None:
+            with _guard:
+                stage.checkpoints.saved(callback, trainer, filepath)
+        return result
+
+    def summarize(self, call: Call, callback: Any, *_: Any, **__: Any) -> Any:
+        """Around `ModelSummary._summary`, which makes the summary that Lightning prints."""
+        summary = call()
+        stage = current_stage()
+        if stage is not None:
+            with _guard:
+                self._record_summary(stage, summary)
+        return summary
+
+    def _open(self, name: str, **attributes: int) -> OpenSpan:
+        return OpenSpan(name, attributes, self.provider, metric_log().end)
+
+    def _end(self, stage: Stage | None, error: BaseException | None = None) -> None:
+        if stage is None:
+            return
+        with _guard:
+            stage.checkpoints.close()
+        if stage.fit is not None:
+            stage.fit.close(error)
+
+    def _close_epoch(self, stage: Stage, error: BaseException | None = None) -> None:
+        epoch, stage.epoch = stage.epoch, None
+        if epoch is not None:
+            epoch.close(error)
+
+    def _evaluate(self, name: str, call: Call, loop: Any) -> Any:
+        stage = _stage.get()
+        if stage is None:
+            return call()
+        with stage.looping(loop) as ours:
+            if not ours:
+                return call()
+            stage.evaluation = evaluation = self._open(name)
+            try:
+                result = call()
+            except BaseException as error:
+                evaluation.close(error)
+                raise
+            else:
+                evaluation.close()
+                return result
+            finally:
+                stage.evaluation = None
+
+    def _ensure_summary(self, stage: Stage) -> None:
+        """Summarizes the model if Lightning has not, where that is cheap and silent."""
+        trainer, model = stage.trainer, stage.trainer.lightning_module
+        if (
+            stage.summarized
+            or recording.recorder() is None
+            or model.example_input_array is not None  # it would be run through the model
+            or trainer.precision not in _QUIET_PRECISIONS
+            or type(trainer.strategy).__name__ == "DeepSpeedStrategy"  # has a summary of its own
+        ):
+            return
+        summarize = import_module(f"{self._package}.utilities.model_summary").summarize
+        self._record_summary(stage, summarize(model, max_depth=1))
+
+    def _record_summary(self, stage: Stage, summary: object) -> None:
+        stage.summarized = True
+        if recording.recorder() is not None:
+            text = str(summary).encode("utf-8", "backslashreplace")
+            recording.event("text", tag=SUMMARY_TAG, step=0, payload=text, mime_type="text/plain")

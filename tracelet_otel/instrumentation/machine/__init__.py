@@ -1,0 +1,1 @@
+"""Metrics of the machine, the process and GPUs."""

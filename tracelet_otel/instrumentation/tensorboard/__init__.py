@@ -1,0 +1,1 @@
+"""Hooks into the TensorBoard writers, and decoders of their messages."""

@@ -1,0 +1,99 @@
+"""Decodes TensorBoard's ``Event`` messages: pure, for any library's classes.
+
+Source: ``tensorboard/compat/proto/event.proto``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any, NamedTuple
+
+from tracelet_otel import semconv
+from tracelet_otel.instrumentation.tensorboard.values import (
+    PROTOBUF,
+    Content,
+    Scalar,
+    Value,
+    artifact,
+    decode_value,
+    mesh,
+    mesh_data,
+)
+
+
+class Undecodable(NamedTuple):
+    """A value that could not be decoded, kept as the artifact ``content``."""
+
+    error: Exception
+    content: Content
+
+
+Item = Scalar | Content | Undecodable
+
+
+def time_unix_nano(event: Any) -> int | None:
+    """The event's wall time, or None where it is none since 1970 that 64 bits can hold."""
+    seconds = event.wall_time
+    return round(seconds * 1e9) if 0.0 < seconds < 9e9 else None
+
+
+def decode(event: Any, metadata: MutableMapping[str, Any] | None = None) -> Iterator[Item]:
+    """What an event holds. Nothing raises: what cannot be decoded is among the results.
+
+    Args:
+        event: an ``Event``; it is only read.
+        metadata: for reading a file: TensorFlow may give a tag's metadata with its first value only.
+            They are kept here between the calls.
+    """
+    what = event.WhichOneof("what")
+    if what == "summary":
+        yield from _decode_summary(event, {} if metadata is None else metadata)
+    elif what == "graph_def":
+        yield Content("graph", "", event.step, event.graph_def, PROTOBUF, {semconv.GRAPH_PART: "graph_def"})
+    elif what == "tagged_run_metadata":
+        tagged = event.tagged_run_metadata
+        part = "run_metadata"
+        yield Content(
+            "graph", tagged.tag, event.step, tagged.run_metadata, PROTOBUF, {semconv.GRAPH_PART: part}
+        )
+    elif what == "meta_graph_def":
+        yield artifact("meta_graph_def", "", event.step, event.meta_graph_def)
+    elif what == "log_message":
+        yield artifact("log_message", "", event.step, event.log_message.SerializeToString())
+    # The rest describes the file: its version, its writer, and from where on it replaces an older one.
+
+
+def _decode_summary(event: Any, metadata: MutableMapping[str, Any]) -> Iterator[Item]:
+    package = type(event).__module__.partition(".")[0]
+    step = event.step
+    meshes: dict[str, list[Value]] = {}
+    for message in event.summary.value:
+        value = Value(message, step, package)
+        try:
+            described = metadata.get(message.tag)
+            if message.HasField("metadata"):
+                described = metadata[message.tag] = message.metadata
+            if described is not None:
+                plugin_data = described.plugin_data
+                value = value._replace(plugin=plugin_data.plugin_name, plugin_data=plugin_data.content)
+            if value.plugin == "mesh":
+                name = mesh_data(value).name
+                meshes.setdefault(name, []).append(value)
+            else:
+                yield from list(decode_value(value))
+        except Exception as error:
+            yield _undecodable(error, value)
+    for name, values in meshes.items():
+        try:
+            yield mesh(name, values)
+        except Exception as error:
+            for value in values:
+                yield _undecodable(error, value)
+
+
+def _undecodable(error: Exception, value: Value) -> Undecodable:
+    payload = value.message.SerializeToString()
+    return Undecodable(error, artifact(value.plugin or "undecodable", value.message.tag, value.step, payload))
+
+
+__all__ = ["Content", "Item", "Scalar", "Undecodable", "decode", "time_unix_nano"]

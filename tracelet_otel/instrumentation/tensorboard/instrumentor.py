@@ -1,0 +1,220 @@
+"""Hooks into TensorBoard's writers: ``torch.utils.tensorboard`` and tensorboardX.
+
+Everything that TensorBoard shows of a run passes ``EventFileWriter.add_event``, except embeddings, which
+are files of their own. The event files stay as they would be without us.
+
+A tensorboardX writer with ``write_to_disk=False`` has no event-file writer and is not recorded: scripts
+use it to silence all ranks but one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tracelet_otel import recording, semconv
+from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Switch, Target, silenced
+from tracelet_otel.instrumentation.tensorboard.events import Scalar, Undecodable, decode, time_unix_nano
+from tracelet_otel.instrumentation.tensorboard.writers import (
+    Call,
+    calling,
+    event_writer_of,
+    state_of,
+    with_types,
+)
+from tracelet_otel.recording.recorder import Recorder
+
+_guard = Guard("recording a TensorBoard event")
+_guard_value = Guard("decoding a TensorBoard value")
+_guard_call = Guard("following a TensorBoard call")
+_guard_embedding = Guard("recording a TensorBoard embedding")
+
+_recorder = recording.recorder
+
+
+def _add_event(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
+    def add_event(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if switch.on and (recorder := _recorder()) is not None and not silenced():
+            try:
+                _record(recorder, self, args[0] if args else kwargs["event"])
+            except Exception:
+                with _guard:  # entered only now: this is the hot path
+                    raise
+        return result
+
+    return add_event
+
+
+def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
+    """Records an event that was written. What one scalar costs here, training pays for each."""
+    values = event.summary.value
+    if len(values) == 1:
+        value = values[0]
+        number = value.simple_value
+        # Only the zero may be that of another kind of value.
+        if number or value.HasField("simple_value"):
+            try:
+                state = event_writer._tracelet
+            except AttributeError:
+                state = state_of(recorder, event_writer)
+            if state.can_be_closed and event_writer._closed:
+                return
+            run = recorder.scope.entered()
+            if run is None:
+                run = state.bound
+                if run.ended:
+                    run = recorder.scope.current()
+            last_run, tags = state.tags
+            tag = value.tag
+            if run is last_run and tag in tags:
+                tag = tags[tag]
+            else:
+                tag = state.name(recorder, run, tag, event_writer)
+            seconds = event.wall_time
+            nanoseconds = round(seconds * 1e9) if 0.0 < seconds < 9e9 else None
+            recorder.scalar(tag, number, event.step, nanoseconds, True, run)
+            return
+    _record_all(recorder, event_writer, event)
+
+
+def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
+    if getattr(event_writer, "_closed", False):
+        return
+    time = time_unix_nano(event)
+    state = run = None
+    for item in decode(event):
+        with _guard_value:
+            if state is None or run is None:  # not before: a file's first event holds nothing
+                state = state_of(recorder, event_writer)
+                run = state.run(recorder)
+            if isinstance(item, Scalar):
+                tag = state.name(recorder, run, item.tag, event_writer)
+                recorder.scalar(tag, item.value, event.step, time, item.single, run)
+                continue
+            content = item.content if isinstance(item, Undecodable) else item
+            if content.kind == "params" and (call := calling.get()) is not None:
+                content = with_types(content, call.hparams)
+            tag = state.name(recorder, run, content.tag, event_writer) if content.tag else ""
+            recorder.event(
+                content.kind,
+                tag,
+                content.step,
+                content.payload,
+                content.mime_type,
+                content.attributes,
+                time,
+                run,
+            )
+            if isinstance(item, Undecodable):
+                raise item.error
+
+
+# -- calls that write through further writers, or past the event files --------------------------
+def _following(describe: Callable[..., Call]) -> Callable[[Callable[..., Any], Switch], Callable[..., Any]]:
+    """Makes wrappers that let :func:`_record` see the call that an event comes from."""
+
+    def make(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            token = None
+            if switch.on and _recorder() is not None:
+                with _guard_call:
+                    token = calling.set(describe(self, *args, **kwargs))
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                if token is not None:
+                    calling.reset(token)
+
+        return call
+
+    return make
+
+
+def _scalars_call(writer: Any, main_tag: Any = None, tag_scalar_dict: Any = None, *_: Any, **__: Any) -> Call:
+    return Call(writer, main_tag=main_tag, scalars=tag_scalar_dict or {})
+
+
+def _hparams_call(writer: Any, hparam_dict: Any = None, *_: Any, **__: Any) -> Call:
+    return Call(writer, hparams=hparam_dict or {})
+
+
+_EMBEDDING_FILES = {
+    "tensors.tsv": ("", "text/tab-separated-values"),
+    "metadata.tsv": ("metadata", "text/tab-separated-values"),
+    "sprite.png": ("label_img", "image/png"),
+}
+"""By name: the argument without which the file is not written, and its type."""
+
+
+def _add_embedding(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
+    def add_embedding(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if switch.on and (recorder := _recorder()) is not None and not silenced():
+            with _guard_embedding:
+                bound = inspect.signature(original).bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                _record_embedding(recorder, self, bound.arguments)
+        return result
+
+    return add_embedding
+
+
+def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]) -> None:
+    event_writer = event_writer_of(writer)
+    if event_writer is None:
+        return
+    step: Any = arguments["global_step"]
+    step = 0 if step is None else step
+    tag: str = arguments["tag"]
+    home = event_writer.get_logdir()
+    folder = f"{home}/{str(step).zfill(5)}/{writer._encode(tag)}"
+    files = {
+        f"{folder}/{name}": mime_type
+        for name, (argument, mime_type) in _EMBEDDING_FILES.items()
+        if not argument or arguments[argument] is not None
+    }
+    files[f"{home}/projector_config.pbtxt"] = "text/plain"
+    state = state_of(recorder, event_writer)
+    run = state.run(recorder)
+    name = state.name(recorder, run, tag, event_writer)
+    for path, mime_type in files.items():
+        attributes = {semconv.FILE_NAME: path.rpartition("/")[2]}
+        recorder.event("embedding", name, int(step), _read(path), mime_type, attributes, None, run)
+
+
+def _read(path: str) -> bytes:
+    if "://" in path:
+        from tensorboard.compat import tf
+
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    with open(path, "rb") as file:  # noqa: PTH123 - tensorboardX writes "s3://x" to such a local path
+        return file.read()
+
+
+def _hooks(event_file_writer: str, writer: str) -> Hooks:
+    return Hooks(
+        [
+            Target(event_file_writer, "EventFileWriter", "add_event", _add_event),
+            Target(writer, "SummaryWriter", "add_scalars", _following(_scalars_call)),
+            Target(writer, "SummaryWriter", "add_hparams", _following(_hparams_call)),
+            Target(writer, "SummaryWriter", "add_embedding", _add_embedding),
+        ]
+    )
+
+
+class TensorBoardInstrumentor(HooksInstrumentor):
+    """Hooks into the writer of the package ``tensorboard``, which ``torch.utils.tensorboard`` writes with."""
+
+    dependencies = ("tensorboard >= 2.0",)
+    hooks = _hooks("tensorboard.summary.writer.event_file_writer", "torch.utils.tensorboard.writer")
+
+
+class TensorBoardXInstrumentor(HooksInstrumentor):
+    """Hooks into the package ``tensorboardX``."""
+
+    dependencies = ("tensorboardX >= 2.0",)
+    hooks = _hooks("tensorboardX.event_file_writer", "tensorboardX.writer")

@@ -1,0 +1,139 @@
+"""A run: one training attempt series with one id, and which run a value belongs to."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+
+from tracelet_otel.recording.series import Series
+from tracelet_otel.secrets.redaction import redacted
+from tracelet_otel.semconv import RANK, RUN_ID, TAG
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def clean_text(text: str) -> str:
+    """``text`` as OTLP can carry it: lone surrogates, which UTF-8 lacks, are spelled out."""
+    if text.isascii():
+        return text
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class Run:
+    """One run. It opens in the trackers with its first point or record, never before.
+
+    Args:
+        id: the run's id; empty for a new one.
+        name: what people call it.
+        project: where trackers file it.
+        experiment: group inside the project.
+        tags: its labels; secrets among them are masked.
+        rank: this process's rank among several that write into the run, else None.
+        on_open: called once, before the first point or record is recorded.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str = "",
+        name: str = "",
+        project: str = "",
+        experiment: str = "",
+        tags: Mapping[str, str] | None = None,
+        rank: int | None = None,
+        on_open: Callable[[Run], None] | None = None,
+    ) -> None:
+        self.id = clean_text(id) or uuid.uuid4().hex
+        self.name = clean_text(name)
+        self.project = clean_text(project)
+        self.experiment = clean_text(experiment)
+        self.tags = redacted({clean_text(key): clean_text(value) for key, value in (tags or {}).items()})
+        self.rank = rank
+        self.opened = False
+        self.ended = False
+        self._opening = False
+        self._on_open = on_open
+        self._lock = threading.RLock()
+        self.opened_at = 0
+        """Nanoseconds since 1970 of its description, of this process."""
+        self.series: dict[str, Series] = {}
+        """The series of each tag, the recorder's."""
+        self.last_step: dict[str, int] = {}
+        """The last step of each tag that was logged through the API."""
+
+    def open(self) -> None:
+        """Opens the run if it is not open yet."""
+        with self._lock:  # held until the run is announced: no other thread's point may come before
+            if self.opened or self._opening:  # what on_open records is recorded by this very thread
+                return
+            self._opening = True
+            try:
+                if self._on_open is not None:
+                    self._on_open(self)
+            finally:
+                self.opened = True
+
+    def attributes(self, tag: str) -> dict[str, str | int]:
+        """The attributes of one tag's points. Opens the run."""
+        if not self.opened:
+            self.open()
+        return {TAG: clean_text(tag), **self.identity()}
+
+    def next_step(self, tag: str) -> int:
+        """The step of a value that was logged without one: the tag's last one plus one, from 0."""
+        return self.last_step.get(tag, -1) + 1
+
+    def identity(self) -> dict[str, str | int]:
+        """The attributes that say whose a point or record is."""
+        if self.rank is None:
+            return {RUN_ID: self.id}
+        return {RUN_ID: self.id, RANK: self.rank}
+
+    def description(self) -> bytes:
+        """The payload of the run's event."""
+        return json.dumps(
+            {"name": self.name, "project": self.project, "experiment": self.experiment, "tags": self.tags}
+        ).encode()
+
+
+class RunScope:
+    """Which run is current: the one this thread or task entered, else the last one anybody entered.
+
+    A thread that was started inside ``with run():`` does not inherit its context variables, so the
+    innermost run of the process stands in for them.
+    """
+
+    def __init__(self, default: Run) -> None:
+        self.default = default
+        self._entered: ContextVar[Run | None] = ContextVar("tracelet_run", default=None)
+        self._active: list[Run] = []
+        self.current_elsewhere = default
+
+    def current(self) -> Run:
+        """The run that a value logged here and now belongs to."""
+        return self._entered.get() or self.current_elsewhere
+
+    def entered(self) -> Run | None:
+        """The run that this thread or task itself entered, if any."""
+        return self._entered.get()
+
+    def enter(self, run: Run) -> None:
+        """Makes ``run`` the current one."""
+        self._active.append(run)
+        self._entered.set(run)
+        self.current_elsewhere = run
+
+    def leave(self, run: Run, previous: Run | None) -> None:
+        """Makes ``previous`` the current one again."""
+        if run in self._active:
+            self._active.remove(run)
+        self._entered.set(previous)
+        self.current_elsewhere = self._active[-1] if self._active else self.default
+
+    def all(self) -> list[Run]:
+        """Every run that has not been left, the default one last."""
+        return [*self._active, self.default]

@@ -1,0 +1,316 @@
+"""A session: one configured pipeline and the run it writes; a process has one at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from opentelemetry.sdk.resources import Resource
+
+from tracelet_otel import agent, recording
+from tracelet_otel.backends import registry as backends
+from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.errors import DeliveryError
+from tracelet_otel.delivery.summary import say
+from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.instrumentation import argparse
+from tracelet_otel.instrumentation.instrumentors import disabled
+from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.otlp.run_resources import described
+from tracelet_otel.recording.media import MediaFolder
+from tracelet_otel.recording.run import Run
+from tracelet_otel.resource import environment, launcher
+from tracelet_otel.secrets.redaction import redacted
+from tracelet_otel.semconv import Status
+from tracelet_otel.session.pipeline import Pipeline
+from tracelet_otel.session.providers import Surroundings
+from tracelet_otel.session.sampler import Sampler
+from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
+
+Signals = Mapping[str, frozenset[Literal["metrics", "logs"]]]
+
+
+class Session:
+    """A configured pipeline and the run it writes. Records nothing before :meth:`record`.
+
+    Args:
+        settings: all settings.
+        signals: which signals a backend that is no tracker gets; both if it is not named.
+        zero_code: started by ``opentelemetry-instrument``: a later ``configure()`` refines it.
+        continues: the session whose run goes on in this one.
+        surroundings: what a configuration file set up beside it.
+
+    Raises:
+        ConfigurationError: a backend does not exist or cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        signals: Signals | None = None,
+        zero_code: bool = False,
+        continues: Session | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        launch = launcher.detect()
+        owner = os.environ.get(RUN_OWNER_VARIABLE, "")
+        self.settings = settings
+        self.zero_code = zero_code
+        self.joined = bool(owner) and owner != str(os.getpid())
+        """Whether the run is that of a parent process, which ends it."""
+        if continues is not None and continues.run.opened and not _same_place(continues.settings, settings):
+            continues = None  # a tracker cannot move a run that it has already
+        self.run = Run(
+            id=settings.run_id or (continues.run.id if continues else "") or launch.run_id,
+            name=settings.run_name or (continues.run.name if continues else ""),
+            project=settings.project,
+            experiment=settings.experiment,
+            tags=settings.tags,
+            rank=launch.rank,
+            on_open=self.opened,
+        )
+        if continues is not None:
+            self.run.last_step.update(continues.run.last_step)
+        self.media = MediaFolder(settings.media_dir)
+        self.resource = _resource(self.run, surroundings)
+        self.pipeline = Pipeline(
+            self.resource, self.run, interval=settings.export_interval / 1000, media=self.media
+        )
+        self.signals = signals or {}
+        self._ends_run = not self.joined and launch.rank in (None, 0)
+        self._deliveries = self._make_deliveries(self.signals)
+        self._is_shown = False
+        if surroundings is not None and surroundings.meter_provider is not None:
+            self.pipeline.join(surroundings.meter_provider)
+            self._is_shown = surroundings.has_readers
+        if self._deliveries and not self.joined and launch.is_first_of_node:
+            self.pipeline.sampler = Sampler(self.resource)
+        self._recorder = self._make_recorder(launch)
+        self._described: bytes | None = None
+        self._announced = False
+        self._variables: dict[str, str | None] = {}
+
+    def _make_recorder(self, launch: launcher.Launch) -> recording.Recorder | None:
+        """What this process records into; None if nothing it logs is wanted."""
+        recorder = self.pipeline.recorder
+        if not self.records:  # without a backend nothing is recorded, so that nothing piles up
+            return None
+        if self.settings.ranks == "all" or launch.rank in (None, 0):
+            return recorder
+        return recording.Unheard(recorder) if self.pipeline.sampler is not None else None
+
+    def _make_deliveries(self, signals: Signals) -> list[Delivery]:
+        run, settings = self.run, self.settings
+        info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags)
+        both: frozenset[Literal["metrics", "logs"]] = frozenset({"metrics", "logs"})
+        made: list[Delivery] = []
+        name_of_session = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        state = state_folder(settings.spool_dir)
+        named = {
+            name: settings.backends.get(name, {}) for name in dict.fromkeys([*settings.backends, *signals])
+        }
+        isolated = agent.isolated(named) if settings.isolation == "process" else {}
+        try:
+            if isolated:
+                try:
+                    made.append(
+                        agent.make_delivery(
+                            isolated,
+                            settings,
+                            run_id=run.id,
+                            state=state,
+                            session=name_of_session,
+                            ends_runs=self._ends_run,
+                        )
+                    )
+                except (DeliveryError, OSError) as error:
+                    log_once("agent", logging.WARNING, "trackers stay in this process: %s", error)
+                    isolated = {}
+            for name, options in named.items():
+                if name not in isolated:
+                    made.append(
+                        backends.make_delivery(
+                            name,
+                            options,
+                            run=info,
+                            max_queue_bytes=settings.max_queue_bytes,
+                            state=state,
+                            session=name_of_session,
+                            max_spool_bytes=settings.max_spool_bytes,
+                            signals=signals.get(name, both),
+                        )
+                    )
+        except Exception:
+            for delivery in made:
+                delivery.close(0)
+            raise
+        return made
+
+    def signals_for(self, settings: Settings) -> Signals:
+        """What a refining session inherits: the signals of the backends that both have."""
+        return {name: kinds for name, kinds in self.signals.items() if name in settings.backends}
+
+    @property
+    def records(self) -> bool:
+        """Whether there is any backend, or a reader of others that sees the last values."""
+        return bool(self._deliveries) or self._is_shown
+
+    def record(self) -> None:
+        """Begins to record."""
+        recording.install(self._recorder)
+        argparse.on_parsed(self._parsed if self.records else None)
+
+    def start(self) -> None:
+        """Begins to deliver what is recorded."""
+        self.pipeline.start(self._deliveries)
+
+    def flush(self, idle_timeout: float | None = None) -> bool:
+        """Delivers everything recorded so far.
+
+        Args:
+            idle_timeout: seconds to wait for a backend that takes nothing any more; None is the setting.
+
+        Returns:
+            Whether everything was delivered or, if it never can be, dropped and counted.
+        """
+        return self.pipeline.flush(self.settings.shutdown_timeout if idle_timeout is None else idle_timeout)
+
+    def stop(self, status: Status | None) -> None:
+        """Ends the runs with ``status`` (None leaves them open), delivers, and says what became of it all."""
+        if recording.recorder() is self._recorder:
+            recording.install(None)
+            argparse.on_parsed(None)
+        for run in self.pipeline.scope.all():
+            run.ended = True  # here: a writer that is bound to it goes on to the next session's run
+            if status is not None:
+                self.end_run(run, status)
+        timeout = self.settings.shutdown_timeout
+        if status is None:
+            for delivery in self._deliveries:
+                delivery.hand_on()
+        # Whoever sends a signal kills soon after; who ends by themselves wait for a backend that works.
+        self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
+        self.restore_variables(self._variables)
+        if self._announced:
+            for line in (line for delivery in self._deliveries for line in delivery.lines()):
+                say(str(line))
+
+    def end_run(self, run: Run, status: Status) -> None:
+        """Ends one run; the default run only where this process is the one to end it."""
+        if run is not self.run or self._ends_run:
+            self.pipeline.end_run(run, status)
+
+    def opened(self, run: Run) -> None:
+        """A run's first value came: tells the trackers, and the user once."""
+        if not run.name and not self.joined:
+            run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.pipeline.runs.add(run)
+        run.opened_at = time.time_ns()
+        self.pipeline.recorder.event(
+            "run", "", None, run.description(), "application/json", None, run.opened_at, run
+        )
+        if self._ends_run and not disabled("environment"):
+            now = environment.snapshot()
+            self.pipeline.describe(run, lambda: self._environment(now))
+        if run is self.run:
+            if self.pipeline.sampler is not None:
+                self.pipeline.sampler.start()
+            self._variables = self.share(run)
+            if self._ends_run and (arguments := argparse.captured()):
+                self._record_arguments(arguments)
+        if not self._announced and self._deliveries:
+            self._announced = True
+            names = ", ".join(name for delivery in self._deliveries for name in delivery.backends)
+            say(f"run {run.name or run.id} -> {names}")
+        finish_with_multiprocessing()
+
+    def _environment(self, now: environment.Snapshot) -> bytes:
+        if self._described is None:  # every run of a sweep has the same
+            self._described = json.dumps(
+                environment.environment_record(now, gpus=not disabled("gpu"))
+            ).encode()
+        return self._described
+
+    def _parsed(self, arguments: Mapping[str, Any]) -> None:
+        if self.run.opened and not self.run.ended and self._ends_run:
+            self._record_arguments(arguments)
+
+    def _record_arguments(self, arguments: Mapping[str, Any]) -> None:
+        payload = json.dumps(dict(arguments)).encode()
+        self.pipeline.recorder.event("params", "", None, payload, "application/json", None, None, self.run)
+
+    def share(self, run: Run) -> dict[str, str | None]:
+        """Has child processes that log join this run; what :meth:`restore_variables` needs."""
+        before = {name: os.environ.get(name) for name in (RUN_ID_VARIABLE, RUN_OWNER_VARIABLE)}
+        os.environ[RUN_ID_VARIABLE] = run.id
+        if not self.joined:
+            os.environ[RUN_OWNER_VARIABLE] = str(os.getpid())
+        return before
+
+    def restore_variables(self, before: Mapping[str, str | None]) -> None:
+        """Takes :meth:`share` back."""
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from tracelet_otel.session import process  # which knows whether this session is still the one in use
+
+        if process.session() is self:
+            process.stop(status_of(error))
+
+
+def _same_place(before: Settings, after: Settings) -> bool:
+    return (before.project, before.experiment) == (after.project, after.experiment)
+
+
+def finish_with_multiprocessing() -> None:
+    """In a child of ``multiprocessing``, which ends without ``atexit``, ends the session with the child."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None or multiprocessing.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize
+
+    from tracelet_otel.session import process
+
+    Finalize(None, process.finish, exitpriority=0)
+
+
+def status_of(error: BaseException | None) -> Status:
+    """The status of a run whose block was left with ``error``."""
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished"
+    # Lightning turns an interrupt into SystemExit(1).
+    interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+    return "killed" if interrupted else "failed"
+
+
+def script_name() -> str:
+    """The name of the running script, without its folder and ending."""
+    arguments = getattr(sys, "argv", None) or [""]
+    stem = Path(arguments[0]).stem
+    if stem == "__main__":  # python -m package
+        stem = Path(arguments[0]).parent.name
+    return stem if stem not in ("", "-c", "-m", "ipykernel_launcher") else "run"
+
+
+def _resource(run: Run, surroundings: Surroundings | None = None) -> Resource:
+    # What OTEL_RESOURCE_ATTRIBUTES and detectors say of the process, command lines among it.
+    found = Resource.create() if surroundings is None else surroundings.resource
+    return Resource(redacted(found.attributes), found.schema_url).merge(Resource(described(run)))
