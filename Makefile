@@ -29,9 +29,10 @@ demo: $(INSTALLED) ## train a small model and deliver what it logs; artefacts go
 test: $(INSTALLED) ## run every test
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-lint: $(INSTALLED) ## check style and formatting
+lint: $(INSTALLED) ## check style, formatting, and that imports go one way
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
 
 types: $(INSTALLED) ## check types
 	@$(BIN)/pyright --warnings

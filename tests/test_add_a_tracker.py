@@ -123,8 +123,8 @@ def test_its_options_and_wrong_ones(tmp_path: Path, site: Path) -> None:
 
 def test_the_pages_reader_of_companion_files(tmp_path: Path) -> None:
     from tracelet_otel.otlp.records import Point
+    from tracelet_otel.tracker.companion import Companions
     from tracelet_otel.tracker.interface import PointAside
-    from tracelet_otel_exporters.shared.companion import Companions
 
     values = (0.1, -0.0, math.inf, -math.inf)
     lines = [

@@ -359,7 +359,7 @@ def test_what_no_agent_took_is_found_by_replay(
 ) -> None:
     code = (
         "from tracelet_otel.agent import launch\n"
-        "from tracelet_otel.delivery.errors import TransientError\n"
+        "from tracelet_otel.foundation.errors import TransientError\n"
         "def fails(*_):\n    raise TransientError('no more processes')\n"
         "launch.launch = fails\n"
     )
@@ -379,7 +379,7 @@ def test_a_replay_of_what_no_agent_took_heeds_routes(
     code = """
     import tracelet_otel
     from tracelet_otel.agent import launch
-    from tracelet_otel.delivery.errors import TransientError
+    from tracelet_otel.foundation.errors import TransientError
     def fails(*_):
         raise TransientError('no more processes')
     launch.launch = fails
@@ -480,7 +480,7 @@ def test_a_tracker_that_is_back_at_the_end_gets_everything(
     site = Path(json_variables["PYTHONPATH"]) / "json_folder" / "__init__.py"
     connect = "    def connect(self) -> None:\n"
     away = (
-        "        from tracelet_otel.delivery.errors import TransientError\n"
+        "        from tracelet_otel.foundation.errors import TransientError\n"
         "        if os.path.exists('away'):\n"
         "            raise TransientError('away')\n"
     )

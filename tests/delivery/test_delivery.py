@@ -11,8 +11,8 @@ import pytest
 from tests.delivery.spool.test_spool import metrics
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.spool.spool import Spool, read
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 
 

@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from tests.fifth_tracker.json_folder import JsonFolderTracker
 from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
-from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.routing import take_route
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.gateway.answers import Answer
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.outlets import Outlet, open_outlet

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics, plain_series
 from tracelet_otel.otlp.records import Point, Record

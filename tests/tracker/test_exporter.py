@@ -10,7 +10,7 @@ import pytest
 
 from tests.fifth_tracker.json_folder import JsonFolderTracker
 from tests.support.contract_data import NOW, Script
-from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics
 from tracelet_otel.otlp.records import Record, Series
 from tracelet_otel.tracker.exporter import TrackerExporter

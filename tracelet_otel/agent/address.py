@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 
 SPOOL_PREFIX: Final = "agent-"
 """How the name of an agent's folder among the spools begins; its key follows."""

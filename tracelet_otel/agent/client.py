@@ -24,7 +24,7 @@ from tracelet_otel.agent.protocol import (
     Source,
 )
 from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from tracelet_otel.delivery.otlp.http import HttpClient

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.agent.address import Address
-from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.foundation.errors import TransientError
 
 _SERVE: Final = """
 import sys

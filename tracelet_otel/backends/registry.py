@@ -14,12 +14,12 @@ from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
-from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.otlp import forward
 from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.foundation.entry_points import find
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.settings import ConfigurationError
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
 from tracelet_otel.backends import registry as backends
-from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.otlp.forward import NAMES, Forward
 from tracelet_otel.foundation import entry_points as installed
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 from tracelet_otel.settings import ConfigurationError
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 
 from tracelet_otel.cli.targets import Target
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 

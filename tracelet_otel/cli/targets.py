@@ -11,10 +11,10 @@ from typing import Any, Final, Protocol
 
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
-from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.otlp.forward import NAMES, Forward
 from tracelet_otel.foundation import entry_points as installed
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.otlp.decoding import decode_records, parse_logs, run_info
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.spool.spool import Spool, SpoolFullError
+from tracelet_otel.foundation.errors import TransientError
 
 
 class FileDestination:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
-from tracelet_otel.delivery.errors import DeliveryError, TransientError
 from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Urgency
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
 

@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.errors import PermanentError
 from tracelet_otel.delivery.spool.lines import encode_metrics
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.answers import ACCEPTED, Answer, invalid, unavailable

@@ -9,7 +9,7 @@ from typing import Final
 from opentelemetry.metrics import Counter, Meter, UpDownCounter
 
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
-from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.gateway import instruments
 from tracelet_otel.gateway.instruments import COMPONENT_NAME, COMPONENT_TYPE, ERROR_TYPE, Instrument
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics

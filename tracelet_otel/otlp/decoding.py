@@ -20,7 +20,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, Metric, NumberD
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once, logging
 from tracelet_otel.otlp.exemplars import spans
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint

@@ -18,8 +18,8 @@ from opentelemetry.sdk.resources import Resource
 from tracelet_otel import agent, recording
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
-from tracelet_otel.delivery.errors import DeliveryError
 from tracelet_otel.delivery.summary import say
+from tracelet_otel.foundation.errors import DeliveryError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentation.instrumentors import disabled

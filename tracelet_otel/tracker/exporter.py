@@ -29,8 +29,8 @@ from tracelet_otel.otlp.decoding import (
 )
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series
 from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED, Status
+from tracelet_otel.tracker.companion import Companions
 from tracelet_otel.tracker.interface import Outcome, Tracker
-from tracelet_otel_exporters.shared.companion import Companions
 
 _STATUSES: dict[object, Status] = {"finished": "finished", "failed": "failed", "killed": "killed"}
 _MOST_CLOSED = 1000

@@ -75,8 +75,8 @@ class Tracker(Protocol):
     """One tracker's client.
 
     Every method but the constructor may raise
-    :class:`~tracelet_otel.delivery.errors.TransientError` (the whole call may be repeated with the
-    same arguments) or :class:`~tracelet_otel.delivery.errors.PermanentError` (it never will work).
+    :class:`~tracelet_otel.foundation.errors.TransientError` (the whole call may be repeated with the
+    same arguments) or :class:`~tracelet_otel.foundation.errors.PermanentError` (it never will work).
     """
 
     name: str

@@ -7,10 +7,10 @@ import hashlib
 import json
 from typing import Any, Final
 
+from tracelet_otel.tracker.companion import FOLDER
 from tracelet_otel.tracker.interface import Outcome, PointAside, RecordAside
 from tracelet_otel_exporters.aim import files as aim_files
 from tracelet_otel_exporters.aim.runs import OpenRun
-from tracelet_otel_exporters.shared.companion import FOLDER
 
 _COMPANIONS: Final = f"{FOLDER}/companion-"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import Record
 from tracelet_otel_exporters.aim import points as aim_points
 from tracelet_otel_exporters.aim.points import Row

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Final
 
-from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel_exporters.aim import index as aim_index
 from tracelet_otel_exporters.aim.containers import open_container
 from tracelet_otel_exporters.aim.locks import POLL_SECONDS, WAIT_SECONDS, TakenError, exists_while, take_run

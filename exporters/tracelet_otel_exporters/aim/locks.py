@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel_exporters.aim.store import library
 
 WAIT_SECONDS: Final = 8.0

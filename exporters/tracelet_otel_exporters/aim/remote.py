@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final, cast
 
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel_exporters.aim.server import Server
 from tracelet_otel_exporters.aim.store import Array, Change, Path, Props, Rows, Tree, ordered
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Generator, Sequence
 from typing import Any, Final, cast
 
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel_exporters.aim.store import errors, library
 
 CONNECT_SECONDS: Final = 5.0

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel_exporters.shared.importing import passes
 
 Tree = Literal["meta", "seqs"]

@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel_exporters.shared.importing import IMPORTING, passes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters.clearml.connection import Connection, RefusedError

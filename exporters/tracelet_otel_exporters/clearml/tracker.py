@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
+from tracelet_otel.tracker.companion import FOLDER
 from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
 from tracelet_otel_exporters.clearml import files as clearml_files
 from tracelet_otel_exporters.clearml import names as clearml_names
@@ -20,7 +21,6 @@ from tracelet_otel_exporters.clearml import system as clearml_system
 from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, load_library, translated
 from tracelet_otel_exporters.clearml.names import Name
 from tracelet_otel_exporters.clearml.runs import OpenRun
-from tracelet_otel_exporters.shared.companion import FOLDER
 
 COMPANIONS: Final = f"{FOLDER}/companion-"
 """What the names of companion files begin with."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from tracelet_otel.delivery.errors import DeliveryError
+from tracelet_otel.foundation.errors import DeliveryError
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.semconv import INDEX, RANK
 from tracelet_otel_exporters.mlflow import names

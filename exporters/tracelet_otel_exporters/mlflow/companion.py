@@ -7,11 +7,11 @@ import struct
 from typing import Any
 
 from tracelet_otel.otlp.records import Point
+from tracelet_otel.tracker import companion
 from tracelet_otel.tracker.interface import PointAside, RecordAside
 from tracelet_otel_exporters.mlflow import artifacts as mlflow_artifacts
 from tracelet_otel_exporters.mlflow.connection import Connection
 from tracelet_otel_exporters.mlflow.runs import OpenRun
-from tracelet_otel_exporters.shared import companion
 
 
 def news(

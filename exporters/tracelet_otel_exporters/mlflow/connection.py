@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel_exporters.shared.importing import passes
 
 OVERRIDES: Final[Mapping[str, object]] = {

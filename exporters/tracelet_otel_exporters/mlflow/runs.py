@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import RUN_ID
 from tracelet_otel_exporters.mlflow import names

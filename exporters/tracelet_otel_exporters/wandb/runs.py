@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel.delivery.errors import DeliveryError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel_exporters.wandb import ledger as wandb_ledger
 from tracelet_otel_exporters.wandb import log as wandb_log

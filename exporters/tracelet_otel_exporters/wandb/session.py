@@ -22,7 +22,7 @@ import threading
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel_exporters.shared.importing import passes
 
 CALL_SECONDS: Final = 10.0

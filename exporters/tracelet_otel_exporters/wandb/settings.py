@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.resource import launcher
 from tracelet_otel_exporters.wandb import names as wandb_names

@@ -18,11 +18,11 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from tests.delivery.otlp.receiver import PROTOCOLS, Inbox, Protocol, Reply, receiver
 from tests.delivery.spool.test_spool import metrics
-from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.otlp import settings as otlp_settings
 from tracelet_otel.delivery.otlp.client import Answer, DeniedError, MissingError, OtlpClient, TooLargeError
 from tracelet_otel.delivery.otlp.grpc import GrpcClient
 from tracelet_otel.delivery.otlp.http import HttpClient
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 
 
 def client(protocol: Protocol, endpoint: str, **options: Any) -> OtlpClient:

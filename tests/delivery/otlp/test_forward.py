@@ -25,8 +25,8 @@ from tracelet_otel import distro, recording, semconv
 from tracelet_otel.cli.main import app
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.errors import TransientError
 from tracelet_otel.delivery.otlp.forward import Forward
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.otlp.decoding import decode_attributes, run_info
 from tracelet_otel.otlp.decoding import decode_records as decoded
 from tracelet_otel.session import pipeline

@@ -19,11 +19,11 @@ from tracelet_otel import semconv
 from tracelet_otel.delivery import urgency
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.spool import durable
 from tracelet_otel.delivery.spool.durable import DurableSpool
 from tracelet_otel.delivery.spool.segments import POSITION
 from tracelet_otel.delivery.spool.spool import SpoolFullError, read
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
 
 MB = 1024 * 1024

@@ -29,7 +29,7 @@ from PIL import Image
 from tests.support.aim_subject import AimSubject, make_subject
 from tests.support.subject import StoredPoint
 from tracelet_otel import semconv
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel_exporters.aim import index as aim_index
 from tracelet_otel_exporters.aim.runs import run_hash
@@ -813,7 +813,7 @@ def test_a_server_that_answers_nothing_is_a_transient_error(monkeypatch: pytest.
 EXIT = """
 import sys, tracelet_otel
 from tracelet_otel.records import *
-from tracelet_otel.delivery.errors import TransientError
+from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel_exporters.aim.tracker import AimTracker
 tracker = AimTracker(sys.argv[1])
 tracker.load(); tracker.connect()

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
 from tests.support.clearml_subject import ClearMLSubject, make_subject
 from tests.support.subject import StoredPoint
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind, Status
 from tracelet_otel.tracker.interface import PointAside, RecordAside

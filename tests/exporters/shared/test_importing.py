@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel_exporters.clearml import connection as clearml_connection
 from tracelet_otel_exporters.shared.importing import IMPORTING
 

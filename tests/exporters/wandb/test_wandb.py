@@ -27,7 +27,7 @@ from PIL import Image
 from tests.support.wandb_server import WandbServer
 from tests.support.wandb_subject import WandbSubject, make_subject, rows
 from tracelet_otel import semconv
-from tracelet_otel.delivery.errors import PermanentError, TransientError
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.intervals import Intervals
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel_exporters.wandb import names as wandb_names

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from tracelet_otel.delivery.errors import PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 
 LONGEST_PATIENCE_S: Final = 600.0
 """A receiver that asks for a longer wait is asked again after this one."""

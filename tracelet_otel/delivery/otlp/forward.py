@@ -17,10 +17,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.delivery.otlp import local_media
 from tracelet_otel.delivery.otlp import settings as otlp_settings
 from tracelet_otel.delivery.otlp.client import Answer, DeniedError, MissingError, OtlpClient, TooLargeError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp import request_splitting as otlp_split

@@ -19,7 +19,6 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.otlp.client import (
     LONGEST_PATIENCE_S,
     Answer,
@@ -28,6 +27,7 @@ from tracelet_otel.delivery.otlp.client import (
     TooLargeError,
 )
 from tracelet_otel.delivery.otlp.settings import Connection
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
 

@@ -26,7 +26,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from tracelet_otel.delivery.errors import PermanentError, TransientError
 from tracelet_otel.delivery.otlp.client import (
     LONGEST_PATIENCE_S,
     Answer,
@@ -35,6 +34,7 @@ from tracelet_otel.delivery.otlp.client import (
     TooLargeError,
 )
 from tracelet_otel.delivery.otlp.settings import Connection, over_socket
+from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
 

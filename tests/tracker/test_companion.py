@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tracelet_otel_exporters.shared.companion import Companions, merge
+from tracelet_otel.tracker.companion import Companions, merge
 
 
 def test_files_of_an_interrupted_attempt_are_merged(tmp_path: Path) -> None:
