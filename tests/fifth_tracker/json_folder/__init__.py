@@ -68,7 +68,7 @@ class JsonFolderTracker:
         return str(path.parent)
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
-        """Appends a line a series, unless that very line is there: then the data came a second time."""
+        """Appends a line for each series, unless the same line is there: then the data came a second time."""
         known = self._run(run_id)
         lines: dict[str, bytes] = {}
         for one in series:
@@ -105,7 +105,7 @@ class JsonFolderTracker:
         return Outcome(accepted=1)
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
-        """Appends a line a measurement, under OpenTelemetry's name for it."""
+        """Appends a line for each measurement, under OpenTelemetry's name for it."""
         self._run(run_id)
         self._append(run_id, "system", (_json(point._asdict()) for point in points))
         return Outcome(accepted=len(points))
@@ -159,7 +159,7 @@ class JsonFolderTracker:
 
 
 class _Errors:
-    """What the file system raises may pass: a full disk, a network folder that is away."""
+    """Translates the file system's errors. Most are temporary: a full disk, a network folder that is down."""
 
     def __enter__(self) -> None:
         pass
@@ -172,12 +172,12 @@ class _Errors:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file; what is after the last line break was never acknowledged."""
+    """The lines of a file. What comes after the last line break was never acknowledged."""
     return path.read_bytes().split(b"\n")[:-1]
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All or nothing, whatever happens meanwhile."""
+    """Writes the whole file or nothing, even if the process is killed meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
