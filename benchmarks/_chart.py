@@ -17,15 +17,15 @@ class Bar(NamedTuple):
 
 
 def draw(path: Path, bars: Sequence[Bar], title: str, *, least: float, form: str) -> None:
-    """Draws the bars one below the other, on a logarithmic scale, with their values. The file is the same for
-    the same figures.
+    """Draws the bars one below the other, on a logarithmic scale, with their values. Equal figures give equal
+    files.
 
     Args:
-        path: of the file.
-        bars: from the top.
-        title: with the unit.
+        path: the file.
+        bars: the bars from the top.
+        title: the title, with the unit.
         least: where the scale begins.
-        form: of the values.
+        form: the format of the values.
     """
     import matplotlib as mpl
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import _rows
 from _rows import Row
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
@@ -27,7 +27,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what :func:`report` heeds."""
+    """Adds the options that :func:`report` reads."""
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
 
@@ -38,25 +38,23 @@ def report(
     """Prints the rows, and writes figures and table where the options say.
 
     Args:
-        name: the benchmark's.
+        name: the benchmark's name.
         options: see :func:`add_options`.
-        title: over the printed rows.
-        caption: over the table of the page.
-        rows: the lines.
-        figures: for the JSON file.
+        title: the line above the printed rows.
+        caption: the line above the table of the page.
+        rows: the lines of both.
+        figures: what the JSON file gets.
     """
-    print(title, *rows, sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _rows.report(title, rows, options.json, figures)
     if options.write_docs:
         write(name, [caption, "", *table(rows)])
 
 
 def write(name: str, lines: Sequence[str]) -> None:
-    """Replaces one benchmark's lines, and adds what they were measured with.
+    """Replaces one benchmark's lines, and adds the versions that they were measured with.
 
     Raises:
-        ValueError: the page has no place of that name.
+        ValueError: the page does not have the marks of that benchmark.
     """
     with_ = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     where = f"Python {platform.python_version()}, {os.cpu_count()} CPUs ({platform.machine()}), {with_}."

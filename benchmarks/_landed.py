@@ -1,4 +1,4 @@
-"""Reads the points of one process back from its tracker, and counts those that are as they were logged."""
+"""Reads the points of one process back from its tracker, and counts those that are exactly as logged."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Found = Iterable[tuple[str, int, float]]
 def share(points: Points, found: Found) -> float:
     """Percent of the points that are there, with tag, step and value.
 
-    Names are compared by their last part, as each client puts its own before that, and values as float32,
-    which is what a ``SummaryWriter`` hands on.
+    Names are compared by their last part, since each client puts something of its own before it. Values are
+    compared as float32, since a ``SummaryWriter`` hands on float32.
     """
     wanted = {(_last(tag), step, _float32(value)) for tag, value, step in points}
     there = {(_last(tag), step, _float32(value)) for tag, step, value in found}

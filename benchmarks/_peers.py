@@ -25,12 +25,12 @@ class Way(NamedTuple):
     """One way."""
 
     tracker: str
-    """Empty: to none."""
+    """Empty for a way that does not lead to a tracker."""
     name: str
     is_ours: bool = False
     hooks: str = ""
-    """What it does to a script that only calls ``SummaryWriter.add_scalar``: ``call``, it hooks the call;
-    ``file``, it reads the event file; empty: the script calls it."""
+    """How it gets the values of a script that only calls ``SummaryWriter.add_scalar``: ``call``, it hooks the
+    call; ``file``, it reads the event file. Empty if the script calls it directly."""
 
     @property
     def key(self) -> str:
@@ -63,19 +63,19 @@ WAYS = (
 
 
 class Measured(NamedTuple):
-    """Of one process; a call's times in microseconds."""
+    """What one process measured; the times of a call are in microseconds."""
 
     thread_us: float
-    """CPU time of the thread that trains: what it adds to ``add_scalar``, or what the calls take; of other
-    clients with what ends the run."""
+    """CPU time of the training thread: what a hook adds to ``add_scalar``, or what the calls take. For other
+    clients it includes the end of the run."""
     wall_us: float
     process_us: float
     """CPU time of all threads of that process."""
     after_s: float | None
-    """Seconds from the last call to the end of what is said to write everything; None where the two cannot be
-    told apart."""
+    """Seconds from the last call until the client reports that everything is written; None where this
+    wait cannot be separated from the calls."""
     all_s: float
-    """Seconds from the first call to there."""
+    """Seconds from the first call to the same moment."""
 
 
 def make_points(count: int) -> Points:
@@ -84,7 +84,7 @@ def make_points(count: int) -> Points:
 
 
 class _Clock:
-    """Times between two looks."""
+    """The times since it was made."""
 
     def __init__(self) -> None:
         self._began = self._now()
@@ -102,8 +102,8 @@ class _Clock:
 
 
 def _add_all(writer: Any, points: Points) -> tuple[float, float, float]:
-    """Logs the points; the times of a call. The thread's is the median of the blocks: it is a difference of
-    two such times that counts, and a hook that costs a lot now and then is not made worse by it.
+    """Logs the points; the times of a call. The thread's time is the median of the blocks: two such times
+    are subtracted later, and single calls of a hook that cost a lot shall not count.
     """
     whole, blocks = _Clock(), list[float]()
     for start in range(0, len(points), BLOCK):
@@ -116,7 +116,7 @@ def _add_all(writer: Any, points: Points) -> tuple[float, float, float]:
     return statistics.median(blocks), wall, process
 
 
-# -- ways that hook into SummaryWriter: each switches itself on, and returns what makes its points durable --
+# -- ways that hook into SummaryWriter: each returns the function that makes its points durable ----------
 def _ours(tracker: str) -> Callable[[], None]:
     import tracelet_otel
 
@@ -135,7 +135,7 @@ def _mlflow_autolog() -> Callable[[], None]:
     mlflow.start_run()
 
     def finish() -> None:
-        # MLflow itself does this once, at the interpreter's exit, and not at all while a thread does.
+        # MLflow does this once, at the interpreter's exit, and skips it while a thread does it.
         while metrics_queue._metrics_queue:
             metrics_queue.flush_metrics_queue()
         with metrics_queue._metrics_queue_lock:

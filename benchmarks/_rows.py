@@ -1,9 +1,24 @@
-"""One line of a benchmark's table."""
+"""The figures of a benchmark: their medians and ranges, and where they go."""
 
 from __future__ import annotations
 
+import json
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """The median of some repeats, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        return cls(statistics.median(values), min(values), max(values))
 
 
 class Row(NamedTuple):
@@ -16,12 +31,11 @@ class Row(NamedTuple):
 
     @property
     def median(self) -> float:
-        return statistics.median(self.figures)
+        return self.span.median
 
     @property
-    def span(self) -> tuple[float, float, float]:
-        """The median, the lowest and the highest."""
-        return self.median, min(self.figures), max(self.figures)
+    def span(self) -> Figure:
+        return Figure.of(self.figures)
 
     @property
     def misses(self) -> bool:
@@ -36,3 +50,15 @@ class Row(NamedTuple):
         median, low, high = self.span
         verdict = "" if self.target is None else f"   at most {self.target:g}: {self.verdict}"
         return f"{self.name:<18}{median:>8.3f} {self.unit:<4} {low:.3f}-{high:.3f}{verdict}"
+
+
+def write_json(path: Path | None, figures: object) -> None:
+    """Writes the figures to a file, if the user named one with ``--json``."""
+    if path:
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def report(title: str, rows: Sequence[Row], path: Path | None, figures: object) -> None:
+    """Prints the rows below a title, and writes the figures as :func:`write_json` does."""
+    print(title, *rows, sep="\n")
+    write_json(path, figures)

@@ -1,23 +1,23 @@
-"""What the agent costs training, against trackers' clients in training's own process.
+"""What the agent costs training, compared with trackers' clients in the training process.
 
     python benchmarks/agent.py [--points 50000] [--rounds 5] [--json results.json]
 
-Prints one table, each figure as the median of the rounds with the lowest and the highest; exits with 1 where
-a median misses its target. Both sides are processes of their own, in turns, with MLflow (SQLite) as the
-backend; its client is imported, and the agent started, before the clock.
+Prints one table, each figure as the median of the rounds with the lowest and the highest; exits with 1 if a
+median misses its target. Each side runs in a process of its own, in turns, with MLflow (SQLite) as the
+backend. Its client is imported, and the agent is started, before the clock starts.
 
-thread, call        CPU time of the training thread a call of `log_scalar`, `isolation="thread"`
+thread, call        CPU time of the training thread for a call of `log_scalar`, with `isolation="thread"`
 process, call       the same with the agent
 process / thread    the ratio of the two in one round
-all threads         what the whole training process spends a point with the agent: the call, collection,
-                    encoding and hand-over, from the first call until the agent has the last point; the target
-                    is in microseconds, and this machine's are not another's
-in a script         the same where points come at a hundred steps a second with ten metrics each, in between
-                    the thread sleeps: collections and requests are small then
-exit, thread        seconds that `shutdown()` takes while MLflow has still to digest the points
-exit, process       the same with the agent and a `shutdown_timeout` of 1 s; the agent finishes the rest
+all threads         CPU time of the whole training process for a point with the agent: the call, collection,
+                    encoding and hand-over, from the first call until the agent has the last point. The target
+                    is in microseconds, so it depends on the machine
+in a script         the same with a hundred steps a second and ten metrics a step. The thread sleeps between
+                    the steps, so collections and requests are small
+exit, thread        seconds that `shutdown()` takes while MLflow still has to write the points
+exit, process       the same with the agent and a `shutdown_timeout` of 1 s; the agent delivers the rest
 
-In the end all points are read back; if one is missing, the program ends with an error.
+At the end all points are read back; if one is missing, the program ends with an error.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from _rows import Row
+import trackers
+from _processes import empty_mlflow, run
+from _rows import Row, report
 
 from tracelet_otel.settings import Isolation
 
@@ -47,7 +48,7 @@ def child(isolation: Isolation, points: int) -> dict[str, float]:
     from tracelet_otel.agent import delivery as agent_delivery
     from tracelet_otel.session import process
 
-    agent_delivery._CONTAINERS = ()  # whether this machine is one or not
+    agent_delivery._CONTAINERS = ()  # also where this machine is a container
     os.environ.pop("SLURM_JOB_ID", None)
     seconds = 1.0 if isolation == "process" else 120.0
     tracelet_otel.configure(backends=["mlflow"], isolation=isolation, shutdown_timeout=seconds)
@@ -97,25 +98,13 @@ def stored(database: Path) -> tuple[int, list[str]]:
 def measure(isolation: str, points: int, empty: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="agent-", ignore_cleanup_errors=True) as folder:
         shutil.copy(empty, f"{folder}/mlflow.db")
-        environment = {
-            **os.environ,
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "TRACELET_SPOOL_DIR": f"{folder}/state",
-            "TMPDIR": folder,
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
-        }
-        command = [sys.executable, __file__, "--child", isolation, "--points", str(points)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"{isolation}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        variables = trackers.environment(folder, {"TMPDIR": folder})
+        printed = run([__file__, "--child", isolation, "--points", str(points)], folder, variables, isolation)
         expected = 1 + points + (SCRIPT_STEPS * 10 if isolation == "process" else 0)
         end = time.monotonic() + 300
         while (found := stored(Path(folder, "mlflow.db"))) != (expected, ["FINISHED"]):
             if time.monotonic() > end:
-                sys.exit(f"{isolation}: MLflow has {found}, not {expected} points\n{done.stderr}")
+                sys.exit(f"{isolation}: MLflow has {found}, not {expected} points\n{printed}")
             time.sleep(0.2)
         return json.loads(Path(folder, "figures.json").read_text(encoding="utf-8"))
 
@@ -132,9 +121,7 @@ def main() -> None:
         Path("figures.json").write_text(json.dumps(figures), encoding="utf-8")
         return
     with tempfile.TemporaryDirectory() as folder:
-        code = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
-        empty = Path(folder, "mlflow.db")
+        empty = empty_mlflow(Path(folder))
         rounds = [
             [measure(side, options.points, empty) for side in ("thread", "process")]
             for _ in range(options.rounds)
@@ -148,13 +135,8 @@ def main() -> None:
         Row("exit, thread", "s", [thread["exit"] for thread, _ in rounds]),
         Row("exit, process", "s", [agent["exit"] for _, agent in rounds], 3.0),
     ]
-    print(f"{options.points:,} points, {options.rounds} rounds, medians and ranges")
-    for row in rows:
-        print(row)
-    if options.json:
-        options.json.write_text(
-            json.dumps({row.name: row.figures for row in rows}, indent=1) + "\n", encoding="utf-8"
-        )
+    title = f"{options.points:,} points, {options.rounds} rounds, medians and ranges"
+    report(title, rows, options.json, {row.name: row.figures for row in rows})
     sys.exit(any(row.misses for row in rows))
 
 

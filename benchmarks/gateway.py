@@ -1,285 +1,53 @@
-"""What a point costs a gateway, part by part, how many it takes a second, and whether memory stays flat.
+"""Measures a gateway: what a point costs, how many points it takes a second, and if its memory stays flat.
 
     python benchmarks/gateway.py [--points 40000] [--repeats 5] [--runs 500] [--json results.json]
 
 Each figure is the median of the repeats, with the lowest and the highest. Exits with 1 where a target is
 missed.
 
-decode          OTLP bytes to the records that a tracker is given, 1,000 exemplars a request, in one process;
+decode          from OTLP bytes to the records that a tracker gets, 1,000 exemplars a request, in one process;
                 target: at least 800,000 points/s of CPU time
-end to end      a gateway as a process of its own gets every point over gRPC, in requests of 4,000 exemplars
-                of 10 tags, from four senders, and delivers to MLflow (sqlite) or to backend `file`; from the
-                first request to the last point delivered. "CPU" is that of the gateway's process
-parts           the CPU time of that, part by part, each measured alone on the same requests in this process:
-                receive (gRPC, to the answer), check (parse, validate, find what is new), durable (the line of
-                the spool, written and synced), decode, write (the tracker's calls, all threads)
-runs            many runs at once into MLflow, round by round; the gateway's memory after each. Flat is when
-                the last third has at most 10 % more than the second
+end to end      a gateway in a process of its own gets every point over gRPC, in requests of 4,000 exemplars
+                of 10 tags, from four senders, and delivers to MLflow (sqlite) or to backend `file`; the time
+                from the first request to the last delivered point. "CPU" is that of the gateway's process
+parts           the CPU time of the same work, each part measured alone on the same requests in this process:
+                receive (gRPC, up to the answer), check (parse, validate, find what is new), durable (write
+                and sync the line of the spool), decode, write (the tracker's calls, all threads)
+runs            many runs at once into MLflow, round by round; the gateway's memory after each round. It is
+                flat if the last third has at most 10 % more than the second third
 
-The part that costs most is the bound, as Python runs one thread at a time: more parts do not work side by
-side but in turns, apart from what waits for the disk or the database.
+The part that costs most is the bound: Python runs one thread at a time, so the parts work in turns and not
+side by side, except while they wait for the disk or the database.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+from _gateway_load import EXEMPLARS, TAGS, Sending, request, requests  # noqa: E402
+from _gateway_parts import measure_decode, measure_parts  # noqa: E402
+from _processes import empty_mlflow  # noqa: E402
+from _rows import Figure, write_json  # noqa: E402
+
 from tests.gateway.process import Client, Gateway  # noqa: E402
 from tests.gateway.support import Job  # noqa: E402
-from tracelet_otel import semconv  # noqa: E402
-from tracelet_otel.backends import registry as backends  # noqa: E402
-from tracelet_otel.delivery.destination import Batch  # noqa: E402
-from tracelet_otel.delivery.file import FileDestination  # noqa: E402
-from tracelet_otel.delivery.spool.durable import DurableSpool  # noqa: E402
-from tracelet_otel.delivery.spool.lines import encode_metrics  # noqa: E402
-from tracelet_otel.gateway.answers import ACCEPTED  # noqa: E402
-from tracelet_otel.gateway.items import check_metrics  # noqa: E402
-from tracelet_otel.gateway.seen import Seen  # noqa: E402
-from tracelet_otel.otlp.decoding import decode_series, parse_metrics  # noqa: E402
-from tracelet_otel.tracker.exporter import TrackerExporter  # noqa: E402
 
 DECODE_TARGET = 800_000
-TAGS = 10
-EXEMPLARS = 4_000
-"""A request."""
-SENDERS = 4
-NOW = 1_700_000_000_000_000_000
-
-
-class Figure(NamedTuple):
-    """The median of some repeats, the lowest and the highest."""
-
-    median: float
-    low: float
-    high: float
-
-
-def figure(values: list[float]) -> Figure:
-    return Figure(statistics.median(values), min(values), max(values))
-
-
-def request(run_id: str, first: int, exemplars: int, tags: int = TAGS) -> bytes:
-    """One request of a run: the same number of exemplars for each tag, from step ``first`` on."""
-    message = ExportMetricsServiceRequest()
-    resource = message.resource_metrics.add()
-    resource.resource.attributes.add(key=semconv.RUN_ID, value=AnyValue(string_value=run_id))
-    metric = resource.scope_metrics.add().metrics.add(name=semconv.SCALAR)
-    for tag in range(tags):
-        point = metric.gauge.data_points.add(as_double=0.5, time_unix_nano=NOW)
-        point.attributes.add(key=semconv.TAG, value=AnyValue(string_value=f"group/tag_{tag}"))
-        point.attributes.add(key=semconv.RUN_ID, value=AnyValue(string_value=run_id))
-        for step in range(first, first + exemplars // tags):
-            value = (step * 31 + tag) % 997 / 997
-            exemplar = point.exemplars.add(as_double=value, time_unix_nano=NOW + step * 1_000_000)
-            exemplar.filtered_attributes.add(key=semconv.STEP, value=AnyValue(int_value=step))
-        point.exemplars[0].filtered_attributes.add(
-            key=semconv.SEQUENCE, value=AnyValue(int_value=NOW // 1000 + first)
-        )
-    return message.SerializeToString()
-
-
-def requests(run_id: str, points: int) -> list[bytes]:
-    """All of a run's points."""
-    return [
-        request(run_id, first * EXEMPLARS // TAGS, EXEMPLARS) for first in range(max(1, points // EXEMPLARS))
-    ]
-
-
-def cpu(work: Callable[[], object]) -> float:
-    """Seconds of CPU time of this process, all threads."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
-# -- decode -----------------------------------------------------------------------------------------------
-
-
-def measure_decode(repeats: int) -> dict[str, Figure]:
-    """Points a second of CPU time, with 1,000 exemplars a data point, and with one."""
-    found: dict[str, Figure] = {}
-    for name, tags in (("1,000 exemplars a data point", 1), ("1 exemplar a data point", 1000)):
-        data = [request("r" * 32, first * 1000, 1000, tags) for first in range(100)]
-
-        def decode(data: list[bytes] = data) -> None:
-            for one in data:
-                for series in decode_series(parse_metrics(one)):
-                    assert series.points
-
-        decode()
-        found[name] = figure([1e5 / cpu(decode) for _ in range(repeats)])
-    return found
-
-
-# -- parts ------------------------------------------------------------------------------------------------
-
-
-def measure_parts(backend: str, points: int, repeats: int, database: Path) -> dict[str, Figure]:
-    """Microseconds of CPU time a point, by part."""
-    found: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            data = requests(uuid.uuid4().hex, points)
-            count = len(data) * EXEMPLARS
-            for part, seconds in (
-                ("receive", receive(data)),
-                ("check", check(data)),
-                ("durable", durable(data, folder)),
-                *write(backend, data, folder, database),
-            ):
-                found.setdefault(part, []).append(seconds / count * 1e6)
-    return {part: figure(values) for part, values in found.items()}
-
-
-def receive(data: list[bytes]) -> float:
-    """A server that accepts whatever comes, less what sending costs."""
-    import asyncio
-
-    from tracelet_otel.gateway.budget import Budget
-    from tracelet_otel.gateway.grpc_server import GrpcServer
-    from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS
-
-    class Nothing:
-        def metrics(self, data: bytes, source: str = "") -> object:
-            return ACCEPTED
-
-        logs = metrics
-        traces = metrics
-
-    used: list[float] = []
-
-    async def serve() -> None:
-        with ThreadPoolExecutor(4) as pool:
-            intake: Any = Nothing()
-            budget = Budget(MOST_REQUESTS, MOST_BYTES)
-            server = GrpcServer(intake, "127.0.0.1:0", executor=pool, budget=budget, authorize=None, tls=None)
-            await server.start()
-            loop = asyncio.get_running_loop()
-            child = await loop.run_in_executor(None, Sending, f"127.0.0.1:{server.port}", data)
-            before = time.process_time()
-            await loop.run_in_executor(None, child.go)
-            used.append(time.process_time() - before)
-            await server.stop(1)
-
-    asyncio.run(serve())
-    return used[0]
-
-
-class Sending:
-    """Another process that sends everything, so that its CPU time is not counted here."""
-
-    def __init__(self, address: str, data: list[bytes]) -> None:
-        import subprocess
-
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--send", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdin is not None
-        for one in data:
-            self._process.stdin.write(len(one).to_bytes(4, "big") + one)
-        self._process.stdin.write(bytes(4))
-        self._process.stdin.flush()
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-
-    def go(self) -> None:
-        """Returns when everything was answered."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"go")
-        self._process.stdin.close()
-        assert self._process.wait() == 0
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-
-def send(address: str) -> None:
-    """The other process."""
-    data: list[bytes] = []
-    while length := int.from_bytes(sys.stdin.buffer.read(4), "big"):
-        data.append(sys.stdin.buffer.read(length))
-    print("ready", flush=True)
-    sys.stdin.buffer.read(2)
-    with ThreadPoolExecutor(SENDERS) as pool:
-        list(pool.map(lambda part: send_part(address, part), [data[n::SENDERS] for n in range(SENDERS)]))
-
-
-def send_part(address: str, data: list[bytes]) -> None:
-    with Client("grpc", address) as client:
-        for one in data:
-            while client.send("metrics", one).code != "OK":
-                time.sleep(0.05)
-
-
-def check(data: list[bytes]) -> float:
-    seen = Seen()
-
-    def work() -> None:
-        for one in data:
-            for item in check_metrics(parse_metrics(one)).items:
-                parts = seen.missing(item)
-                assert parts is not None
-                seen.add(item, parts)
-
-    return cpu(work)
-
-
-def durable(data: list[bytes], folder: Path) -> float:
-    spool = DurableSpool(folder / "spool", max_bytes=2**34, max_memory_bytes=2**28)
-
-    def work() -> None:
-        for one in data:
-            spool.append(Batch(metrics=one, points=EXEMPLARS, size=len(one), line=encode_metrics(one)))
-            spool.sync()
-            spool.peek()
-            spool.remove()
-
-    seconds = cpu(work)
-    spool.close()
-    return seconds
-
-
-def write(backend: str, data: list[bytes], folder: Path, database: Path) -> Iterator[tuple[str, float]]:
-    """The delivery's half."""
-    batches = [Batch(metrics=one, points=EXEMPLARS, size=len(one)) for one in data]
-    if backend == "file":
-        target = FileDestination(folder / "file", max_bytes=2**34)
-        yield "write", cpu(lambda: [target.send(batch) for batch in batches])
-        target.close()
-        return
-    decoding = cpu(lambda: [sum(1 for _ in decode_series(parse_metrics(one))) for one in data])
-    yield "decode", decoding
-    shutil.copy(database, folder / "mlflow.db")
-    entry_point = backends.find(backends.TRACKER_GROUP, "mlflow")
-    assert entry_point is not None
-    tracker = backends.make_tracker("mlflow", entry_point, {"tracking_uri": f"sqlite:///{folder}/mlflow.db"})
-    exporter = TrackerExporter(tracker, companions=folder / "companions")
-    exporter.load()
-    exporter.connect()
-    exporter.send(Batch(metrics=request(uuid.uuid4().hex, 0, TAGS)))  # the client's own first time
-    yield "write", cpu(lambda: [exporter.send(batch) for batch in batches]) - decoding
-    exporter.close()
 
 
 # -- end to end -------------------------------------------------------------------------------------------
@@ -322,7 +90,7 @@ def measure_end_to_end(
             costs.append(used / count * 1e6)
             shares.append(used / seconds)
             gateway.stop(120)
-    return figure(rates), figure(costs), figure(shares)
+    return Figure.of(rates), Figure.of(costs), Figure.of(shares)
 
 
 # -- runs -------------------------------------------------------------------------------------------------
@@ -349,14 +117,6 @@ def measure_runs(runs: int, rounds: int, database: Path) -> list[float]:
 # -- table ------------------------------------------------------------------------------------------------
 
 
-def new_database(folder: Path) -> Path:
-    """An empty database of MLflow: making one takes seconds, copying it does not."""
-    from mlflow import MlflowClient
-
-    MlflowClient(f"sqlite:///{folder}/empty.db").search_experiments()
-    return folder / "empty.db"
-
-
 def show(name: str, value: Figure, unit: str, form: str) -> None:
     """A line of the table."""
     low, high = format(value.low, form), format(value.high, form)
@@ -370,11 +130,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=9, help="in which each of the runs sends once")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--send", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.send:
-        send(options.send)
-        return
     logging.disable(logging.WARNING)
     figures: dict[str, Any] = {}
     missed: list[str] = []
@@ -385,7 +141,7 @@ def main() -> None:
         if name.startswith("1,000") and rate.median < DECODE_TARGET:
             missed.append(f"decode: {rate.median:,.0f} points/s, {DECODE_TARGET:,} wanted")
     with tempfile.TemporaryDirectory() as folder:
-        database = new_database(Path(folder))
+        database = empty_mlflow(Path(folder))
         for backend in ("mlflow", "file"):
             rate, cost, share = measure_end_to_end(backend, options.points, options.repeats, database)
             parts = measure_parts(backend, options.points, options.repeats, database)
@@ -410,8 +166,7 @@ def main() -> None:
     figures["runs"] = {"runs": options.runs, "rss_mib": sizes, "growth": growth}
     if growth > 0.1:
         missed.append(f"memory: {growth:.0%} more in the last third than in the second")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(options.json, figures)
     for line in missed:
         print(f"missed: {line}")
     sys.exit(1 if missed else 0)

@@ -1,69 +1,64 @@
-"""What recording costs the thread that trains, and how soon after the last call every point is in MLflow.
+"""What recording costs the training thread, and how soon after the last call every point is in MLflow.
 
     python benchmarks/hot_path.py [--points 50000] [--repeats 5] [--json results.json]
 
 Prints one table, each figure as the median of the repeats with the lowest and the highest; exits with 1
-where a median misses its target. Everything compared is measured in the same process, in turns.
+if a median misses its target. What is compared is measured in the same process, in turns.
 
 On the training thread, in blocks of 5,000 calls over 10 tags:
 
-added to add_scalar     `SummaryWriter.add_scalar` with the hook minus without it, by blocks that follow
-                        each other on the same writer
+added to add_scalar     `SummaryWriter.add_scalar` with the hook minus the same without it, in blocks that
+                        follow each other on the same writer
 hook alone              the same for `EventFileWriter.add_event`, on a writer without queue, thread and
-                        file: what the hook does, without the noise of what it hooks into
+                        file: the hook's work, without the noise of the function that it hooks into
 Gauge.set               of a plain `MeterProvider` with one reader, with the same two attributes
 
-What we add is taken as CPU time of the training thread: that is what the hook does there, and it is the
-same on an idle and on a busy machine. `Gauge.set` waits for nothing, so it is CPU time too. But what a plain
-`add_scalar` costs training is its wall time: two thirds of it the thread waits for the writer's own thread,
-behind a queue of ten events. Wall against wall is shown as well, without a target: it depends on what else
-runs on the machine more than on the hook. While training waits it does not matter what the hook does, so
-there it shows less than its CPU time on an idle machine, and anything on a busy one.
+What we add is measured as CPU time of the training thread: the hook runs on this thread, and its CPU time is
+the same on an idle and on a busy machine. `Gauge.set` does not wait for anything, so it is CPU time too. But
+a plain `add_scalar` costs training its wall time: for two thirds of it the thread waits for the writer's own
+thread, behind a queue of ten events. The ratio of both wall times is shown as well, without a target, since
+it depends more on what else runs on the machine than on the hook. What the hook does while training waits
+anyway costs no wall time. So wall time shows less than CPU time on an idle machine, and is arbitrary on a
+busy one.
 
-Behind the training thread, the pipeline's collects and encodes every point. Python's threads share one
+Behind the training thread, the pipeline's thread collects and encodes every point. Python's threads share one
 lock, so in the worst case training waits for this too: "all threads" is what recording adds to the CPU time
 of the whole process in an uninterrupted loop of `add_scalar`, collected every second.
 
-To MLflow (sqlite), from the last call of a loop until `flush()` returned:
+To MLflow (sqlite), from the last call of a loop until `flush()` returns:
 
-after add_scalar        the points come at the pace of TensorBoard; most are delivered meanwhile
+after add_scalar        the points come at the speed of TensorBoard; most are delivered during the loop
 after log_scalar        the points come faster than they can be delivered; most are left at the end
-log_batch               what there is to compare with: a loop over `MlflowClient.log_batch` that writes the
-                        same points, 1,000 a call
+log_batch               for comparison: a loop over `MlflowClient.log_batch` that writes the same points,
+                        1,000 a call
 
-"CPU" is that of this process's threads meanwhile; it leaves out the agent, which the tracker's client runs
-in, and the disk. Both
-sides are connected, and their run exists, before the clock starts; each writes to a new copy of an empty
-database. Afterwards every point is read back and compared; any difference ends the program.
+"CPU" is that of this process's threads during that time. It does not include the disk, and not the agent, in
+which the tracker's client runs. Both sides are connected, and their run exists, before the clock starts; each
+writes to a new copy of an empty database. Afterwards every point is read back and compared; any difference
+ends the program.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
 import logging
 import os
 import platform
-import shutil
-import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
 import torch
-from _rows import Row
-from mlflow.entities import Metric
+from _mlflow_delivery import add_all, measure_delivery
+from _rows import Row, write_json
+from _timing import TAGS, Point, Time, make_points, median_time, ratios, timed
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -71,7 +66,6 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
-import tracelet_otel
 from tracelet_otel import recording, semconv
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
@@ -80,48 +74,9 @@ from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run
 from tracelet_otel.session.pipeline import Pipeline
 
-TAGS = tuple(f"train/metric_{index}" for index in range(10))
 BLOCK = 5_000
-BATCH = 1_000
 
 
-class Point(NamedTuple):
-    tag: str
-    value: float
-    step: int
-
-
-class Time(NamedTuple):
-    """Microseconds a call."""
-
-    wall: float
-    cpu: float
-
-    def minus(self, other: Time) -> Time:
-        return Time(self.wall - other.wall, self.cpu - other.cpu)
-
-
-def make_points(count: int) -> list[Point]:
-    # Six digits at most, so that what comes back from float32 is what was logged.
-    return [Point(TAGS[i % len(TAGS)], i * 7919 % 1_000_003 % 100_000 / 1000, i) for i in range(count)]
-
-
-def median_time(times: list[Time]) -> Time:
-    return Time(*(statistics.median(column) for column in zip(*times, strict=True)))
-
-
-def timed(action: Callable[[], object], calls: int, cpu: Callable[[], float] = time.thread_time) -> Time:
-    begin, begin_cpu = time.perf_counter(), cpu()
-    action()
-    spent_cpu, spent = cpu() - begin_cpu, time.perf_counter() - begin
-    return Time(spent / calls * 1e6, spent_cpu / calls * 1e6)
-
-
-def ratios(name: str, pairs: Iterable[tuple[float, float]], target: float | None = None) -> Row:
-    return Row(name, "x", [ours / theirs for ours, theirs in pairs], target)
-
-
-# -- the training thread ------------------------------------------------------------------------
 class Nowhere:
     """A destination that takes everything; also what an event-file writer hands its bytes to."""
 
@@ -180,10 +135,6 @@ def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]
     writer = SummaryWriter(str(folder / "logs"))
     instrumentor = TensorBoardInstrumentor()
 
-    def add_scalars(block: list[Point]) -> None:
-        for tag, value, step in block:
-            writer.add_scalar(tag, value, step)
-
     def add_events(block: list[Point]) -> None:
         for tag, _, step in block:
             event = events[tag]
@@ -206,7 +157,7 @@ def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]
         times: dict[str, list[Time]] = {}
         for block in blocks:
             count = len(block)
-            for name, action in (("add_scalar", add_scalars), ("hook", add_events)):
+            for name, action in (("add_scalar", partial(add_all, writer)), ("hook", add_events)):
                 plain = timed(partial(action, block), count)
                 writer.flush()
                 instrumentor.instrument()
@@ -228,10 +179,10 @@ def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]
     everything: list[float] = []
     instrumentor.instrument()
     for _ in range(repeats):
-        plain = timed(partial(add_scalars, points), len(points), time.process_time)
+        plain = timed(partial(add_all, writer, points), len(points), time.process_time)
         writer.flush()
         pipeline = start_pipeline(run, folder, interval=1)
-        hooked = timed(partial(add_scalars, points), len(points), time.process_time)
+        hooked = timed(partial(add_all, writer, points), len(points), time.process_time)
         writer.flush()
         stop_pipeline(pipeline, len(points))
         everything.append(hooked.cpu - plain.cpu)
@@ -264,106 +215,6 @@ def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]
             [(a.wall, b.wall) for a, b in zip(added, plain, strict=True)],
         ),
     ]
-
-
-def add_all(writer: SummaryWriter, points: list[Point]) -> None:
-    for tag, value, step in points:
-        writer.add_scalar(tag, value, step)
-
-
-def log_all(points: list[Point]) -> None:
-    for tag, value, step in points:
-        tracelet_otel.log_scalar(tag, value, step)
-
-
-# -- to MLflow ----------------------------------------------------------------------------------
-class Delivered(NamedTuple):
-    loop: float
-    """Microseconds a point."""
-    rest: Time
-    """From the end of the loop until everything was in MLflow."""
-
-
-def deliver(uri: str, points: list[Point], loop: Callable[[], None]) -> Delivered:
-    tracelet_otel.configure(backends={"mlflow": {"tracking_uri": uri}}, run_name="hot path")
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the line that names the run
-            tracelet_otel.log_params({"points": len(points)})
-        tracelet_otel.flush()  # connected, and the run exists
-        looped = timed(loop, len(points))
-        flushed = timed(flush, len(points), time.process_time)
-    finally:
-        with contextlib.redirect_stderr(io.StringIO()):  # the closing lines
-            tracelet_otel.shutdown()
-        TensorBoardInstrumentor().uninstrument()
-    return Delivered(looped.wall, flushed)
-
-
-def flush() -> None:
-    if not tracelet_otel.flush():
-        sys.exit("flush() did not deliver everything")
-
-
-def log_batches(uri: str, points: list[Point]) -> Delivered:
-    client = mlflow.MlflowClient(uri)
-    run_id = client.create_run("0", run_name="hot path").info.run_id
-    client.log_param(run_id, "points", len(points))
-
-    def log() -> None:
-        iterator = iter(points)
-        while batch := list(islice(iterator, BATCH)):
-            now = time.time_ns() // 1_000_000
-            client.log_batch(run_id, [Metric(tag, value, now, step) for tag, value, step in batch])
-
-    return Delivered(0, timed(log, len(points), time.process_time))
-
-
-def check(uri: str, points: list[Point]) -> None:
-    """Ends the program unless the database holds exactly these points, in one run."""
-    client = mlflow.MlflowClient(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
-    for tag in TAGS:
-        found = client.get_metric_history(run.info.run_id, tag)
-        expected = [(point.step, point.value) for point in points if point.tag == tag]
-        if sorted((point.step, point.value) for point in found) != expected:
-            sys.exit(f"{uri}, {tag}: {len(found)} points, not the {len(expected)} that were logged")
-
-
-def measure_delivery(points: list[Point], repeats: int, folder: Path) -> list[Row]:
-    template = folder / "template.db"
-    mlflow.MlflowClient(f"sqlite:///{template}").search_experiments()
-    results: dict[str, list[Delivered]] = {"add_scalar": [], "log_batch": [], "log_scalar": []}
-    for repeat in range(repeats):
-        for name, taken in results.items():
-            database = shutil.copy(template, folder / f"{name}-{repeat}.db")
-            uri = f"sqlite:///{database}"
-            if name == "log_batch":
-                taken.append(log_batches(uri, points))
-            elif name == "log_scalar":
-                taken.append(deliver(uri, points, lambda: log_all(points)))
-            else:
-                with SummaryWriter(str(folder / f"logs-{repeat}")) as writer:
-                    taken.append(deliver(uri, points, lambda: add_all(writer, points)))
-            check(uri, points)
-
-    theirs = [result.rest for result in results["log_batch"]]
-    rows = [
-        Row("log_batch, CPU", "us", [rest.cpu for rest in theirs]),
-        Row("log_batch, wall", "us", [rest.wall for rest in theirs]),
-    ]
-    for name in ("add_scalar", "log_scalar"):
-        ours = results[name]
-        walls = [(result.rest.wall, rest.wall) for result, rest in zip(ours, theirs, strict=True)]
-        cpus = [(result.rest.cpu, rest.cpu) for result, rest in zip(ours, theirs, strict=True)]
-        rows += [
-            Row(f"loop of {name}, wall", "us", [result.loop for result in ours]),
-            Row(f"after {name}, CPU", "us", [result.rest.cpu for result in ours]),
-            Row(f"after {name}, wall", "us", [result.rest.wall for result in ours]),
-            ratios(f"after {name} / log_batch, CPU", cpus),
-            ratios(f"after {name} / log_batch, wall", walls, 1.0 if name == "add_scalar" else None),
-        ]
-    return rows
 
 
 def report(rows: list[Row]) -> None:
@@ -400,16 +251,17 @@ def main() -> int:
         f"{options.points} points over {len(TAGS)} tags, {options.repeats} repeats; us: for a call or point"
     )
     report(rows)
-    if options.json:
-        summary = {
+    write_json(
+        options.json,
+        {
             "points": options.points,
             "rows": [{**row._asdict(), "median": row.median, "verdict": row.verdict} for row in rows],
             "python": platform.python_version(),
             "torch": torch.__version__,
             "mlflow": mlflow.__version__,
             "cpus": os.cpu_count(),
-        }
-        options.json.write_text(json.dumps(summary, indent=1) + "\n")
+        },
+    )
     return int(any(row.misses for row in rows))
 
 

@@ -1,15 +1,15 @@
-"""How fast `tracelet-otel import` is, against TensorBoard reading the same event files.
+"""How fast `tracelet-otel import` is, compared with TensorBoard reading the same event files.
 
     python benchmarks/import_logs.py [--points 200000] [--rounds 5] [--json results.json] [--write-docs]
 
-Each side is a process of its own, from its start to its end, in turns; each figure is the median of the
-rounds, in points a second.
+Each side runs in a process of its own, in turns, and is measured from the start to the end of the process;
+each figure is the median of the rounds, in points a second.
 
-read                TensorBoard's own `EventAccumulator`, told to keep every scalar
+read                TensorBoard's own `EventAccumulator`, set to keep every scalar
 file                `tracelet-otel import --backend file`: read, decoded, written as OTLP JSON lines
-mlflow              `tracelet-otel import --backend mlflow` into a new SQLite database, which is made before
-read : file         how much longer the second takes than the first, in one round; without a target, as the
-                    first only reads
+mlflow              `tracelet-otel import --backend mlflow` into an SQLite database that exists already
+read : file         how much longer the second takes than the first, in one round; there is no target, since
+                    the first only reads
 
 The points of each import are counted afterwards, in the lines and in the database; one that is missing ends
 the program with an error.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import _docs  # noqa: E402
 import trackers  # noqa: E402
+from _processes import empty_mlflow, run  # noqa: E402
 from _rows import Row  # noqa: E402
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: E402
     ExportMetricsServiceRequest,
@@ -57,21 +57,11 @@ def write_logs(folder: Path, points: int) -> None:
                 writer.add_scalar(tag, value, step)
 
 
-def run(folder: Path, *arguments: str) -> tuple[float, str]:
-    """Seconds that a command takes, and what it prints."""
+def timed(folder: Path, side: str, *arguments: str) -> tuple[float, str]:
+    """Seconds that a process takes, and what it prints."""
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=trackers.environment(str(folder), {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    taken = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"{arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    return taken, done.stdout
+    printed = run(arguments, folder, trackers.environment(str(folder), {}), side)
+    return time.perf_counter() - began, printed
 
 
 def in_lines(folder: Path) -> int:
@@ -90,11 +80,11 @@ def measure(side: str, logs: Path, points: int, empty: Path) -> float:
     with tempfile.TemporaryDirectory(prefix="import-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if side == "read":
-            taken, said = run(folder, "-c", READ, str(logs))
-            found = int(said)
+            taken, printed = timed(folder, side, "-c", READ, str(logs))
+            found = int(printed.splitlines()[0])  # warnings may follow
         else:
             shutil.copy(empty, folder / "mlflow.db")
-            taken, _ = run(folder, "-m", "tracelet_otel.cli", "import", str(logs), "--backend", side)
+            taken, _ = timed(folder, side, "-m", "tracelet_otel.cli", "import", str(logs), "--backend", side)
             stored = mlflow_content.points(folder / "mlflow.db").values()
             found = sum(map(len, stored)) if side == "mlflow" else in_lines(folder)
         if found != points:
@@ -112,10 +102,8 @@ def main() -> None:
     options = parser.parse_args()
     figures: dict[str, list[float]] = {"read": [], "file": [], "mlflow": []}
     with tempfile.TemporaryDirectory(prefix="logs-") as name:
-        logs, empty = Path(name, "logs"), Path(name, "mlflow.db")
+        logs, empty = Path(name, "logs"), empty_mlflow(Path(name))
         write_logs(logs, options.points)
-        make = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
-        run(Path(name), "-c", make)
         for _ in range(options.rounds):
             for side, taken in figures.items():
                 taken.append(measure(side, logs, options.points, empty))

@@ -1,23 +1,24 @@
-"""What further backends, and a backend that never answers, cost training.
+"""What training pays for more backends, and for a backend that never answers.
 
     python benchmarks/isolation.py [--rounds 5] [--steps 100] [--json results.json]
 
-Prints one table, each figure as the median of the rounds with the lowest and the highest; exits with 1 where
-a median misses its target.
+Prints one table, each figure as the median of the rounds with the lowest and the highest; exits with 1 if a
+median misses its target.
 
-four / one      CPU time of the training thread a call of `log_scalar`, with MLflow (SQLite), W&B (offline),
-                AIM (a local repository) and ClearML (the server of the tests, in this process) against MLflow
-                alone; each side in a process of its own, in turns. CPU time, since that is what the call does
-                on the thread; what the threads behind it take of the interpreter's lock is in the next rows.
-four, training  wall time of a training loop that logs 5 metrics a step with the four, against the same loop
-                without us
+four / one      CPU time of the training thread for a call of `log_scalar`, with MLflow (SQLite), W&B
+                (offline), AIM (a local repository) and ClearML (the server of the tests, in this process),
+                divided by that with only MLflow; each side in a process of its own, in turns. It is CPU time,
+                since that is what the call does on the thread. What the threads behind it take of the
+                interpreter's lock is in the next rows
+four, training  wall time of a training loop that logs 5 metrics a step with the four backends, divided by
+                that of the same loop without us
 silent          the same with MLflow at a server that accepts connections and never answers
 exit            seconds that `shutdown()` then takes with a `shutdown_timeout` of 2 s; all points are in the
                 spool afterwards, or the program ends with an error
 
-The training loop is a small network on the CPU with steps of about 10 ms, and one thread of torch's: the
-other core is there for threads behind training, as it is where a GPU trains. With and without us take turns
-in one process, in blocks.
+The training loop is a small network on the CPU with steps of about 10 ms. torch uses one thread, so that the
+other core is free for the threads behind training, as it is if a GPU trains. Blocks with and without us take
+turns in one process.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import json
 import os
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +35,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _rows import Row
+from _processes import run
+from _rows import Row, report
 
 FOUR = ("mlflow", "wandb", "aim", "clearml")
 TAGS = tuple(f"train/metric_{index}" for index in range(10))
@@ -62,7 +63,7 @@ def call_cost(backends: list[str]) -> float:
 
 
 def make_training() -> Callable[[int, Callable[[str, float, int], object]], float]:
-    """A function that trains some steps, logs each, and says how many seconds it took."""
+    """A function that trains some steps, logs each, and returns how many seconds it took."""
     import torch
     from torch import nn
 
@@ -92,7 +93,7 @@ def make_training() -> Callable[[int, Callable[[str, float, int], object]], floa
 def training_ratio(
     backends: Any, steps: int, *, rounds: int, deadline: float, blocks: int = 4
 ) -> tuple[list[float], list[float]]:
-    """By round, with us against without, and the seconds of ``shutdown()``."""
+    """For each round the time with us divided by that without, and the seconds of ``shutdown()``."""
     import tracelet_otel
 
     train = make_training()
@@ -100,11 +101,11 @@ def training_ratio(
     ratios: list[float] = []
     exits: list[float] = []
     for _ in range(rounds):
-        # Without before and after: the machine's mood changes meanwhile.
+        # Half of the blocks without us run before, half after, since the machine's speed changes.
         without = [train(steps, lambda tag, value, step: None) for _ in range(blocks // 2)]
         tracelet_otel.configure(backends=backends, run_name="training", shutdown_timeout=deadline)
         tracelet_otel.log_scalar("warm-up", 0.0, 0)
-        tracelet_otel.flush(deadline)  # the import of the client is not training's matter
+        tracelet_otel.flush(deadline)  # the import of the client is not measured
         using = [train(steps, tracelet_otel.log_scalar) for _ in range(blocks)]
         began = time.perf_counter()
         tracelet_otel.shutdown()
@@ -144,12 +145,8 @@ def measure(side: str, variables: dict[str, str], *, rounds: int, steps: int) ->
             "WANDB_SILENT": "true",
             "TRACELET_SPOOL_DIR": f"{folder}/state",
         }
-        command = [sys.executable, __file__, "--child", side, "--rounds", str(rounds), "--steps", str(steps)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"{side}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        command = [__file__, "--child", side, "--rounds", str(rounds), "--steps", str(steps)]
+        run(command, folder, environment, side)
         return json.loads(Path(folder, "figures.json").read_text(encoding="utf-8"))
 
 
@@ -180,13 +177,8 @@ def main() -> None:
         Row("silent", "x", silent["ratios"], 1.02),
         Row("exit", "s", silent["exits"], DEADLINE_S + 1),
     ]
-    print(f"{options.rounds} rounds, medians and ranges")
-    for row in rows:
-        print(row)
-    if options.json:
-        options.json.write_text(
-            json.dumps({row.name: row.figures for row in rows}, indent=1) + "\n", encoding="utf-8"
-        )
+    title = f"{options.rounds} rounds, medians and ranges"
+    report(title, rows, options.json, {row.name: row.figures for row in rows})
     sys.exit(any(row.misses for row in rows))
 
 

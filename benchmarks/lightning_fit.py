@@ -2,15 +2,15 @@
 
     python benchmarks/lightning_fit.py [--repeats 5] [--json results.json]
 
-Every variant trains the same small network on scikit-learn's digits (batch 64, on the CPU), in one
-process, since a process of its own would compare the machine's moods more than the variants; they take
-turns, after one round that does not count. The time is that of `Trainer.fit`, in which a logger writes
-everything; tracelet delivers behind training, and what is left when the fit ends is the flush, shown
-apart. "own us/step" is the CPU time of training's thread alone: it leaves out what other threads and
-other programs take from it.
+Every variant trains the same small network on scikit-learn's digits (batch 64, on the CPU). All run in one
+process: with a process for each, the changes of the machine's speed would be larger than the differences.
+They take turns, after one round that does not count. The time is that of `Trainer.fit`, in which a logger
+writes everything. tracelet delivers behind training; what is left when the fit ends is the flush, which is
+shown separately. "own us/step" is the CPU time of the training thread alone, without what other threads and
+other programs do meanwhile.
 
 plain         `logger=False`, nothing records
-tracelet      `logger=False`, into MLflow (sqlite) through tracelet_otel
+tracelet      `logger=False`, tracelet_otel records into MLflow (sqlite)
 tensorboard   Lightning's TensorBoardLogger
 mlflow        Lightning's MLFlowLogger into MLflow (sqlite)
 
@@ -20,7 +20,6 @@ At the end, all 10,000 points must be in MLflow, at their steps, for every fit o
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import platform
@@ -38,6 +37,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import lightning
 import mlflow
 import torch
+from _rows import write_json
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import nn
@@ -84,7 +84,7 @@ class Times(NamedTuple):
 
     wall: float
     thread: float
-    """CPU time of the thread that trains."""
+    """CPU time of the training thread."""
     flush: float = 0.0
 
 
@@ -203,8 +203,9 @@ def report(options: argparse.Namespace, times: dict[str, list[Times]], points: i
     print(f"ratio tracelet/plain by round: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
     print(f"flush after the fit: median {statistics.median(flushes):.2f} s")
     print(f"{points} of {options.steps * len(METRICS) * options.repeats} points in MLflow, each at its step")
-    if options.json:
-        summary = {
+    write_json(
+        options.json,
+        {
             "steps": options.steps,
             "metrics": len(METRICS),
             "hidden": options.hidden,
@@ -219,8 +220,8 @@ def report(options: argparse.Namespace, times: dict[str, list[Times]], points: i
             "torch": torch.__version__,
             "lightning": lightning.__version__,
             "cpus": os.cpu_count(),
-        }
-        options.json.write_text(json.dumps(summary, indent=1) + "\n")
+        },
+    )
     sys.exit(medians["tracelet"] / medians["plain"] > MOST)
 
 

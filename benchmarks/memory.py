@@ -2,12 +2,12 @@
 
     python benchmarks/memory.py [--points 3600000] [--rate 10000] [--json results.json] [--write-docs]
 
-3.6 million points are an hour at 1,000 points a second: 100 steps of 10 tags. They are logged with
-`log_scalar` at a rate that the agent and MLflow (SQLite) keep up with, in a process of its own, as a user has
-it. "RSS" is its resident memory after a quarter, a half, three quarters and all of the points, while it goes
-on; flat is when all of them leave at most 10 % more than a quarter of them. "agent" is that of the agent, of
-which MLflow's client is a part, likewise. Every point is counted in MLflow afterwards; one that is missing
-ends the program with an error.
+3.6 million points are an hour at 1,000 points a second: 100 steps of 10 tags. A process of its own logs them
+with `log_scalar`, at a rate that the agent and MLflow (SQLite) keep up with. "training" is the resident
+memory of this process after a quarter, a half, three quarters and all of the points. It is flat if it has at
+most 10 % more after all points than after a quarter. "agent" is the memory of the agent, which contains
+MLflow's client. Afterwards the points in MLflow are counted; if one is missing, the program ends with an
+error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 import _docs
 import psutil
 import trackers
+from _processes import run
 from _rows import Row
 
 QUARTERS = 4
@@ -59,13 +59,13 @@ def _resident(process: psutil.Process) -> float:
 
 
 def _agents() -> list[psutil.Process]:
-    """The agents whose current folder is ours: none of them is a child of this process."""
+    """The agents, which have the same current folder as this process; they are not its children."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.cwd() == str(Path.cwd()):
                 found.append(process)
-        except psutil.Error:  # somebody else's, or gone
+        except psutil.Error:  # another user's, or it has ended
             continue
     return found
 
@@ -73,14 +73,13 @@ def _agents() -> list[psutil.Process]:
 def measure(points: int, rate: float) -> dict[str, list[float]]:
     """One round, in a new process and a new folder."""
     with tempfile.TemporaryDirectory(prefix="memory-", ignore_cleanup_errors=True) as folder:
-        command = [sys.executable, __file__, "--child", "--points", str(points), "--rate", str(rate)]
-        variables = trackers.environment(folder, {})
-        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+        command = [__file__, "--child", "--points", str(points), "--rate", str(rate)]
+        printed = run(command, folder, trackers.environment(folder, {}), "training")
         connection = sqlite3.connect(Path(folder, "mlflow.db"))
         (found,) = connection.execute("select count(*) from metrics where key like 'group/%'").fetchone()
         connection.close()
-        if done.returncode or found != points:
-            sys.exit(f"exit {done.returncode}, {found} of {points} points\n{done.stdout}{done.stderr}")
+        if found != points:
+            sys.exit(f"{found} of {points} points\n{printed}")
         return json.loads(Path(folder, "figures.json").read_text(encoding="utf-8"))
 
 

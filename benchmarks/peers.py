@@ -1,30 +1,31 @@
-"""What logging costs training, and how soon everything is in the tracker, against every other way there.
+"""What logging costs training, and how soon everything is in the tracker, for each way into the tracker.
 
     python benchmarks/peers.py [--points 20000] [--rounds 5] [--trackers mlflow aim] [--json results.json]
                                [--write-docs]
 
-Each way logs the same points in a process, a folder and a backend of its own; the ways take turns, round by
-round, and each figure is the median of the rounds. Afterwards the points are read back from the tracker,
-and counted. MLflow is a SQLite file, W&B offline, AIM a local repository, ClearML the server of the tests.
-Before the clock starts, client and agent are imported and started, the run is open and has a point.
+Each way logs the same points in a process, a folder and a backend of its own. The ways take turns, round by
+round, and each figure is the median of the rounds. Afterwards the points are read back from the tracker and
+counted. MLflow is a SQLite file, W&B is offline, AIM is a local repository, and ClearML is the server of the
+tests. Before the clock starts, the client is imported, the agent is started, and the run is open and has a
+point.
 
-thread      CPU time, in microseconds a call, of the thread that trains. Of what only hooks into
-            `SummaryWriter.add_scalar` it is what comes on top of a plain one, measured before in the same
-            process; of all else what the calls take
-wall        the same on the clock; a plain `add_scalar` waits for its own writer's thread for most of that
-process     the same of all threads of the process that trains
-after       seconds from the last call to the end of what the client offers for writing everything; a client
-            whose calls write has little left then, and has kept training waiting instead
-all         seconds from the first call to there, with the calls and what a plain `add_scalar` takes of them
+thread      CPU time of the training thread, in microseconds a call. For a way that only hooks into
+            `SummaryWriter.add_scalar` it is what the hook adds to a plain call, which is measured before in
+            the same process; for all other ways it is the time of their calls
+wall        the same as wall time; a plain `add_scalar` spends most of it waiting for its own writer's thread
+process     the same as CPU time of all threads of the training process
+after       seconds from the last call until the client's own function for writing everything returns; if a
+            client writes in its calls, little is left then, but training had to wait for the calls
+all         seconds from the first call to the same moment, including all calls and plain `add_scalar`
 landed      percent of the points that the tracker has, with tag, step and value
 
-Ways marked with (file) read the event file: they add nothing to the call, and take their time elsewhere.
+Ways marked with (file) read the event file: they add nothing to the call, but take time in another process.
 AIM's `aim.ext.tensorboard_tracker` is one of these; it needs TensorFlow, and is not measured.
 
-Exits with 1 unless, of this package, the hook costs the thread less than every other hook into the call;
-everything is there sooner, from the first call on, than by every other way to the same tracker that starts
-at the same call; and all points have landed. MLflow's own hook and `log_metric` take milliseconds a point:
-with the defaults they are most of the time that this program takes.
+Exits with 1 unless all of this holds for this package: its hook costs the thread less than every other hook
+into the call; everything is in the tracker sooner after the first call than with every other way into the
+same tracker that hooks into the same call; and all points have landed. MLflow's own hook and `log_metric`
+take milliseconds a point: with the defaults they need most of the time of this program.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -49,6 +49,8 @@ import _docs  # noqa: E402
 import _landed  # noqa: E402
 import trackers  # noqa: E402
 from _peers import WAYS, Measured, Way, make_points  # noqa: E402
+from _processes import run  # noqa: E402
+from _rows import write_json  # noqa: E402
 
 from tests.support.clearml_subject import ClearMLSubject  # noqa: E402
 
@@ -71,7 +73,7 @@ class Figures(NamedTuple):
     rounds: list[Round]
 
     def median(self, column: str) -> float:
-        """Of one of the columns; NaN if it has no figures."""
+        """The median of a column; NaN if the column is empty."""
         at = COLUMNS.index(column)
         found = [[*item.measured, item.landed][at] for item in self.rounds]
         return statistics.median(math.nan if figure is None else figure for figure in found)
@@ -91,12 +93,7 @@ def measure(way: Way, points: int) -> Round:
             variables = trackers.environment(name, server.server.variables() if server else {})
             if not way.is_ours:
                 trackers.prepare(way.tracker, name, points, variables)
-            command = [sys.executable, str(Path(__file__).with_name("_peers.py")), way.key, str(points)]
-            done = subprocess.run(
-                command, cwd=name, env=variables, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                sys.exit(f"{way.key}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+            run([str(Path(__file__).with_name("_peers.py")), way.key, str(points)], name, variables, way.key)
             measured = Measured(**json.loads((folder / "figures.json").read_text(encoding="utf-8")))
             if not way.tracker:
                 return Round(measured, 100.0)
@@ -186,7 +183,7 @@ def main() -> None:
             item.way.key: [{**taken.measured._asdict(), "landed": taken.landed} for taken in item.rounds]
             for item in figures
         }
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, content)
     if options.write_docs:
         _docs.write("peers", [f"{title}.", "", *charts(figures), *lines])
     missed = list(misses(figures))

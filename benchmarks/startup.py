@@ -1,14 +1,15 @@
-"""What `opentelemetry-instrument python -c pass` takes with this distribution, and without it.
+"""How long `opentelemetry-instrument python -c pass` takes with this distribution and without it.
 
     python benchmarks/startup.py [--rounds 20] [--json results.json] [--write-docs]
 
-Two environments are made of the one that runs this, in a temporary folder and of links only: one with every
-package, one with all but this. The three commands take turns; each figure is the median of the rounds.
+It makes two environments from the one that runs it, in a temporary folder and with links only: one with every
+package, one with every package except this one. The three commands take turns; each figure is the median of
+the rounds.
 
 python              `python -c pass`, without OpenTelemetry
 without             `opentelemetry-instrument python -c pass` without this distribution
 with                the same with it
-with : without      in one round; the target
+with : without      the ratio of the two in one round; it has the target
 """
 
 from __future__ import annotations

@@ -1,41 +1,42 @@
-"""From the last logged value to all of them in the tracker, against each tracker's own client.
+"""The time from the last call until all values are in the tracker, compared with each tracker's own client.
 
     python benchmarks/trackers.py [--points 20000] [--rounds 5] [--trackers mlflow aim] [--json results.json]
 
-For each tracker two scripts log the same points, each in a process and a backend of its own: one with
-``tracelet_otel.log_scalar``, of which the time from the last call to the end of ``shutdown()`` counts; the
-other with the fastest public calls of the tracker's client, of which all the time counts, until the client
-says that everything is written. What counts is the ratio of the two in one round, and the median of the
-rounds. MLflow is a SQLite file, W&B offline, AIM a local repository, ClearML the server of the tests, in the
+For each tracker two scripts log the same points, each in a process and a backend of its own. One uses
+``tracelet_otel.log_scalar``; its time runs from the last call to the end of ``shutdown()``. The other uses
+the fastest public calls of the tracker's client; its time is that of all calls, until the client reports that
+everything is written. The result is the ratio of the two in one round, and the median of the rounds. MLflow
+is a SQLite file, W&B is offline, AIM is a local repository, and ClearML is the server of the tests, in the
 process that measures.
 
-So that the two sides do the same:
+So that the two sides do the same work:
 
-- Both have imported their client, opened their run and logged a point before, and then wait for
-  ``SETTLE_S``: what a client still does for itself after it started is in neither time.
-- Our pipeline's interval is longer than the loop, so that the whole backlog is left after it. With one that
-  ends within the loop, which is chance, a part of the work would not be counted.
-- The points are made before the clock starts; the other side's dict for each step is what its API takes.
+- Both import their client, open their run and log a point before the clock starts, and then wait for
+  ``SETTLE_S``, so that the client's own work after its start is in neither time.
+- Our pipeline's interval is longer than the loop, so that the whole backlog is left after the loop. With an
+  interval that ends within the loop, a part of the work would not be counted.
+- The points are made before the clock starts; the other side gets a dict for each step, as its API needs.
 - W&B's client has the settings that our runs have: no console, code, git, statistics or metadata.
-- ClearML's client queues as many points as there are before it sends: with its own default, 100, it sleeps
-  0.1 s for each hundred. Its clock ends with ``flush()``: ``close()`` waits 5 to 11 s for nothing that was
-  logged. All other clocks end when the client returns; ours includes the end of its processes and threads.
+- ClearML's client queues all points before it sends: with its own default, 100, it sleeps 0.1 s for each
+  hundred points. Its clock ends with ``flush()``, since ``close()`` waits 5 to 11 s without need. All other
+  clocks end when the client returns; ours includes the end of its processes and threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
+
+from _processes import run
+from _rows import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACKERS = ("mlflow", "wandb", "aim", "clearml")
@@ -53,7 +54,7 @@ def rows(points: int) -> list[tuple[int, dict[str, float]]]:
 
 
 def ours(tracker: str, points: int) -> float:
-    """Seconds from the last call to everything being in the tracker."""
+    """Seconds from the last call until everything is in the tracker."""
     import tracelet_otel
 
     tracelet_otel.configure(
@@ -189,7 +190,7 @@ def clearml_server() -> Generator[dict[str, str]]:
 
 
 def environment(folder: str, variables: Mapping[str, str]) -> dict[str, str]:
-    """That of a process whose backends are in this folder."""
+    """The variables of a process whose backends are in this folder."""
     return {
         **os.environ,
         **variables,
@@ -211,8 +212,7 @@ def prepare(tracker: str, folder: str, points: int, variables: dict[str, str]) -
         )
         variables["CLEARML_CONFIG_FILE"] = str(configuration)
     if tracker == "aim":
-        initialise = [sys.executable, "-c", "import aim; aim.Repo.from_path('.', init=True)"]
-        subprocess.run(initialise, cwd=folder, env=variables, check=True, capture_output=True)
+        run(["-c", "import aim; aim.Repo.from_path('.', init=True)"], folder, variables, "new repository")
 
 
 def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> float:
@@ -221,10 +221,10 @@ def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> 
         inherited = environment(folder, variables)
         if side == "theirs":
             prepare(tracker, folder, points, inherited)
-        command = [sys.executable, __file__, "--child", tracker, side, "--points", str(points)]
-        done = subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, check=False)
-        if done.returncode or (side == "ours" and "delivered all" not in done.stderr):
-            sys.exit(f"{tracker}, {side}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        command = [__file__, "--child", tracker, side, "--points", str(points)]
+        printed = run(command, folder, inherited, f"{tracker}, {side}")
+        if side == "ours" and "delivered all" not in printed:
+            sys.exit(f"{tracker}: not everything was delivered\n{printed}")
         return float(Path(folder, "seconds.txt").read_text(encoding="utf-8"))
 
 
@@ -261,8 +261,7 @@ def main() -> None:
             )
             is_slower |= ratio > 1.0
             figures[tracker] = {"ours_us": mine, "theirs_us": other, "ratios": ratios}
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(options.json, figures)
     sys.exit(is_slower)
 
 

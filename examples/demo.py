@@ -2,9 +2,9 @@
 
     python examples/demo.py
 
-Each point and record that TensorBoard's event files hold is compared with what MLflow's own client reads
-back: step, value (as float32, which is what event files hold) and wall time of every point, the exact
-content of every record. Exits with 1 if anything differs. A second call adds two more runs.
+It compares each point and record in TensorBoard's event files with what MLflow's own client reads back: the
+step, value (as float32, as in event files) and wall time of every point, and the exact content of every
+record. It exits with 1 if anything differs. A second call adds two more runs.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SCRIPTS = {
 }
 MAX_TIME_DIFFERENCE_MS = {
     "tensorboard_digits": 1.0,
-    # Its values have the time at which Lightning logs them. The logger, called next, gives each value in
-    # its event file a later one, and opens that file in between.
+    # Our points have the time at which Lightning logs a value. Lightning calls its logger after that, so the
+    # time in the event file is later, the more so for the first value, before which the file is opened.
     "lightning_digits": 1000.0,
 }
 
@@ -44,7 +44,7 @@ Point = tuple[int, bytes, float]
 
 @dataclass
 class Content:
-    """What one run logged: points by tag; records by kind and name, as something that can be compared."""
+    """What one run logged: points by tag, and records by kind and name, in a form that can be compared."""
 
     points: dict[str, list[Point]] = field(default_factory=dict)
     records: defaultdict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
@@ -55,7 +55,7 @@ def read_event_files(folder: Path) -> Content:
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto import event_pb2
 
-    proto: Any = event_pb2  # its classes are made when it is imported
+    proto: Any = event_pb2  # its classes are made at import
     content = Content()
     for file in sorted(folder.rglob("*tfevents*")):
         for serialized in RawEventFileLoader(str(file)).Load():
@@ -96,14 +96,14 @@ def read_hparams(content: bytes) -> dict[str, str]:
 
 
 def comparable(value: object) -> str:
-    """A parameter's text. An event file has integers as floats; MLflow has the integer that was logged."""
+    """A parameter's text. An event file stores integers as floats; MLflow has the logged integer."""
     with contextlib.suppress(ValueError):
         return str(float(str(value)))
     return str(value)
 
 
 def read_checkpoints(folder: Path) -> dict[str, int]:
-    """Size by name of the checkpoints that Lightning has left."""
+    """The sizes of the checkpoints that Lightning has left, by name."""
     return {file.name: file.stat().st_size for file in folder.rglob("*.ckpt")}
 
 
@@ -141,7 +141,7 @@ def read_artifact(content: Content, path: str, file: Path) -> None:
         )
     elif kind == "images" and file.suffix == ".png":
         tag, _, step, *_ = rest.split("+")  # as MLflow's log_image names them
-        if not tag.startswith("histogram~"):  # those are drawn, for MLflow's charts
+        if not tag.startswith("histogram~"):  # drawn for MLflow's charts, not logged
             content.records["images"][f"{tag.replace('~', '/')} at {step}"] = file.read_bytes()
     elif kind == "text":
         content.records["texts"][f"{tag} at {step}"] = file.read_bytes()
@@ -175,8 +175,8 @@ def same_points(logged: list[Point], landed: list[Point], max_difference_ms: flo
 
 
 def without_what_lightning_keeps(logged: Content, landed: Content, folder: Path) -> None:
-    """Lightning's own differences between what it logs and what its event files hold."""
-    # The TensorBoardLogger adds this placeholder for TensorBoard's page of hyperparameters by itself.
+    """Removes what Lightning logs to only one of MLflow and its event files."""
+    # The TensorBoardLogger itself adds this placeholder, for TensorBoard's page of hyperparameters.
     logged.points.pop("hp_metric", None)
     # Checkpoints and the model's summary are not in event files. A checkpoint that a better one replaced
     # is only in MLflow.
@@ -188,7 +188,7 @@ def without_what_lightning_keeps(logged: Content, landed: Content, folder: Path)
 
 
 def train(script: str, output: Path, options: Mapping[str, int | None], run_id: str) -> Path:
-    """Runs one script as a user would; the folder with its event files."""
+    """Runs one script as a user would, and returns the folder with its event files."""
     folder = output / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{run_id[:4]}" / script
     command = [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable]
     command += [str(EXAMPLES / f"{script}.py"), "--output", str(folder)]
@@ -196,13 +196,13 @@ def train(script: str, output: Path, options: Mapping[str, int | None], run_id: 
     steering = ("OTEL_", "TRACELET_", "MLFLOW_")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(steering)},
-        # Of the command line and the machine the event files, which all is compared with, know nothing.
+        # Event files do not contain the command line and the machine's metrics, so these are switched off.
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "argparse,system_metrics,gpu",
         "OTEL_METRICS_EXPORTER": "mlflow",
         "MLFLOW_TRACKING_URI": f"sqlite:///{output / 'mlflow.db'}",
         "TRACELET_PROJECT": "digits",
         "TRACELET_RUN_ID": run_id,
-        "OMP_NUM_THREADS": "1",  # the models are too small for more, which only wait for each other
+        "OMP_NUM_THREADS": "1",  # more threads would only wait for each other, as the models are small
     }
     print(f"$ opentelemetry-instrument python examples/{script}.py")
     with (output / f"{script}.log").open("w", encoding="utf-8") as log:

@@ -1,6 +1,6 @@
-"""A headless Chromium and the servers whose pages it shows, for pictures of these.
+"""A headless Chromium, and the servers whose pages it takes pictures of.
 
-Needs Chromium and its driver (on Debian: chromium and chromium-driver). Nothing is fetched from anywhere.
+It needs Chromium and its driver (on Debian: chromium and chromium-driver). It downloads nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 SCALE = 0.8
 SIZE = (1750, 1250)
-"""Of the window, in CSS pixels; a picture has SCALE times as many."""
+"""Width and height of the window, in CSS pixels; a picture has SCALE times as many pixels."""
 CHROMIUM = [
     "--headless",
     "--no-sandbox",  # it may run as root
@@ -40,7 +40,7 @@ CHROMIUM = [
 def process(
     command: Sequence[str], health: str, variables: Mapping[str, str] | None = None, timeout: float = 120
 ) -> Generator[None]:
-    """A server that answers at the URL ``health``; it and its children end with the block."""
+    """Runs a server that answers at the URL ``health``; it and its children end with the block."""
     server = subprocess.Popen(
         command,
         env={**os.environ, **(variables or {})},
@@ -94,7 +94,7 @@ class Browser:
         self._command("POST", "/url", {"url": url})
 
     def run(self, script: str, *arguments: object) -> Any:
-        """The value that JavaScript returns."""
+        """Runs JavaScript; the value that it returns."""
         return self._command("POST", "/execute/sync", {"script": script, "args": arguments})
 
     def wait(self, condition: str, timeout: float = 60) -> None:
@@ -106,7 +106,7 @@ class Browser:
             time.sleep(0.3)
 
     def resize(self, width: int, height: int) -> None:
-        """The window, in CSS pixels."""
+        """Sets the size of the window, in CSS pixels."""
         self._command("POST", "/window/rect", {"width": width, "height": height})
 
     def screenshot(self) -> bytes:
@@ -118,7 +118,7 @@ class Browser:
 
 @contextmanager
 def browser() -> Generator[Browser]:
-    """A browser of its own, that ends with the block."""
+    """A new browser, which ends with the block."""
     driver = f"http://127.0.0.1:{free_port()}"
     command = ["chromedriver", f"--port={driver.rpartition(':')[2]}"]
     with (

@@ -1,10 +1,10 @@
-"""Builds the sdist, and from it the wheel, and checks the wheel where nothing else is installed.
+"""Builds the sdist, and from it the wheel, and checks the wheel in an environment without anything else.
 
-Checked are the wheel's files against the source tree, its metadata, that every module imports and every
-entry point loads from another folder with the core dependencies alone, and that
-``opentelemetry-instrument`` runs a program with it.
+It compares the wheel's files with the source tree and checks the metadata. It imports every module and loads
+every entry point from another folder, with only the core dependencies. It runs a program under
+``opentelemetry-instrument``.
 
-With ``--other-pythons``, checks the wheel in ``dist/`` with every other supported Python that is found on
+With ``--other-pythons``, it checks the wheel in ``dist/`` with every other supported Python that it finds on
 ``PATH`` or in pyenv.
 """
 
@@ -31,7 +31,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 LOAD = """
 import functools, importlib, importlib.metadata, pkgutil, sys
 
-# Modules that only run beside these may import them at their top; an entry point's module may not.
+# A module that needs one of these may import it at its top; the module of an entry point may not.
 OPTIONAL = {"aim", "clearml", "lightning", "mlflow", "pytorch_lightning"}
 OPTIONAL |= {"tensorboard", "tensorboardX", "torch", "wandb"}
 OPTIONAL |= {"grpc", "opentelemetry.exporter.prometheus", "prometheus_client"}
@@ -68,12 +68,12 @@ sys.exit(bool(failed) or not points)
 
 
 def run(*command: str | Path, cwd: Path = ROOT, constrain_builds: bool = False) -> str:
-    """The command's stdout. Ends the check with all the command's output if it fails."""
+    """The command's standard output. If the command fails, the check ends with all its output."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "TRACELET_"))
     }
     environment.pop("PYTHONPATH", None)
-    if constrain_builds:  # build has no option for it; pip knows both variables, by its age
+    if constrain_builds:  # build has no option for it; each pip reads one of the two
         environment["PIP_CONSTRAINT"] = environment["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -84,7 +84,7 @@ def run(*command: str | Path, cwd: Path = ROOT, constrain_builds: bool = False) 
 
 
 def build() -> Path:
-    """Builds into an emptied ``dist/``: the wheel's path."""
+    """Empties ``dist/`` and builds into it; the wheel's path."""
     shutil.rmtree(DIST, ignore_errors=True)
     run(sys.executable, "-m", "build", "--outdir", DIST, constrain_builds=True)
     return built_wheel()
@@ -94,12 +94,12 @@ def built_wheel() -> Path:
     """The one wheel in ``dist/``."""
     wheels = list(DIST.glob("*.whl"))
     if len(wheels) != 1:
-        raise SystemExit(f"one wheel is expected in {DIST}, there are {len(wheels)}")
+        raise SystemExit(f"{DIST} must contain one wheel, but has {len(wheels)}")
     return wheels[0]
 
 
 def expected_files() -> set[str]:
-    """All files of both packages, as they are named in the wheel."""
+    """All files of both packages, by their names in the wheel."""
     return {
         file.relative_to(root).as_posix()
         for package, root in PACKAGES.items()
@@ -117,7 +117,7 @@ def check_content(wheel: Path) -> None:
     packaged = {name for name in names if not name.startswith(info + "/")}
     expected = expected_files()
     problems = [f"not in the wheel: {name}" for name in sorted(expected - packaged)]
-    problems += [f"does not belong into the wheel: {name}" for name in sorted(packaged - expected)]
+    problems += [f"does not belong in the wheel: {name}" for name in sorted(packaged - expected)]
     required = {
         f"{info}/licenses/LICENSE",
         f"{info}/entry_points.txt",
@@ -125,7 +125,7 @@ def check_content(wheel: Path) -> None:
     }
     problems += [f"not in the wheel: {name}" for name in sorted(required - names)]
     if not (metadata.description or "").strip() or metadata.description_content_type != "text/markdown":
-        problems.append("the metadata lacks the README")
+        problems.append("the metadata does not contain the README")
     if metadata.license_expression != "Apache-2.0":
         problems.append(f"the metadata's licence is {metadata.license_expression}")
     if problems:
@@ -153,7 +153,7 @@ def check_installed(wheel: Path, python: str) -> None:
 
 
 def candidates(version: str) -> Iterator[str]:
-    """Where a Python of this version may be. A pyenv shim may be there and refuse to run."""
+    """Where a Python of this version may be. One that is found may not run: pyenv has such shims."""
     if found := shutil.which(f"python{version}"):
         yield found
     if pyenv := shutil.which("pyenv"):
@@ -162,7 +162,7 @@ def candidates(version: str) -> Iterator[str]:
 
 
 def works(pythons: Iterable[str], version: str) -> str | None:
-    """The first that runs, is of this version, and can make an environment."""
+    """The first Python that runs, has this version, and can make an environment."""
     probe = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
     for python in pythons:
         done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
-"""For MkDocs: the site begins with README.md, and has every file of the repository that a page links to.
+"""A hook of MkDocs: the site begins with README.md and has every file of the repository that pages link to.
 
-The pages' links are those of the repository, so that they lead somewhere in both.
+So the pages' links work in the repository and in the site.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROLE = re.compile(r":(?:class|data|exc|func|meth|mod):(<code>)(?:~[\w.]+\.)?")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds README.md, and what is linked to from there, directly or not."""
+    """Adds README.md and everything that the pages link to, also through other pages."""
     waiting = [ROOT / "README.md", *(ROOT / "docs" / file.src_uri for file in files.documentation_pages())]
     seen = set(waiting)
     while waiting:
@@ -36,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
-    """Has links lead to where their targets are in the site; of those that lead nowhere MkDocs warns."""
+    """Changes links to where their targets are in the site. MkDocs warns of links without a target."""
     path = Path(str(page.file.abs_src_path))
     here = posixpath.dirname(page.file.src_uri) or "."
 
@@ -48,7 +48,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Takes Sphinx's roles off the names in docstrings."""
+    """Removes Sphinx's roles from the names in docstrings."""
     return ROLE.sub(r"\1", html)
 
 
@@ -59,6 +59,6 @@ def _target(page: Path, link: str) -> Path | None:
 
 
 def _uri(path: Path) -> str:
-    """Where a file of the repository is in the site, as MkDocs names the sources."""
+    """The place of a repository file in the site, as MkDocs names its sources."""
     uri = path.relative_to(ROOT).as_posix()
     return "index.md" if uri == "README.md" else uri.removeprefix("docs/")

@@ -1,10 +1,10 @@
-"""Builds the folder that the OpenTelemetry Operator puts into a pod, as its image has it, and checks it.
+"""Builds and checks the folder of the image that the OpenTelemetry Operator copies into a pod.
 
 ``operator_folder.py WHEEL FOLDER``: the wheel of tracelet-otel, and the folder to make, which must not exist.
 
 The Operator adds ``FOLDER/opentelemetry/instrumentation/auto_instrumentation`` and ``FOLDER`` to the front of
-the path. In the first is nothing but our ``sitecustomize.py``, in the second nothing that can be imported:
-all packages are in ``FOLDER/tracelet-otel-packages``, which ``sitecustomize.py`` puts at the end.
+the path. The first contains only our ``sitecustomize.py``, and the second nothing that can be imported. All
+packages are in ``FOLDER/tracelet-otel-packages``, which ``sitecustomize.py`` adds to the end of the path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OLDEST = "3.10"
 
 
 def build(wheel: Path, folder: Path) -> None:
-    """Makes the folder. Only wheels that are pure Python are taken, for the oldest Python that we support."""
+    """Makes the folder from wheels that are pure Python, for the oldest Python that we support."""
     (folder / FIRST).mkdir(parents=True)
     shutil.copy(SITECUSTOMIZE, folder / FIRST)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -39,19 +39,19 @@ def build(wheel: Path, folder: Path) -> None:
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """What is wrong with a folder; nothing, if it may go into any pod."""
+    """The problems of a folder; none if it can be used in any pod."""
     in_front = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
     in_front -= {path for path in in_front if path.startswith(f"{PACKAGES}/")}
     for path in sorted(in_front - {f"{FIRST}/{SITECUSTOMIZE.name}"}):
         yield f"{path} is in front of the application's packages"
     for path in sorted(folder.rglob("*")):
         if path.suffix in COMPILED or path.is_symlink():
-            yield f"{path.relative_to(folder)} is no pure Python"
+            yield f"{path.relative_to(folder)} is not pure Python"
     installed = {item.name.lower().replace("_", "-") for item in distributions(path=[str(folder / PACKAGES)])}
     for name in sorted(installed & (TRACKERS | {"grpcio", "psutil"})):
         yield f"{name} does not belong here"
     if "tracelet-otel" not in installed:
-        yield "tracelet-otel is not there"
+        yield "tracelet-otel is missing"
 
 
 def main() -> None:

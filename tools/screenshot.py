@@ -1,9 +1,9 @@
-"""Takes docs/images/mlflow.png and aim.png: one run, in the pages of both trackers.
+"""Takes the pictures docs/images/mlflow.png and aim.png: one run, on the pages of both trackers.
 
     .venv/bin/python -m tools.screenshot
 
-It trains examples/tensorboard_digits.py under `opentelemetry-instrument`, in a temporary folder. The pages
-come from `mlflow ui` and `aim up` on free ports of this machine, which end with this script.
+It runs examples/tensorboard_digits.py under `opentelemetry-instrument`, in a temporary folder. The pages come
+from `mlflow ui` and `aim up` on free ports of this machine; both end with this script.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BIN: Final = Path(sys.executable).parent
 VARIABLES: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "OMP_NUM_THREADS": "1",  # the model is too small for more, which only wait for each other
+    "OMP_NUM_THREADS": "1",  # more threads would only wait for each other, as the model is small
     "OTEL_METRICS_EXPORTER": "mlflow,aim",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "argparse,system_metrics,gpu",
     "TRACELET_PROJECT": "digits",
@@ -39,9 +39,9 @@ LOCATION: Final = {
     "mlflow": r"mlflow: .*delivered all -> .* experiment (?P<experiment>\d+) run (?P<run>\w+)",
     "aim": r"aim: .*delivered all -> .* run (?P<run>\w+)",
 }
-"""The closing lines."""
+"""What the closing lines look like."""
 CLOSED: Final = ["histogram/weights"]
-"""Sections of charts that are closed."""
+"""Sections of charts that are shown closed."""
 PREFER: Final = """
 localStorage.setItem('mlflow.workflowType_v1', '"machine_learning"');
 localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
@@ -61,17 +61,17 @@ const style = document.createElement('style');
 style.textContent = '.modebar { display: none !important }';
 document.head.append(style);
 """
-"""Tool bars that a person sees only under the mouse."""
+"""Hides the tool bars, which are visible only under the mouse."""
 AIM_CHARTS: Final = "document.querySelectorAll('path[class*=Line]').length"
 SKIP: Final = """
 for (const button of document.querySelectorAll('button'))
   if (button.textContent.trim() === 'Skip') button.click();
 """
-"""AIM's invitation to its community."""
+"""Closes AIM's invitation to its community."""
 
 
 def train(folder: Path) -> dict[str, Mapping[str, str]]:
-    """Trains into both trackers; where the run is in each."""
+    """Trains into both trackers; the ids of the run in each."""
     command = [str(BIN / "opentelemetry-instrument"), sys.executable]
     command += [str(ROOT / "examples" / "tensorboard_digits.py"), "--output", str(folder / "logs")]
     done = subprocess.run(
@@ -99,13 +99,13 @@ def shoot_mlflow(shown: Browser, folder: Path, run: str, experiment: str) -> byt
         shown.run(PREFER)
         shown.open(f"{ui}/#/experiments/{experiment}/runs/{run}/model-metrics")
         shown.wait(f"{CHARTS} > 0")
-        time.sleep(3)  # its arrangement of charts is saved a moment later
+        time.sleep(3)  # MLflow saves its arrangement of charts a moment later
         shown.run(ARRANGE, run, CLOSED)
         time.sleep(3)
         shown.wait(f"{CHARTS} > 0")
         shown.run("document.querySelector('[aria-label=\"Toggle sidebar\"]').click()")
         shown.run(HIDE)
-        time.sleep(3)  # charts are drawn to their final size in steps
+        time.sleep(3)  # charts reach their final size in steps
         return shown.screenshot()
 
 
@@ -132,11 +132,11 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        places = train(folder)
+        runs = train(folder)
         with browser() as shown:
             taken = {
-                "mlflow.png": shoot_mlflow(shown, folder, **places["mlflow"]),
-                "aim.png": shoot_aim(shown, folder, **places["aim"]),
+                "mlflow.png": shoot_mlflow(shown, folder, **runs["mlflow"]),
+                "aim.png": shoot_aim(shown, folder, **runs["aim"]),
             }
     for picture, content in taken.items():
         (pictures / picture).write_bytes(content)

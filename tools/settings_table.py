@@ -1,6 +1,6 @@
-"""Prints the table of settings, made of the fields of `tracelet_otel.settings.Settings`.
+"""Prints the table of settings, made from the fields of `tracelet_otel.settings.Settings`.
 
-With `--write`, puts it into docs/settings.md, between its two marks.
+With `--write`, it writes the table into docs/settings.md, between its two marks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MARKS = "<!-- settings: made by tools/settings_table.py -->\n", "<!-- end of set
 
 
 def settings_table() -> str:
-    """One row a setting, as Markdown."""
+    """A table with one row for each setting, as Markdown."""
     defaults = Settings()
     rows = [("`configure()`", "variable", "default", "meaning")]
     for field in fields(Settings):
@@ -40,16 +40,16 @@ def _shown(default: Any, unit: str) -> str:
 
 
 def with_table(text: str) -> str:
-    """The page with the table as it is now."""
+    """The page with the current table."""
     start, end = (re.escape(mark) for mark in MARKS)
     new, count = re.subn(f"(?<={start}).*?(?={end})", lambda _: settings_table(), text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"{PAGE} must have both marks once, has them {count} times")
+        raise SystemExit(f"{PAGE} must have both marks once, but has them {count} times")
     return new
 
 
 def main() -> None:
-    """Prints the table, or writes it."""
+    """Prints the table, or writes it into the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="into docs/settings.md")
     if parser.parse_args().write:

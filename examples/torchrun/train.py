@@ -1,4 +1,4 @@
-"""Distributed training that knows nothing of trackers: each rank logs its loss, rank 0 the mean of all."""
+"""Distributed training that does not mention trackers: each rank logs its loss, rank 0 the mean of all."""
 
 from __future__ import annotations
 

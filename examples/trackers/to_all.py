@@ -1,4 +1,4 @@
-"""One run to all four trackers at once, each with what it is asked to take."""
+"""One run to all four trackers at once, each with its own part of the data."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ PACKAGES = str(HERE.parents[2] / "tracelet-otel-packages")
 
 
 def start() -> None:
-    """Makes our packages importable, behind the application's, and does as opentelemetry-instrument."""
+    """Makes our packages importable, behind the application's, and acts like opentelemetry-instrument."""
     path, outer = list(sys.path), os.environ.get("PYTHONPATH", "")
-    # Programs that are started meanwhile, to look at git or the GPUs, are not the application.
+    # Programs that we start meanwhile, for git or the GPUs, must not be instrumented.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         entry for entry in outer.split(os.pathsep) if Path(entry).absolute() != HERE
     )
@@ -35,7 +35,7 @@ def start() -> None:
             raise ImportError(misfit)
         # Names the distribution to load, unless the user did.
         importlib.import_module("tracelet_otel_exporters.environment_variables")
-        importlib.import_module("tracelet_otel")  # what this raises is said here
+        importlib.import_module("tracelet_otel")  # an error of this import is reported here
         from opentelemetry.instrumentation.auto_instrumentation import initialize
     except Exception as error:
         sys.path.remove(PACKAGES)
@@ -47,7 +47,7 @@ def start() -> None:
 
 
 def find_misfit(path: list[str]) -> str:
-    """The first of the application's own packages, on ``path``, that ours cannot use; empty if none is."""
+    """The first of the application's own packages on ``path`` that ours cannot use; else empty."""
     from importlib.metadata import distributions
 
     from packaging.requirements import Requirement
@@ -63,7 +63,7 @@ def find_misfit(path: list[str]) -> str:
             needed = Requirement(line)
             needed_name = canonicalize_name(needed.name)
             version = theirs.get(needed_name)
-            # What is not in our folder is for the command line, for other extras, or done without.
+            # Packages that are not in our folder are for the command line or other extras, or are optional.
             if version is None or needed_name not in ours:
                 continue
             if needed.marker and not needed.marker.evaluate({"extra": ""}):
@@ -74,7 +74,7 @@ def find_misfit(path: list[str]) -> str:
 
 
 def run_next() -> None:
-    """Runs the sitecustomize that ours hides: the image's own."""
+    """Runs the image's own sitecustomize, which ours hides."""
     path = [entry for entry in sys.path if Path(entry).absolute() != HERE]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", path)
     if spec and spec.loader:

@@ -1,0 +1,155 @@
+"""The CPU time of a gateway, part by part, each part measured alone in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _gateway_load import EXEMPLARS, TAGS, Sending, request, requests
+from _rows import Figure
+
+from tracelet_otel.backends.registry import TRACKER_GROUP, find, make_tracker
+from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.delivery.file import FileDestination
+from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.delivery.spool.lines import encode_metrics
+from tracelet_otel.gateway.answers import ACCEPTED
+from tracelet_otel.gateway.budget import Budget
+from tracelet_otel.gateway.grpc_server import GrpcServer
+from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS
+from tracelet_otel.gateway.items import check_metrics
+from tracelet_otel.gateway.seen import Seen
+from tracelet_otel.otlp.decoding import decode_series, parse_metrics
+from tracelet_otel.tracker.exporter import TrackerExporter
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """Seconds of CPU time of this process, all threads."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def measure_decode(repeats: int) -> dict[str, Figure]:
+    """Points a second of CPU time, with 1,000 exemplars a data point, and with one."""
+    found: dict[str, Figure] = {}
+    for name, tags in (("1,000 exemplars a data point", 1), ("1 exemplar a data point", 1000)):
+        data = [request("r" * 32, first * 1000, 1000, tags) for first in range(100)]
+
+        def decode(data: list[bytes] = data) -> None:
+            for one in data:
+                for series in decode_series(parse_metrics(one)):
+                    assert series.points
+
+        decode()
+        found[name] = Figure.of([1e5 / cpu(decode) for _ in range(repeats)])
+    return found
+
+
+def measure_parts(backend: str, points: int, repeats: int, database: Path) -> dict[str, Figure]:
+    """Microseconds of CPU time a point, by part."""
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            data = requests(uuid.uuid4().hex, points)
+            count = len(data) * EXEMPLARS
+            for part, seconds in (
+                ("receive", receive(data)),
+                ("check", check(data)),
+                ("durable", durable(data, folder)),
+                *write(backend, data, folder, database),
+            ):
+                found.setdefault(part, []).append(seconds / count * 1e6)
+    return {part: Figure.of(values) for part, values in found.items()}
+
+
+def receive(data: list[bytes]) -> float:
+    """Runs a server that accepts everything; the cost of sending is not counted."""
+
+    class Nothing:
+        def metrics(self, data: bytes, source: str = "") -> object:
+            return ACCEPTED
+
+        logs = metrics
+        traces = metrics
+
+    used: list[float] = []
+
+    async def serve() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            intake: Any = Nothing()
+            budget = Budget(MOST_REQUESTS, MOST_BYTES)
+            server = GrpcServer(intake, "127.0.0.1:0", executor=pool, budget=budget, authorize=None, tls=None)
+            await server.start()
+            loop = asyncio.get_running_loop()
+            child = await loop.run_in_executor(None, Sending, f"127.0.0.1:{server.port}", data)
+            before = time.process_time()
+            await loop.run_in_executor(None, child.go)
+            used.append(time.process_time() - before)
+            await server.stop(1)
+
+    asyncio.run(serve())
+    return used[0]
+
+
+def check(data: list[bytes]) -> float:
+    """Parses and validates each request, and finds what is new in it."""
+    seen = Seen()
+
+    def work() -> None:
+        for one in data:
+            for item in check_metrics(parse_metrics(one)).items:
+                parts = seen.missing(item)
+                assert parts is not None
+                seen.add(item, parts)
+
+    return cpu(work)
+
+
+def durable(data: list[bytes], folder: Path) -> float:
+    """Writes each request to a spool, and syncs it."""
+    spool = DurableSpool(folder / "spool", max_bytes=2**34, max_memory_bytes=2**28)
+
+    def work() -> None:
+        for one in data:
+            spool.append(Batch(metrics=one, points=EXEMPLARS, size=len(one), line=encode_metrics(one)))
+            spool.sync()
+            spool.peek()
+            spool.remove()
+
+    seconds = cpu(work)
+    spool.close()
+    return seconds
+
+
+def write(backend: str, data: list[bytes], folder: Path, database: Path) -> Iterator[tuple[str, float]]:
+    """What delivery does: the tracker's calls, and for a tracker the decoding before them."""
+    batches = [Batch(metrics=one, points=EXEMPLARS, size=len(one)) for one in data]
+    if backend == "file":
+        target = FileDestination(folder / "file", max_bytes=2**34)
+        yield "write", cpu(lambda: [target.send(batch) for batch in batches])
+        target.close()
+        return
+    decoding = cpu(lambda: [sum(1 for _ in decode_series(parse_metrics(one))) for one in data])
+    yield "decode", decoding
+    shutil.copy(database, folder / "mlflow.db")
+    entry_point = find(TRACKER_GROUP, "mlflow")
+    assert entry_point is not None
+    tracker = make_tracker("mlflow", entry_point, {"tracking_uri": f"sqlite:///{folder}/mlflow.db"})
+    exporter = TrackerExporter(tracker, companions=folder / "companions")
+    exporter.load()
+    exporter.connect()
+    exporter.send(Batch(metrics=request(uuid.uuid4().hex, 0, TAGS)))  # the client's own first time
+    yield "write", cpu(lambda: [exporter.send(batch) for batch in batches]) - decoding
+    exporter.close()
