@@ -1,9 +1,9 @@
-"""What Python runs as it starts in a container that the OpenTelemetry Operator has put our folder into.
+"""Python runs this when it starts in a container into which the OpenTelemetry Operator has put our folder.
 
-The Operator puts two entries in front of everything on the path: the folder of this file, and the folder that
-it has mounted. Packages there would be the application's, whatever version it has itself. So ours are in a
-third folder, and come last: whatever the application has, it keeps, and ours uses. If that does not fit
-together, ours stays away and says so; the application runs as it would without us.
+The Operator puts two entries at the front of the path: the folder of this file, and the folder that it has
+mounted. Packages in these would replace the application's own versions. So our packages are in a third
+folder, at the end of the path: the application keeps its packages, and ours use them. If one of these does
+not fit ours, nothing of ours is loaded and a message says so; the application runs as it would without us.
 
 Source: opentelemetry-operator, internal/instrumentation/python.go.
 """
