@@ -24,7 +24,7 @@ AIM's `aim.ext.tensorboard_tracker` is one of these; it needs TensorFlow, and is
 
 Exits with 1 unless all of this holds for this package: its hook costs the thread less than every other hook
 into the call; everything is in the tracker sooner after the first call than with every other way into the
-same tracker that hooks into the same call; and all points have landed. MLflow's own hook and `log_metric`
+same tracker whose script makes the same calls; and all points have landed. MLflow's own hook and `log_metric`
 take milliseconds a point: with the defaults they need most of the time of this program.
 """
 
