@@ -8,7 +8,6 @@ that it would do without us, before or after.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -17,12 +16,13 @@ import os
 import socket
 import sys
 import types
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.logs import get_logger
+from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
 from tracelet_otel_exporters.shared.importing import IMPORTING, passes
 
 TIMEOUT: Final = (3.0, 15.0)
@@ -33,7 +33,6 @@ MAX_API: Final = (2, 23)
 """The newest version of the API that this was written for; an older server's is used where it has none."""
 
 _ALIAS: Final = "_tracelet_otel_clearml"
-_TRANSIENT: Final = {408, 425, 429, 500, 502, 503, 504}
 _LOGGER: Final = get_logger(__name__)
 
 
@@ -166,10 +165,10 @@ def _http_class() -> Any:
                 raise TransientError(f"ClearML cannot be reached: {error}") from error
             except requests.RequestException as error:
                 raise PermanentError(f"ClearML cannot be asked: {error}") from error
-            if response.status_code in _TRANSIENT and "failed to index" not in response.text:
+            if response.status_code in TRANSIENT_STATUS and "failed to index" not in response.text:
                 raise TransientError(
                     f"ClearML answered {response.status_code}: {response.text[:300]}",
-                    _retry_after(response.headers),
+                    retry_after(response.headers),
                 )
             return response
 
@@ -271,30 +270,20 @@ class Connection:
         self.http.close()
 
 
-@contextlib.contextmanager
-def errors() -> Generator[None]:
-    """Raises what the library raises as the delivery's two types of error."""
-    try:
-        yield
-    except DeliveryError:
-        raise
-    except Exception as error:
-        raise translated(error) from error
-
-
-def translated(error: BaseException) -> DeliveryError:
-    """The delivery's error for one of the library; its own wrap ours, for example at the login."""
+def _own_error(error: Exception) -> DeliveryError | None:
+    """The delivery error that the library has wrapped in one of its own, for example at the login."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, DeliveryError):
             return inner
         inner = inner.__cause__ or inner.__context__
-    text = f"{type(error).__name__}: {error}"
-    if "cannot schedule new futures" in text:
-        return TransientError(text)  # the interpreter's exit
-    if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, PermissionError)):
-        return TransientError(text)
-    return PermanentError(text)
+    return (
+        PermanentError(f"{type(error).__name__}: {error}") if isinstance(error, FileNotFoundError) else None
+    )
+
+
+errors: Final = ClientErrors("ClearML", "clearml", own=_own_error)
+"""``with errors():`` raises what the library raises as delivery errors."""
 
 
 def _check(library: Library, config: Any) -> None:
@@ -337,12 +326,6 @@ def _content(response: Any, endpoint: str) -> Any:
         text = f"{endpoint}: {meta.get('result_msg')}"
         raise RefusedError(text, response.status_code, int(meta.get("result_subcode") or 0))
     return {} if data is None else data
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(headers.get("Retry-After", "")))
-    return None
 
 
 def json_lines(events: Iterable[Mapping[str, object]]) -> bytes:

@@ -18,7 +18,7 @@ from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.clearml import records as clearml_records
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml import system as clearml_system
-from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, load_library, translated
+from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, errors, load_library
 from tracelet_otel_exporters.clearml.names import Name
 from tracelet_otel_exporters.clearml.runs import OpenRun
 
@@ -124,7 +124,7 @@ class ClearMLTracker:
         except DeliveryError:
             raise
         except Exception as error:  # reading a media file: any of fsspec's file systems
-            raise translated(error) from error
+            raise errors.translated(error) from error
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to ClearML's own charts for them."""
@@ -142,7 +142,7 @@ class ClearMLTracker:
         try:
             clearml_files.write_artifact(self._connected(), self._run(run_id), name, path)
         except OSError as error:
-            raise translated(error) from error
+            raise errors.translated(error) from error
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Sets the task's final status: everything else is in ClearML already."""

@@ -8,7 +8,6 @@ variables that matter are overridden for the calling thread, while a call of our
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib
 import logging
@@ -22,7 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel_exporters.shared.importing import passes
+from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
 
 OVERRIDES: Final[Mapping[str, object]] = {
     "MLFLOW_DISABLE_TELEMETRY": True,
@@ -39,11 +38,6 @@ DEFAULTS: Final[Mapping[str, object]] = {
 _TRANSIENT_CODES: Final = {
     *("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"),
     *("ABORTED", "CANCELLED", "RESOURCE_CONFLICT"),
-}
-_TRANSIENT_STATUS: Final = {408, 425, 429, 500, 502, 503, 504}
-_TRANSIENT_WORDS: Final = ("Timeout", "Connection", "Throttl", "Unavailable", "Protocol", "Operational")
-_PERMANENT_ERRNO: Final = {
-    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL),
 }
 # MLflow's handlers on these loggers write to stderr; alembic reports each step of a new database.
 _LOGGERS: Final = ("mlflow.store.db.utils", "mlflow.utils.credentials", "mlflow.tracking.context.registry")
@@ -149,8 +143,8 @@ class Connection:
             raise_on_status=False,
             json=body,
         )
-        if response.status_code in _TRANSIENT_STATUS:
-            raise TransientError(f"MLflow answered {response.status_code}", _retry_after(response.headers))
+        if response.status_code in TRANSIENT_STATUS:
+            raise TransientError(f"MLflow answered {response.status_code}", retry_after(response.headers))
         rest.verify_rest_response(response, endpoint)
 
 
@@ -202,38 +196,18 @@ def resolve(tracking_uri: str | None, folder: Path) -> str:
     return tracking_uri
 
 
-@contextlib.contextmanager
-def errors() -> Generator[None]:
-    """Raises what MLflow and the libraries below it raise as the delivery's two types of error."""
-    try:
-        yield
-    except DeliveryError:
-        raise
-    except Exception as error:
-        raise translated(error) from error
-
-
-def translated(error: Exception) -> DeliveryError:
-    """The delivery's error for one of MLflow or of the libraries below it."""
+def _own_error(error: Exception) -> DeliveryError | None:
+    """The delivery error for one of MLflow's own, or for the answer of a server."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
-        return PermanentError('MLflow is not installed: pip install "tracelet-otel[mlflow]"')
-    if passes(error):
-        return TransientError(text)
     code = getattr(error, "error_code", None)
     if code is not None:
         return _translated_mlflow(str(code), str(error))
     response = getattr(error, "response", None)
     if response is not None and hasattr(response, "status_code"):
-        if response.status_code in _TRANSIENT_STATUS:
-            return TransientError(text, _retry_after(response.headers))
+        if response.status_code in TRANSIENT_STATUS:
+            return TransientError(text, retry_after(response.headers))
         return PermanentError(text)
-    names = [kind.__name__ for kind in type(error).__mro__]
-    if any(word in name for name in names for word in _TRANSIENT_WORDS):
-        return TransientError(text)
-    if isinstance(error, OSError) and error.errno not in _PERMANENT_ERRNO:
-        return TransientError(text)  # a full disk, a network folder that went away
-    return PermanentError(text)
+    return None
 
 
 def _translated_mlflow(code: str, text: str) -> DeliveryError:
@@ -242,7 +216,7 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
         or "failed with exception" in text  # no connection, or one of the states above: see http_request
         or "failed with timeout" in text
         or "IntegrityError" in text  # another process wrote the same row at the same time
-        or any(f"error code {status} " in text for status in _TRANSIENT_STATUS)
+        or any(f"error code {status} " in text for status in TRANSIENT_STATUS)
     )
     if transient and "InvalidURL" not in text:
         return TransientError(text)
@@ -251,10 +225,10 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
     return RefusedError(text, code)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(headers.get("Retry-After", "")))
-    return None
+errors: Final = ClientErrors(
+    "MLflow", "mlflow", ("Throttl", "Unavailable", "Protocol", "Operational"), _own_error
+)
+"""``with errors():`` raises what MLflow and the libraries below it raise as delivery errors."""
 
 
 def _override() -> None:

@@ -28,7 +28,6 @@ from tracelet_otel_exporters.mlflow.connection import (
     errors,
     import_mlflow,
     resolve,
-    translated,
 )
 from tracelet_otel_exporters.mlflow.points import Sample
 from tracelet_otel_exporters.mlflow.runs import OpenRun, Place
@@ -132,7 +131,7 @@ class MLflowTracker:
         except DeliveryError:
             raise
         except Exception as error:  # reading a media file: any of fsspec's file systems
-            raise translated(error) from error
+            raise errors.translated(error) from error
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine as MLflow's own system metrics."""
