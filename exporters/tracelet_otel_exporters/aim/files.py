@@ -22,7 +22,7 @@ from tracelet_otel_exporters.aim import points as aim_points
 from tracelet_otel_exporters.aim.points import Row
 from tracelet_otel_exporters.aim.runs import OpenRun, valid_text
 from tracelet_otel_exporters.aim.store import Write, library
-from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.shared import safe_names
 from tracelet_otel_exporters.shared.record_content import payload_or_file
 
 CONTEXT: Final = {"kind": "file"}
@@ -56,7 +56,7 @@ def write_file(run: OpenRun, base: str | None, name: str, path: Path) -> None:
     if not known:
         store.commit([Write("meta", (*place, "artifacts_uri"), base)])
     folder = f"{known or base}".rstrip("/") + f"/{store.hash}"
-    safe = names.path(valid_text(name))
+    safe = safe_names.path(valid_text(name))
     original = {} if safe == name else {"original_name": valid_text(name)}
     artifact: Any = Artifact(str(path), uri=folder, name=safe, **original)
     if folder.startswith("file://"):

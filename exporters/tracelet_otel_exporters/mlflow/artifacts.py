@@ -18,6 +18,7 @@ from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow import runs as mlflow_runs
 from tracelet_otel_exporters.mlflow.connection import Connection
 from tracelet_otel_exporters.mlflow.runs import OpenRun
+from tracelet_otel_exporters.shared import safe_names
 from tracelet_otel_exporters.shared.record_content import fingerprint, number_attribute, payload_or_file
 
 MAX_PICTURE_BYTES: Final = 20_000_000
@@ -110,7 +111,7 @@ def read_json(connection: Connection, run: OpenRun, path: str) -> Mapping[str, o
 
 def file_path(run: OpenRun, name: str) -> str:
     """The name as a path inside the run, and noted if that is another."""
-    path = names.path(name)
+    path = safe_names.path(name)
     run.note("files", path, name)
     return path
 

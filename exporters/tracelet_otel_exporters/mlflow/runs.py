@@ -18,6 +18,7 @@ from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import RUN_ID
 from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow.connection import Connection, RefusedError
+from tracelet_otel_exporters.shared import safe_names
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -232,7 +233,7 @@ def _artifact_location(connection: Connection, name: str, folder: Path) -> str |
     with contextlib.suppress(OSError):
         if Path.cwd() == folder:
             return None
-    return (folder / "mlruns" / names.segment(name)).as_uri()
+    return (folder / "mlruns" / safe_names.segment(name)).as_uri()
 
 
 def _by_tag(connection: Connection, experiment: Experiment, run_id: str) -> Run | None:

@@ -16,7 +16,6 @@ from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
 from tracelet_otel_exporters.mlflow import artifacts as mlflow_artifacts
 from tracelet_otel_exporters.mlflow import companion as mlflow_companion
 from tracelet_otel_exporters.mlflow import database as mlflow_database
-from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow import params as mlflow_params
 from tracelet_otel_exporters.mlflow import points as mlflow_points
 from tracelet_otel_exporters.mlflow import records as mlflow_records
@@ -31,6 +30,7 @@ from tracelet_otel_exporters.mlflow.connection import (
 )
 from tracelet_otel_exporters.mlflow.points import Sample
 from tracelet_otel_exporters.mlflow.runs import OpenRun, Place
+from tracelet_otel_exporters.shared import safe_names
 from tracelet_otel_exporters.shared.importing import IMPORTING
 
 NAMES_FILE: Final = "tracelet/names.json"
@@ -113,7 +113,7 @@ class MLflowTracker:
             outcome.add(self._log(run, batch))
         outcome.aside = mlflow_companion.news(self._connected(), run, outcome.aside)
         run.asides |= asides  # not before: a call that failed comes again, and its asides with it
-        if run.names_changed and any(names.is_cut(key) for key in run.names.get("metrics", ())):
+        if run.names_changed and any(safe_names.is_cut(key) for key in run.names.get("metrics", ())):
             self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
         return outcome
 
