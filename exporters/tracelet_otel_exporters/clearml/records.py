@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
@@ -18,6 +18,7 @@ from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.connection import Connection, json_lines
 from tracelet_otel_exporters.clearml.names import Name, clean, segment
 from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.shared.params import as_text, flatten
 from tracelet_otel_exporters.shared.record_content import (
     file_suffix,
     fingerprint,
@@ -50,22 +51,6 @@ def note_name(connection: Connection, run: OpenRun, name: Name, tag: str, rank: 
     configuration = [{"name": item, "value": value, "type": "json", "description": ""}]
     clearml_runs.edit(connection, run, "edit_configuration", configuration=configuration)
     run.noted.add(item)
-
-
-def flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Names joined with ``/``, as ClearML's own ``Task.connect`` does; lists and empty objects are values."""
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(cast("Mapping[str, object]", value), f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", cast("object", value)
-
-
-def as_text(value: object) -> str:
-    """A parameter's value; lists and objects as JSON. Its type goes beside it."""
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
 
 
 def _params(connection: Connection, run: OpenRun, record: Record) -> Outcome:

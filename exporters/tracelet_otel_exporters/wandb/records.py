@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.interface import Outcome, Problem, RecordAside
+from tracelet_otel_exporters.shared.environment_record import requirements
 from tracelet_otel_exporters.shared.record_content import (
     file_suffix,
     fingerprint,
@@ -220,7 +221,7 @@ def _environment(session: Session, opened: OpenRun, record: Record) -> Outcome:
     store_payload(session, opened, record, "tracelet/environment.json")
     about = wandb_environment.metadata(environment, record.time_unix_nano)
     _store_own(opened, wandb_environment.METADATA_FILE, json.dumps(about, indent=2))
-    if packages := wandb_environment.requirements(environment):
+    if packages := requirements(environment):
         _store_own(opened, wandb_environment.PACKAGES_FILE, packages)
     return Outcome(1)
 
