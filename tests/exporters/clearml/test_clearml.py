@@ -744,7 +744,7 @@ def test_measurements_are_in_clearmls_own_charts(subject: ClearMLSubject, tracke
 
 
 def test_opentelemetrys_own_metrics_arrive(subject: ClearMLSubject) -> None:
-    exporter = ClearMLMetricExporter(subject.config, RunInfo("run-1", "plain"))
+    exporter = ClearMLMetricExporter(subject.config, run=RunInfo("run-1", "plain"))
     provider = MeterProvider([PeriodicExportingMetricReader(exporter, export_interval_millis=INFINITY)])
     provider.get_meter("test").create_gauge("loss").set(0.25)
     assert provider.force_flush()
