@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
-from tracelet_otel.tracker.companion import FOLDER
+from tracelet_otel.tracker.companion import PREFIX
+from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
 from tracelet_otel_exporters.clearml import files as clearml_files
 from tracelet_otel_exporters.clearml import names as clearml_names
@@ -22,8 +23,6 @@ from tracelet_otel_exporters.clearml.connection import Connection, RefusedError,
 from tracelet_otel_exporters.clearml.names import Name
 from tracelet_otel_exporters.clearml.runs import OpenRun
 
-COMPANIONS: Final = f"{FOLDER}/companion-"
-"""What the names of companion files begin with."""
 MAX_EVENTS: Final = 10_000
 MAX_BYTES: Final = 4_000_000
 """Of one request. Its own client's limit is 15 MB, which takes its server long."""
@@ -188,8 +187,8 @@ class ClearMLTracker:
                     reason = "ClearML keeps one value a step"
             # The very same point again is written again: whether the first attempt arrived is not known.
             if reason:
-                key = _identity(series.tag, series.rank, point)
-                aside[key] = PointAside(series.tag, series.rank, point, reason)
+                line = PointAside(series.tag, series.rank, point, reason)
+                aside[identity(line)] = line
             else:
                 lines.append(
                     b'%s%d,"value":%s,"timestamp":%d}' % (prefix, step, repr(value).encode(), time_ms)
@@ -199,13 +198,8 @@ class ClearMLTracker:
     def _known_aside(self, run: OpenRun) -> set[int]:
         """Points that are in the run's companion files: said once more, they would be there twice."""
         if run.aside is None:
-            run.aside = set()
-            files = clearml_files.read_artifacts(self._connected(), run, COMPANIONS) if run.is_resumed else ()
-            for line in b"".join(files).splitlines():
-                said: dict[str, Any] = json.loads(line)
-                if said.get("kind") == "scalar":
-                    point = Point(said["step"], float(said["value"]), said["time_unix_nano"])
-                    run.aside.add(_identity(said["tag"], said["rank"], point))
+            files = clearml_files.read_artifacts(self._connected(), run, PREFIX) if run.is_resumed else ()
+            run.aside = identities(files)
         return run.aside
 
     def _send(self, lines: Sequence[bytes], tags: Sequence[str]) -> Outcome:
@@ -227,10 +221,6 @@ class ClearMLTracker:
         outcome = self._send(lines[:middle], tags[:middle])
         outcome.add(self._send(lines[middle:], tags[middle:]))
         return outcome
-
-
-def _identity(tag: str, rank: int | None, point: Point) -> int:
-    return hash((tag, rank or 0, point.step, repr(float(point.value)), point.time_unix_nano))
 
 
 def _why_not(point: Point, time_ms: int) -> str:

@@ -100,8 +100,8 @@ class OpenRun:
     """By key."""
     asides: set[Place] = field(default_factory=set["Place"])
     """Points that were set aside."""
-    said: set[tuple[object, ...]] | None = None
-    """Points in companion files of earlier processes; None: not read yet."""
+    aside_before: set[int] | None = None
+    """Identities of what is in companion files of earlier processes; None: not read yet."""
     first_readings: dict[str, float] = field(default_factory=dict[str, float])
     """Of what only grows, by name: MLflow's own begin with 0."""
     has_images: bool = False

@@ -12,9 +12,10 @@ from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
+from tracelet_otel.tracker.companion import FOLDER, PREFIX
+from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
 from tracelet_otel_exporters.mlflow import artifacts as mlflow_artifacts
-from tracelet_otel_exporters.mlflow import companion as mlflow_companion
 from tracelet_otel_exporters.mlflow import database as mlflow_database
 from tracelet_otel_exporters.mlflow import params as mlflow_params
 from tracelet_otel_exporters.mlflow import points as mlflow_points
@@ -111,7 +112,7 @@ class MLflowTracker:
         samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome, asides))
         for batch in mlflow_points.batches(samples):
             outcome.add(self._log(run, batch))
-        outcome.aside = mlflow_companion.news(self._connected(), run, outcome.aside)
+        self._leave_out_known(run, outcome)
         run.asides |= asides  # not before: a call that failed comes again, and its asides with it
         if run.names_changed and any(safe_names.is_cut(key) for key in run.names.get("metrics", ())):
             self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
@@ -171,6 +172,15 @@ class MLflowTracker:
         if (run := self._runs.get(run_id)) is None:
             raise PermanentError(f"run {run_id} is not open")
         return run
+
+    def _leave_out_known(self, run: OpenRun, outcome: Outcome) -> None:
+        """Leaves out of ``outcome.aside`` what an earlier process has set aside."""
+        if not outcome.aside or not run.is_resumed:
+            return
+        if run.aside_before is None:
+            files = mlflow_artifacts.read_all(self._connected(), run, FOLDER, PREFIX)
+            run.aside_before = identities(files)
+        outcome.aside = [line for line in outcome.aside if identity(line) not in run.aside_before]
 
     def _log(self, run: OpenRun, batch: Sequence[Sample]) -> Outcome:
         try:
