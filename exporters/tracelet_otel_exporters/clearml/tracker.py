@@ -128,10 +128,7 @@ class ClearMLTracker:
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to ClearML's own charts for them."""
         run = self._run(run_id)
-        lines = [
-            _line(run, Name(metric, variant), iteration, value, time_ms)
-            for metric, variant, iteration, value, time_ms in clearml_system.readings(run, points)
-        ]
+        lines = [_line(run, *measurement) for measurement in clearml_system.measurements(run, points)]
         outcome = self._send(lines, [":monitor:"] * len(lines))
         outcome.accepted = len(points)
         return outcome

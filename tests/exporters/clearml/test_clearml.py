@@ -720,9 +720,9 @@ def test_measurements_are_in_clearmls_own_charts(subject: ClearMLSubject, tracke
             SystemPoint("system.network.io", {"device": "eth1", "direction": "transmit"}, grown, now),
             SystemPoint("hw.gpu.utilization", {"hw.id": "0"}, 0.5, now),
             SystemPoint("hw.gpu.memory.usage", {"hw.id": "0"}, 2.0**32, now),
-            SystemPoint("hw.temperature", {"hw.id": "0"}, 61.0, now),
+            SystemPoint("hw.temperature", {"hw.id": "0", "hw.type": "gpu"}, 61.0, now),
             SystemPoint("unknown.thing", {}, 1.0, now),
-            SystemPoint("hw.power", {"hw.id": "0"}, math.nan, now),
+            SystemPoint("hw.power", {"hw.id": "0", "hw.type": "gpu"}, math.nan, now),
         ]
 
     assert tracker.write_system("run-1", at(10)).accepted == 12
@@ -738,6 +738,29 @@ def test_measurements_are_in_clearmls_own_charts(subject: ClearMLSubject, tracke
     }
     assert {event["iter"] for event in subject._events("run-1", "training_stats_scalar")} == {10, 20}
     assert subject.points("run-1") == {}
+
+
+def test_partitions_and_the_loopback_do_not_count_twice(
+    subject: ClearMLSubject, tracker: ClearMLTracker
+) -> None:
+    def at(seconds: int) -> list[SystemPoint]:
+        devices = [("disk", "nvme0n1"), ("disk", "nvme0n1p1"), ("network", "eth0"), ("network", "lo")]
+        directions = {"disk": ("read", "write"), "network": ("receive", "transmit")}
+        return [
+            SystemPoint(
+                *(f"system.{kind}.io", {"device": device, "direction": direction}),
+                *(seconds * 10 * 2.0**20, NOW + seconds * 10**9),
+            )
+            for kind, device in devices
+            for direction in directions[kind]
+        ]
+
+    tracker.write_system("run-1", at(0))
+    tracker.write_system("run-1", at(10))
+    assert subject.system("run-1") == {
+        f":monitor:machine/{name}": [10.0]
+        for name in ("io_read_mbs", "io_write_mbs", "network_rx_mbs", "network_tx_mbs")
+    }
 
 
 # -- OpenTelemetry ---------------------------------------------------------------------------------
