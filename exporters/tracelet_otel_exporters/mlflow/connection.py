@@ -15,25 +15,22 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel_exporters.mlflow import private
 from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
 
-OVERRIDES: Final[Mapping[str, object]] = {
-    "MLFLOW_DISABLE_TELEMETRY": True,
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": False,  # on stderr, for each small file that is read back
-}
-"""Ours in our calls, whatever the environment says."""
-DEFAULTS: Final[Mapping[str, object]] = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": 30,  # seconds; MLflow's own is 120
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0,  # MLflow's own is 7, 4 minutes; the delivery retries instead
-}
-"""Ours in our calls, unless the environment sets them: the user's value wins."""
+_ALWAYS: Final = ((private.TELEMETRY, True), (private.PRINTING, True), (private.PROGRESS, False))
+"""Ours in our calls, whatever the environment says. A progress bar would be shown for each file read back."""
+_DEFAULTS: Final = ((private.TIMEOUT, 30), (private.RETRIES, 0))
+"""Ours in our calls, unless the environment sets them: the user's value wins.
+
+Seconds, where MLflow's own are 120; and attempts, where its own are 7, in 4 minutes: the delivery retries.
+"""
 
 _TRANSIENT_CODES: Final = {
     *("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"),
@@ -99,10 +96,7 @@ class Connection:
         self.is_http = urlsplit(self.uri).scheme in {"http", "https"}
         with self.calls(), _sole_creator(self.uri):
             self.client: Any = MlflowClient(self.uri)
-            # The store's interface is what MLflow's tracking plugins implement. The client's methods
-            # above it would add the user's active model to metrics and stop the user's asynchronous
-            # logging when a run ends.
-            self.store: Any = self.client._tracking_client.store
+            self.store: Any = private.store_of(self.client)
         self.ping()
 
     def ping(self) -> None:
@@ -126,26 +120,26 @@ class Connection:
 
         A server's stay with MLflow, which shares and reuses them and drops them with the process.
         """
-        engine: Any = getattr(self.store, "engine", None)
+        engine = None if self.is_http else private.engine_of(self.store)
         if engine is not None and ":memory:" not in self.uri:  # whose database is the connection
             with self.calls():
                 engine.dispose()
 
-    def post(self, endpoint: str, body: Mapping[str, object]) -> None:
-        """Posts to MLflow's REST API: a fifth of the CPU time of its client, which encodes twice."""
-        from mlflow.utils import rest_utils
+    def post_points(self, run_id: str, metrics: Sequence[Mapping[str, object]]) -> bool:
+        """Posts points to MLflow's REST API: a fifth of the CPU time of its client, which encodes twice.
 
-        rest: Any = rest_utils
-        response = rest.http_request(
-            self.store.get_host_creds(),
-            endpoint,
-            "POST",
-            raise_on_status=False,
-            json=body,
-        )
+        Returns: False where this MLflow has no such way; then nothing was posted.
+        """
+        post, verify = private.HTTP_REQUEST.imported(), private.VERIFY_RESPONSE.imported()
+        credentials = private.HOST_CREDENTIALS.of(self.store)
+        if post is None or verify is None or credentials is None:
+            return False
+        endpoint, body = "/api/2.0/mlflow/runs/log-batch", {"run_id": run_id, "metrics": metrics}
+        response = post(credentials(), endpoint, "POST", raise_on_status=False, json=body)
         if response.status_code in TRANSIENT_STATUS:
             raise TransientError(f"MLflow answered {response.status_code}", retry_after(response.headers))
-        rest.verify_rest_response(response, endpoint)
+        verify(response, endpoint)
+        return True
 
 
 def import_mlflow() -> None:
@@ -232,12 +226,10 @@ errors: Final = ClientErrors(
 
 
 def _override() -> None:
-    from mlflow import environment_variables
-
-    for name, value in {**OVERRIDES, **DEFAULTS}.items():
-        variable: Any = getattr(environment_variables, name, None)
+    for name, value in (*_ALWAYS, *_DEFAULTS):
+        variable = name.imported()
         if variable is not None and "get" not in vars(variable):
-            variable.get = _scoped(variable, value, always=name in OVERRIDES)
+            variable.get = _scoped(variable, value, always=(name, value) in _ALWAYS)
     for name in (*_LOGGERS, *_ALEMBIC_LOGGERS):
         logging.getLogger(name).addFilter(_NOT_OURS)  # once: a logger keeps a filter only once
 

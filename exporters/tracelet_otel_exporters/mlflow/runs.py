@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import RUN_ID
-from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.mlflow import names, private
 from tracelet_otel_exporters.mlflow.connection import Connection, RefusedError
 from tracelet_otel_exporters.shared import safe_names
 
@@ -179,13 +179,11 @@ def valid_tags(run: OpenRun, tags: Mapping[str, object]) -> dict[str, str]:
 
 def native_tags(connection: Connection) -> dict[str, str]:
     """What MLflow's own ``start_run`` fills "Source" and "Created by" with."""
-    from mlflow.tracking.context import registry
-    from mlflow.tracking.context.git_context import GitRunContext
-
-    context: Any = registry
-    # Not git: MLflow starts git for it, and ours comes with the run as vcs attributes.
-    with connection.calls():
-        tags: dict[str, str] = context.resolve_tags(ignore=[GitRunContext])
+    resolve, git = private.RESOLVE_TAGS.imported(), private.GIT_CONTEXT.imported()
+    tags: dict[str, str] = {}
+    if resolve is not None:
+        with connection.calls():  # not git: MLflow starts git for it, and ours comes with the run
+            tags = resolve(ignore=[git] if git else [])
     if "mlflow.source.name" not in tags:  # MLflow gives up on all of them where the user has no name
         with contextlib.suppress(OSError, KeyError, ImportError):
             tags["mlflow.user"] = getpass.getuser()

@@ -199,11 +199,8 @@ class MLflowTracker:
     def _log_batch(self, run: OpenRun, batch: Sequence[Sample]) -> None:
         connection = self._connected()
         with connection.calls():
-            if connection.is_http:
-                metrics = mlflow_points.as_json(batch)
-                connection.post("/api/2.0/mlflow/runs/log-batch", {"run_id": run.id, "metrics": metrics})
-                return
-            mlflow_database.log(connection.store, run.id, batch)
+            if not connection.is_http or not connection.post_points(run.id, mlflow_points.as_json(batch)):
+                mlflow_database.log(connection.store, run.id, batch)
 
     def _write_names(self, run: OpenRun) -> None:
         connection = self._connected()
