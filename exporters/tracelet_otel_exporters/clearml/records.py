@@ -39,7 +39,7 @@ _DIGITS: Final = 24
 """Of a record's fingerprint, in names."""
 
 Writer = Callable[[Connection, OpenRun, Record], Outcome]
-Draw = Callable[[bytes, str, str], "str | None"]
+Draw = Callable[[Record, str, str], "str | None"]
 
 
 def note_name(connection: Connection, run: OpenRun, name: Name, tag: str, rank: int | None) -> None:
@@ -64,7 +64,7 @@ def _params(connection: Connection, run: OpenRun, record: Record) -> Outcome:
             text = text[:MAX_PARAM]
         key = clean(name)
         if not key or key != name:
-            reason = f"{name!r} is no name for a parameter"
+            reason = f"{name!r} cannot be the name of a parameter"
         if (before := run.params.get(key, text)) != text:
             replaced[key] = before  # a person looks for the newest value
         if key:
@@ -202,7 +202,7 @@ WRITERS: Final[Mapping[str, Writer]] = {
 
 def _plot(connection: Connection, run: OpenRun, record: Record, draw: Draw) -> None:
     name = _name(connection, run, record)
-    plot = draw(record.read(), clean(record.tag), name.variant)
+    plot = draw(record, clean(record.tag), name.variant)
     if plot is None:
         return
     event = _event(run, record, "plot", name.metric, name.variant)
@@ -219,7 +219,7 @@ def _name(connection: Connection, run: OpenRun, record: Record) -> Name:
 
 def _event(run: OpenRun, record: Record, kind: str, metric: str, variant: str) -> dict[str, Any]:
     if not -(2**63) <= record.step < 2**63:
-        raise ValueError(f"step {record.step} is no 64-bit integer")
+        raise ValueError(f"step {record.step} is not a 64-bit integer")
     time_ms = max(0, (record.time_unix_nano + 500_000) // 1_000_000)
     event: dict[str, Any] = {"type": kind, "task": run.id, "iter": record.step, "timestamp": time_ms}
     return {**event, "metric": metric, "variant": variant} if metric or variant else event

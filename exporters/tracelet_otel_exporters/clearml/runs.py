@@ -72,7 +72,7 @@ def open_run(connection: Connection, info: RunInfo) -> OpenRun:
     is_resumed = bool(found)
     task = found[0] if found else _create(connection, info)
     if task["status"] in ("published", "publishing"):
-        raise PermanentError(f"ClearML task {task['id']} is published: it takes nothing any more")
+        raise PermanentError(f"ClearML task {task['id']} is published, so nothing can be added to it")
     sections: Mapping[str, Mapping[str, Any]] = task.get("hyperparams") or {}
     run = OpenRun(
         info=info,

@@ -194,7 +194,7 @@ class ClearMLTracker:
         return lines
 
     def _known_aside(self, run: OpenRun) -> set[int]:
-        """Points that are in the run's companion files: said once more, they would be there twice."""
+        """Points that are in the run's companion files: written again, they would be there twice."""
         if run.aside is None:
             files = clearml_files.read_artifacts(self._connected(), run, PREFIX) if run.is_resumed else ()
             run.aside = identities(files)

@@ -181,12 +181,12 @@ def _cpu(cores: Mapping[str, Mapping[str, float]], time: int, first: int) -> lis
 
 
 def _numbered(core: str, first: int) -> str:
-    """The core's number from 0; one that is no number stays as it is."""
+    """The core's number from 0; a name that is not a number stays as it is."""
     return str(int(core) - first) if core.isdecimal() else core
 
 
 def _total(by_device: Mapping[str, float]) -> float:
-    """The sum over devices, where a partition is part of its disk, and the loopback is no network."""
+    """The sum over devices, where a partition is part of its disk, and the loopback does not count."""
     return sum(  # not fsum(), which raises where this is infinite
         value
         for device, value in by_device.items()
