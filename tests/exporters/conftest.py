@@ -54,7 +54,7 @@ def new_tracker() -> Iterator[Callable[[str], MLflowTracker]]:
     yield make
     for tracker in made:
         if not tracker._connected().is_http:
-            tracker._connected().store._dispose_engine()
+            tracker._connected().client._tracking_client.store._dispose_engine()
 
 
 @pytest.fixture

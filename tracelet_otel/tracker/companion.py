@@ -1,31 +1,27 @@
 """The companion file of a run: exactly what its tracker could not keep natively, as JSON lines.
 
-A line is ``{"kind", "tag", "rank", "step", "time_unix_nano", "reason"}``, for a point (kind ``scalar``)
-with ``value``: a number, or the text ``NaN``, ``Infinity`` or ``-Infinity``; for a record with ``mime_type``,
-``attributes`` and its payload as ``text`` (UTF-8) or ``base64``.
-
 Lines are on the disk from the moment they are known until the tracker has the file, so that a process that
 is killed leaves them for the next one that writes the run.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
-from tracelet_otel.otlp.records import Record
+from tracelet_otel.foundation.process_ids import is_alive
+from tracelet_otel.tracker import companion_lines
 from tracelet_otel.tracker.interface import PointAside, RecordAside
 
 FOLDER: Final = "tracelet"
-"""The files are ``tracelet/companion-<16 hex digits of the SHA-256>.jsonl``: the same content is one file."""
+"""The folder of companion files among the files of a run."""
+PREFIX: Final = f"{FOLDER}/companion-"
+"""Their names go on with 16 hex digits of the SHA-256 and ``.jsonl``: the same content is one file."""
 
 Upload = Callable[[str, Path], None]
 
@@ -49,8 +45,8 @@ class Companions:
         if not lines:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(_line(line), allow_nan=False) + "\n" for line in lines)
-        with self._path(run_id, os.getpid()).open("a", encoding="utf-8") as file:
+        text = b"".join(map(companion_lines.encode, lines))
+        with self._path(run_id, os.getpid()).open("ab") as file:
             file.write(text)
 
     def upload(self, run_id: str, upload: Upload) -> None:
@@ -64,7 +60,7 @@ class Companions:
         path = self._path(run_id, os.getpid())
         if path.exists():
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            upload(f"{FOLDER}/companion-{digest}.jsonl", path)
+            upload(f"{PREFIX}{digest}.jsonl", path)
             path.unlink()
 
     def _path(self, run_id: str, pid: int) -> Path:
@@ -102,58 +98,9 @@ def merge(folder: Path, run_id: str) -> None:
 
 def _is_left(path: Path) -> bool:
     pid = path.name.split(".")[-2]
-    return pid.isdigit() and not _is_alive(int(pid))
+    return pid.isdigit() and not is_alive(int(pid))
 
 
 def _quoted(run_id: str) -> str:
     # "*", "?" and "[" would be patterns, "." separates the writer's process id
     return quote(run_id, safe="").replace(".", "%2E")[:200]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _line(line: PointAside | RecordAside) -> dict[str, Any]:
-    if isinstance(line, PointAside):
-        return {
-            "kind": "scalar",
-            "tag": line.tag,
-            "rank": line.rank,
-            "step": line.point.step,
-            "value": _number(line.point.value),
-            "time_unix_nano": line.point.time_unix_nano,
-            "reason": line.reason,
-        }
-    return {**_record(line.record), "reason": line.reason}
-
-
-def _record(record: Record) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "kind": record.kind,
-        "tag": record.tag,
-        "step": record.step,
-        "time_unix_nano": record.time_unix_nano,
-        "mime_type": record.mime_type,
-        "attributes": {
-            name: _number(value) if isinstance(value, float) else value
-            for name, value in record.attributes.items()
-        },
-    }
-    payload = record.read()
-    try:
-        return {**described, "text": payload.decode()}
-    except UnicodeDecodeError:
-        return {**described, "base64": base64.b64encode(payload).decode()}
-
-
-def _number(value: float) -> float | str:
-    if math.isnan(value):
-        return "NaN"
-    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"

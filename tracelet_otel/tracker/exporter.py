@@ -31,10 +31,11 @@ from tracelet_otel.otlp.records import Point, Record, RunInfo, Series
 from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED, Status
 from tracelet_otel.tracker.companion import Companions
 from tracelet_otel.tracker.interface import Outcome, Tracker
+from tracelet_otel.tracker.outcome_log import OutcomeLog
 
 _STATUSES: dict[object, Status] = {"finished": "finished", "failed": "failed", "killed": "killed"}
 _MOST_CLOSED = 1000
-"""Runs that have ended and are remembered, in case that a value of theirs comes late."""
+"""How many ended runs are remembered, in case a value of one comes late."""
 
 Resources = Iterable[ResourceMetrics] | Iterable[ResourceLogs]
 
@@ -77,19 +78,19 @@ class TrackerExporter:
         self.tracker = tracker
         self._companions = Companions(companions or Path(tempfile.gettempdir(), "tracelet-otel-companions"))
         self._locations: dict[str, str] = {}
-        self._refused = ""
+        self._log = OutcomeLog(tracker.name)
         self._default = run
         self._opens_for_plain = opens_for_plain
         self._described: dict[str, RunInfo] = {}
         self._open: set[str] = set()
         self._closed: dict[str, tuple[Status, int]] = {}
-        """Runs that have said their end, with its time in nanoseconds since 1970."""
+        """Runs whose end was logged, with its time in nanoseconds since 1970."""
         self._ended: dict[str, None] = {}
         """Runs that were closed, the latest last."""
         self._plain_steps: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._known = known
         self._request: bytes | None = None
-        """That is being written, or has to come again."""
+        """The request that is being written, or that has to come again after a transient error."""
         self._steps_taken = 0
         self._outcome = Outcome()
 
@@ -128,7 +129,7 @@ class TrackerExporter:
 
     def refusals(self) -> str:
         """The last reason for which the tracker refused a point or record."""
-        return self._refused
+        return self._log.last_refusal
 
     def write_metrics(self, data: bytes) -> Outcome:
         """Writes the points of a metrics request; ``accepted`` counts points.
@@ -167,7 +168,7 @@ class TrackerExporter:
             self._steps_taken += 1
         self._close_again()
         self._request = None
-        self._report(outcome)
+        self._log.report(outcome)
         return outcome
 
     def _write_points(
@@ -218,14 +219,14 @@ class TrackerExporter:
         return closing
 
     def _close_again(self) -> None:
-        """Closes runs that a late value opened again; the run's own end has been said."""
+        """Closes runs that a late value opened again after their own end."""
         for run_id in self._open & self._closed.keys():
             self._close_run(run_id, self._closed[run_id][0])
 
     def close_all(self, status: Status = "finished") -> None:
         """Closes every run that is open here."""
         for run_id in sorted(self._open):
-            self._report(self._close_run(run_id, status))
+            self._log.report(self._close_run(run_id, status))
 
     def _ensure_open(self, run_id: str, resources: Resources = ()) -> None:
         if run_id in self._open:
@@ -278,7 +279,7 @@ class TrackerExporter:
         run = self._plain_run(request) if points else None
         if run is not None:
             self._ensure_open(run.id)
-            self._report(self.tracker.write_system(run.id, points))
+            self._log.report(self.tracker.write_system(run.id, points))
 
     def _write_plain(self, request: ExportMetricsServiceRequest, outcome: Outcome) -> None:
         run = self._plain_run(request)
@@ -296,26 +297,4 @@ class TrackerExporter:
             for name, count in taken.items():  # now: a write that is repeated repeats its steps
                 steps[name] += count
             self._set_aside(run.id, written)
-            self._report(written)
-
-    def _report(self, outcome: Outcome) -> None:
-        name = self.tracker.name
-        if outcome.rejected:
-            self._refused = f"{_shortened(outcome.rejected[-1].name)}: {outcome.rejected[-1].reason}"
-            log_once(
-                f"{name} rejected",
-                logging.WARNING,
-                "%s refused %d of what was logged, e.g. %s: %s",
-                name,
-                len(outcome.rejected),
-                _shortened(outcome.rejected[0].name),
-                outcome.rejected[0].reason,
-            )
-        for name_, reason in outcome.lossy:
-            log_once(
-                f"{name} lossy {reason[:40]}", logging.INFO, "%s: %s: %s", name, _shortened(name_), reason
-            )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 100 else f"{name[:100]}... ({len(name)} characters)"
+            self._log.report(written)

@@ -22,7 +22,8 @@ from tracelet_otel_exporters.aim import points as aim_points
 from tracelet_otel_exporters.aim.points import Row
 from tracelet_otel_exporters.aim.runs import OpenRun, valid_text
 from tracelet_otel_exporters.aim.store import Write, library
-from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.shared import safe_names
+from tracelet_otel_exporters.shared.record_content import payload_or_file
 
 CONTEXT: Final = {"kind": "file"}
 MAX_CONTENT: Final = 256 << 20
@@ -55,7 +56,7 @@ def write_file(run: OpenRun, base: str | None, name: str, path: Path) -> None:
     if not known:
         store.commit([Write("meta", (*place, "artifacts_uri"), base)])
     folder = f"{known or base}".rstrip("/") + f"/{store.hash}"
-    safe = names.path(valid_text(name))
+    safe = safe_names.path(valid_text(name))
     original = {} if safe == name else {"original_name": valid_text(name)}
     artifact: Any = Artifact(str(path), uri=folder, name=safe, **original)
     if folder.startswith("file://"):
@@ -72,17 +73,11 @@ def write_payload(run: OpenRun, base: str | None, name: str, record: Record) -> 
         OSError: the media file cannot be read.
         ValueError: the media file is not the one that was logged.
     """
-    source = _local(record)
-    if source is None or base is None:
-        write(run, base, name, record.read())
-        return
-    digest = hashlib.sha256()
-    with source.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if record.sha256 and digest.hexdigest() != record.sha256:
-        raise ValueError(f"media file {record.uri} is not the one that was logged: its SHA-256 differs")
-    write_file(run, base, name, source)
+    content = payload_or_file(record)
+    if isinstance(content, bytes):
+        write(run, base, name, content)
+    else:
+        write_file(run, base, name, content)
 
 
 def read_all(run: OpenRun, prefix: str) -> list[bytes]:
@@ -132,13 +127,3 @@ def _write_content(run: OpenRun, name: str, content: bytes) -> None:
         sequence = aim_points.find(run.store, valid_text(name) or "_", CONTEXT, "aim.text", "file")
         run.sequences[key] = sequence
     run.store.commit(aim_points.changes(run.store, sequence, [Row(0, value, 0, listed)]))
-
-
-def _local(record: Record) -> Path | None:
-    if record.payload is not None or not record.uri:
-        return None
-    parts = urlsplit(record.uri)
-    if parts.scheme not in ("", "file"):
-        return None
-    path = Path(unquote(parts.path)) if parts.scheme else Path(record.uri)
-    return path if path.is_file() else None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
@@ -17,37 +16,26 @@ from tracelet_otel_exporters.aim import points as aim_points
 from tracelet_otel_exporters.aim import runs as aim_runs
 from tracelet_otel_exporters.aim.points import MAX_STEP, Row
 from tracelet_otel_exporters.aim.runs import OpenRun
-
-_SUFFIXES: Final[Mapping[str, str]] = {
-    "text/plain": ".txt",
-    "text/markdown": ".md",
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/gif": ".gif",
-    "image/webp": ".webp",
-    "image/svg+xml": ".svg",
-    "audio/wav": ".wav",
-    "audio/x-wav": ".wav",
-    "audio/mpeg": ".mp3",
-    "audio/ogg": ".ogg",
-    "audio/flac": ".flac",
-    "video/mp4": ".mp4",
-    "video/webm": ".webm",
-    "application/json": ".json",
-    "application/x-npz": ".npz",
-}
+from tracelet_otel_exporters.shared.record_content import (
+    file_suffix,
+    graph_file,
+    json_object,
+    number_attribute,
+    read_artifact,
+    text_attribute,
+)
 
 Writer = Callable[[OpenRun, "str | None", Record], Outcome]
 
 
 def _params(run: OpenRun, base: str | None, record: Record) -> Outcome:
     reason = "AIM has no such value: it is kept as text"
-    changed = aim_runs.write_params(run.store, _object(record))
+    changed = aim_runs.write_params(run.store, json_object(record))
     return Outcome(1, [Problem(name, reason) for name in changed])
 
 
 def _tags(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    aim_runs.write_tags(run.store, _object(record))
+    aim_runs.write_tags(run.store, json_object(record))
     return Outcome(1)
 
 
@@ -76,18 +64,18 @@ def _video(run: OpenRun, base: str | None, record: Record) -> Outcome:
 
 
 def _histogram(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    shown = aim_objects.distribution(_object(record))
+    shown = aim_objects.distribution(json_object(record))
     return _approximate(run, record, "aim.distribution", shown, "AIM's bins have one width, and no sums")
 
 
 def _pr_curve(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    shown = aim_objects.pr_curve(_object(record), record.tag)
+    shown = aim_objects.pr_curve(json_object(record), record.tag)
     return _approximate(run, record, "aim.figure", shown, "AIM has the curve only, without the counts")
 
 
 def _file(run: OpenRun, base: str | None, record: Record) -> Outcome:
     """A file of a tag and a step, in a folder named after its kind."""
-    suffix = _SUFFIXES.get(record.mime_type, ".bin")
+    suffix = file_suffix(record)
     name = f"{record.kind}/{_tag(record)}/{record.step}-{record.time_unix_nano}{_index(record)}{suffix}"
     aim_files.write_payload(run, base, name, record)
     if config := record.attributes.get(semconv.MESH_CONFIG):
@@ -96,26 +84,18 @@ def _file(run: OpenRun, base: str | None, record: Record) -> Outcome:
 
 
 def _embedding(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    name = _attribute(record, semconv.FILE_NAME) or "embedding"
+    name = text_attribute(record, semconv.FILE_NAME) or "embedding"
     aim_files.write_payload(run, base, f"embedding/{_tag(record)}/{record.step}/{name}", record)
     return Outcome(1)
 
 
 def _artifact(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    checkpoint = {
-        name.removeprefix("tracelet.checkpoint."): value
-        for name, value in record.attributes.items()
-        if name.startswith("tracelet.checkpoint.")
-    }
-    name = _attribute(record, semconv.FILE_NAME)
-    if checkpoint:
-        name = name or posixpath.basename(str(checkpoint.get("path", ""))) or "checkpoint"
-        about = {"step": record.step, "time_unix_nano": record.time_unix_nano, **checkpoint}
-        folder = "" if name.startswith("checkpoints/") else "checkpoints/"
-        content = json.dumps(about, indent=1, default=str).encode()
-        aim_files.write(run, base, f"{folder}{name}.json", content)
-    if record.payload is not None or record.uri:
-        aim_files.write_payload(run, base, name or record.tag or "artifact", record)
+    artifact = read_artifact(record)
+    if artifact.checkpoint:
+        content = json.dumps(artifact.description, indent=1, default=str).encode()
+        aim_files.write(run, base, artifact.description_name, content)
+    if artifact.has_content:
+        aim_files.write_payload(run, base, artifact.name, record)
     return Outcome(1)
 
 
@@ -125,16 +105,12 @@ def _layout(run: OpenRun, base: str | None, record: Record) -> Outcome:
 
 
 def _graph(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    if _attribute(record, semconv.GRAPH_PART) != "run_metadata":
-        name = "tensorboard/graph.pb"
-    else:
-        name = f"tensorboard/run_metadata/{_tag(record)}.pb" if record.tag else "tensorboard/run_metadata.pb"
-    aim_files.write_payload(run, base, name, record)
+    aim_files.write_payload(run, base, graph_file(record), record)
     return Outcome(1)
 
 
 def _environment(run: OpenRun, base: str | None, record: Record) -> Outcome:
-    native, rest = aim_environment.system_params(_object(record))
+    native, rest = aim_environment.system_params(json_object(record))
     aim_runs.write_params(run.store, {"__system_params": native, aim_runs.OURS: {"environment": rest}})
     aim_files.write_payload(run, base, "tracelet/environment.json", record)
     return Outcome(1)
@@ -177,8 +153,8 @@ def _show(run: OpenRun, record: Record, dtype: str, value: Any) -> str:
     """Writes a value; returns why AIM cannot have it, or nothing."""
     if not 0 <= record.step < MAX_STEP:
         return "AIM shows no objects of negative steps"
-    name, context = aim_points.place(record.tag, _number(record, semconv.RANK))
-    if index := _number(record, semconv.INDEX):
+    name, context = aim_points.place(record.tag, number_attribute(record, semconv.RANK))
+    if index := number_attribute(record, semconv.INDEX):
         context = {**context, "index": index}
     sequence = run.sequence(name, context, dtype, record.kind)
     time_us = (record.time_unix_nano + 500) // 1000
@@ -194,27 +170,10 @@ def _show(run: OpenRun, record: Record, dtype: str, value: Any) -> str:
 
 
 def _tag(record: Record) -> str:
-    rank = _number(record, semconv.RANK)
+    rank = number_attribute(record, semconv.RANK)
     return f"{record.tag}/rank_{rank}" if rank else record.tag
 
 
 def _index(record: Record) -> str:
-    index = _number(record, semconv.INDEX)
+    index = number_attribute(record, semconv.INDEX)
     return f"-{index}" if index else ""
-
-
-def _number(record: Record, attribute: str) -> int:
-    value = record.attributes.get(attribute)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _object(record: Record) -> Mapping[str, Any]:
-    value: object = json.loads(record.read())
-    if not isinstance(value, dict):
-        raise ValueError(f"the payload of a {record.kind} record is not a JSON object")
-    return cast("dict[str, Any]", value)
-
-
-def _attribute(record: Record, attribute: str) -> str:
-    value = record.attributes.get(attribute)
-    return value if isinstance(value, str) else ""

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel_exporters.shared.importing import passes
+from tracelet_otel_exporters.shared.client_errors import ClientErrors
 
 Tree = Literal["meta", "seqs"]
 Path = tuple["str | int", ...]
-
-_TRANSIENT_WORDS: Final = ("Timeout", "Connection", "Operational", "RocksIO", "Busy", "TryAgain", "TimedOut")
 
 
 class Write(NamedTuple):
@@ -143,30 +140,8 @@ def library(name: str) -> Any:
     return importlib.import_module(name)
 
 
-@contextlib.contextmanager
-def errors() -> Generator[None]:
-    """Raises what AIM and the libraries below it raise as the delivery's two types of error."""
-    try:
-        yield
-    except DeliveryError:
-        raise
-    except Exception as error:
-        raise translated(error) from error
-
-
-def translated(error: Exception) -> DeliveryError:
-    """The delivery's error for one of AIM or of the libraries below it."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError) and error.name == "aim":
-        return PermanentError('AIM is not installed: pip install "tracelet-otel[aim]"')
-    if passes(error):
-        return TransientError(text)
-    names = [kind.__name__ for kind in type(error).__mro__]
-    if any(word in name for name in names for word in _TRANSIENT_WORDS):
-        return TransientError(text)
-    if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)):
-        return PermanentError(text)
-    return TransientError(text) if isinstance(error, OSError) else PermanentError(text)
+errors: Final = ClientErrors("AIM", "aim", ("Operational", "RocksIO", "Busy", "TryAgain", "TimedOut"))
+"""``with errors():`` raises what AIM and the libraries below it raise as delivery errors."""
 
 
 def ordered(changes: Sequence[Change]) -> list[Change]:

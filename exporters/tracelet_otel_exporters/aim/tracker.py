@@ -215,7 +215,7 @@ class AimTracker:
         except Exception as error:
             run.sequences.clear()
             run.times.clear()
-            raise aim_store.translated(error) from error
+            raise errors.translated(error) from error
 
     def _resolved(self) -> Repository:
         with errors():

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.connection import Connection
 from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.shared.environment_record import part, requirements
 
 _GB: Final = 1024.0**3
 
@@ -24,7 +25,7 @@ def write(connection: Connection, run: OpenRun, environment: Mapping[str, Any]) 
 
 
 def _script(environment: Mapping[str, Any]) -> dict[str, object]:
-    git, python = _part(environment, "git"), _part(environment, "python")
+    git, python = part(environment, "git"), part(environment, "python")
     script: dict[str, object] = {
         "repository": git.get("repository"),
         "branch": git.get("branch"),
@@ -33,17 +34,15 @@ def _script(environment: Mapping[str, Any]) -> dict[str, object]:
         "working_dir": environment.get("working_dir"),
         "binary": posixpath.basename(str(python.get("executable") or "")) or None,
     }
-    packages = _part(environment, "packages")
-    if packages:
+    if packages := requirements(environment, " == "):
         header = f"# Python {python['version']}\n\n" if python.get("version") else ""
-        lines = "".join(f"{name} == {version}\n" for name, version in sorted(packages.items()))
-        script["requirements"] = {"pip": header + lines, "conda": ""}
+        script["requirements"] = {"pip": header + packages, "conda": ""}
     return {name: value for name, value in script.items() if value}
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, object]:
     """By the names of ``clearml/utilities/resource_monitor.py: _get_machine_specs``."""
-    host, python = _part(environment, "host"), _part(environment, "python")
+    host, python = part(environment, "host"), part(environment, "python")
     machine: dict[str, object] = {
         "hostname": host.get("name"),
         "OS": host.get("os"),
@@ -63,7 +62,3 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, object]:
 
 def _gigabytes(size: object) -> float | None:
     return round(size / _GB, 1) if isinstance(size, (int, float)) else None
-
-
-def _part(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return environment.get(name) or {}

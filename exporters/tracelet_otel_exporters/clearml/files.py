@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import posixpath
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from tracelet_otel import semconv
-from tracelet_otel.otlp.records import Record
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.connection import Connection, RefusedError
 from tracelet_otel_exporters.clearml.names import clean, segment
 from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.shared.record_content import sha256
 
 MAX_PREVIEW: Final = 16_000
 """Characters of a text file that ClearML shows without downloading it."""
@@ -79,7 +77,7 @@ def write_artifact(
     details: Mapping[str, object] | None = None,
 ) -> str:
     """Stores a file with the task, in the place of an earlier one of the same name; returns its URL."""
-    digest, size = _digest(content)
+    digest, size = sha256(content)
     # Other content has another URL: while it is uploaded, the earlier file stays complete.
     folder = "/".join(segment(part) for part in posixpath.dirname(name).split("/") if part)
     path = posixpath.join("tracelet", run.id, "artifacts", folder, f"{digest[:16]}-{_base_name(name)}")
@@ -147,50 +145,6 @@ def write_model(
         type="output",
         iteration=max(step, 0),
     )
-
-
-def content_of(record: Record) -> bytes | Path:
-    """A record's payload; a file on this machine is not read into memory, and not checked before it is sent.
-
-    Raises:
-        OSError: the media file cannot be read.
-        ValueError: the media file is not the one that was logged.
-    """
-    if record.payload is None and record.uri:
-        parts = urlsplit(record.uri)
-        if parts.scheme in ("", "file"):
-            file = Path(unquote(parts.path) if parts.scheme else record.uri)
-            if record.sha256 and _digest(file)[0] != record.sha256:
-                raise ValueError(
-                    f"media file {record.uri} is not the one that was logged: its SHA-256 differs"
-                )
-            return file
-    return record.read()
-
-
-def fingerprint(record: Record) -> str:
-    """What makes a record itself: two equal ones are one that was sent twice."""
-    parts = (
-        record.kind,
-        record.tag,
-        record.step,
-        record.time_unix_nano,
-        record.attributes.get(semconv.INDEX),
-    )
-    content = record.sha256.encode() if record.payload is None else record.payload
-    return hashlib.sha256(repr(parts).encode(errors="surrogatepass") + content).hexdigest()[:24]
-
-
-def _digest(content: bytes | Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    if isinstance(content, bytes):
-        digest.update(content)
-        return digest.hexdigest(), len(content)
-    with content.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size
 
 
 def _base_name(name: str) -> str:

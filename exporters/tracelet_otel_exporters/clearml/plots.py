@@ -9,8 +9,11 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
+
+from tracelet_otel.otlp.records import Record
+from tracelet_otel_exporters.shared.record_content import json_object
 
 MAX_POINTS: Final = 20_000
 """Of a mesh's drawing; the file has them all."""
@@ -18,13 +21,13 @@ MAX_POINTS: Final = 20_000
 Figure = dict[str, Any]
 
 
-def histogram(payload: bytes, title: str, series: str) -> str:
+def histogram(record: Record, title: str, series: str) -> str:
     """Bars over the buckets' true edges.
 
     Raises:
-        ValueError: the payload is no histogram.
+        ValueError: the payload is not a histogram.
     """
-    data = _object(payload)
+    data = json_object(record)
     limits, counts = _numbers(data.get("bucket_limits")), _numbers(data.get("bucket_counts"))
     if len(limits) != len(counts):
         raise ValueError("a histogram has as many limits as counts")
@@ -45,16 +48,16 @@ def histogram(payload: bytes, title: str, series: str) -> str:
         "hovertemplate": "%{customdata[0]} to %{customdata[1]}: %{y}<extra></extra>",
     }
     axes = {"xaxis": {"title": "value"}, "yaxis": {"title": "count"}, "bargap": 0}
-    return _figure([trace], title, axes, payload)
+    return _figure([trace], title, axes, record)
 
 
-def pr_curve(payload: bytes, title: str, series: str) -> str:
+def pr_curve(record: Record, title: str, series: str) -> str:
     """Precision over recall, with each point's threshold.
 
     Raises:
-        ValueError: the payload is no PR curve.
+        ValueError: the payload is not a PR curve.
     """
-    data = _object(payload)
+    data = json_object(record)
     trace: Figure = {
         "type": "scatter",
         "mode": "lines+markers",
@@ -67,15 +70,15 @@ def pr_curve(payload: bytes, title: str, series: str) -> str:
         "xaxis": {"title": "recall", "range": [0, 1]},
         "yaxis": {"title": "precision", "range": [0, 1.05]},
     }
-    return _figure([trace], title, axes, payload)
+    return _figure([trace], title, axes, record)
 
 
-def mesh(payload: bytes, title: str, series: str) -> str | None:
+def mesh(record: Record, title: str, series: str) -> str | None:
     """The first mesh or point cloud of a batch; None where it cannot be drawn, as its file is kept anyway."""
     try:
         import numpy as np
 
-        arrays: Any = np.load(io.BytesIO(payload), allow_pickle=False)
+        arrays: Any = np.load(io.BytesIO(record.read()), allow_pickle=False)
         vertices = _first(arrays, "vertices")
         faces, colors = _first(arrays, "faces"), _first(arrays, "colors")
     except Exception:  # no numpy, or no such file: numpy raises many types
@@ -97,18 +100,11 @@ def mesh(payload: bytes, title: str, series: str) -> str | None:
     return _figure([trace], title, {}, None)
 
 
-def _figure(traces: Sequence[Figure], title: str, axes: Figure, payload: bytes | None) -> str:
+def _figure(traces: Sequence[Figure], title: str, axes: Figure, record: Record | None) -> str:
     layout: Figure = {"title": title, **axes}
-    if payload is not None:
-        layout["meta"] = {"tracelet": payload.decode()}
+    if record is not None:
+        layout["meta"] = {"tracelet": record.read().decode()}
     return json.dumps({"data": list(traces), "layout": layout})
-
-
-def _object(payload: bytes) -> Mapping[str, Any]:
-    value: object = json.loads(payload)
-    if not isinstance(value, dict):
-        raise ValueError("the payload is not a JSON object")
-    return cast("dict[str, Any]", value)
 
 
 def _numbers(values: object) -> list[float]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
@@ -19,6 +18,16 @@ from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.connection import Connection, json_lines
 from tracelet_otel_exporters.clearml.names import Name, clean, segment
 from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.shared.params import as_text, flatten
+from tracelet_otel_exporters.shared.record_content import (
+    file_suffix,
+    fingerprint,
+    graph_file,
+    json_object,
+    number_attribute,
+    payload_or_file,
+    read_artifact,
+)
 
 MAX_TEXT: Final = 30_000
 """Characters of a text on the console; the file beside it is whole."""
@@ -26,28 +35,11 @@ MAX_PARAM: Final = 100_000
 """Characters of a parameter's value."""
 NAMES: Final = "tracelet.name/"
 """Configuration objects of this prefix hold the tags of names that were cut, as JSON."""
-
-_SUFFIXES: Final[Mapping[str, str]] = {
-    "text/plain": ".txt",
-    "text/markdown": ".md",
-    "text/html": ".html",
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/gif": ".gif",
-    "image/webp": ".webp",
-    "image/svg+xml": ".svg",
-    "audio/wav": ".wav",
-    "audio/x-wav": ".wav",
-    "audio/mpeg": ".mp3",
-    "audio/ogg": ".ogg",
-    "audio/flac": ".flac",
-    "video/mp4": ".mp4",
-    "video/webm": ".webm",
-}
-_FALLBACKS: Final = {"text": ".txt", "image": ".png", "figure": ".png", "audio": ".wav", "video": ".mp4"}
+_DIGITS: Final = 24
+"""Of a record's fingerprint, in names."""
 
 Writer = Callable[[Connection, OpenRun, Record], Outcome]
-Draw = Callable[[bytes, str, str], "str | None"]
+Draw = Callable[[Record, str, str], "str | None"]
 
 
 def note_name(connection: Connection, run: OpenRun, name: Name, tag: str, rank: int | None) -> None:
@@ -61,34 +53,18 @@ def note_name(connection: Connection, run: OpenRun, name: Name, tag: str, rank: 
     run.noted.add(item)
 
 
-def flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Names joined with ``/``, as ClearML's own ``Task.connect`` does; lists and empty objects are values."""
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(cast("Mapping[str, object]", value), f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", cast("object", value)
-
-
-def as_text(value: object) -> str:
-    """A parameter's value; lists and objects as JSON. Its type goes beside it."""
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
-
-
 def _params(connection: Connection, run: OpenRun, record: Record) -> Outcome:
     items: list[dict[str, str]] = []
     replaced: dict[str, str] = {}
     reason = ""
-    for name, value in flatten(_object(record)):
+    for name, value in flatten(json_object(record)):
         text = clean(as_text(value))
         if len(text) > MAX_PARAM:
             reason = f"parameter {name} has more than {MAX_PARAM} characters"
             text = text[:MAX_PARAM]
         key = clean(name)
         if not key or key != name:
-            reason = f"{name!r} is no name for a parameter"
+            reason = f"{name!r} cannot be the name of a parameter"
         if (before := run.params.get(key, text)) != text:
             replaced[key] = before  # a person looks for the newest value
         if key:
@@ -107,20 +83,19 @@ def _params(connection: Connection, run: OpenRun, record: Record) -> Outcome:
 
 
 def _tags(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    clearml_runs.write_tags(connection, run, _object(record))
+    clearml_runs.write_tags(connection, run, json_object(record))
     return Outcome(1)
 
 
 def _sample(connection: Connection, run: OpenRun, record: Record) -> Outcome:
     """A debug sample: images, sounds, videos and texts, as their exact files."""
-    digest = clearml_files.fingerprint(record)
+    digest = fingerprint(record)[:_DIGITS]
     name = _name(connection, run, record)
-    index = record.attributes.get(semconv.INDEX)
-    variant = f"{name.variant}/{index}" if isinstance(index, int) and index > 0 else name.variant
-    suffix = _SUFFIXES.get(record.mime_type) or _FALLBACKS.get(record.kind, ".bin")
+    index = number_attribute(record, semconv.INDEX)
+    variant = f"{name.variant}/{index}" if index else name.variant
     readable = f"{segment(name.metric)}_{segment(variant)}_{record.step:08d}"
-    path = f"tracelet/{run.id}/metrics/{record.kind}/{readable}_{digest}{suffix}"
-    content = clearml_files.content_of(record)
+    path = f"tracelet/{run.id}/metrics/{record.kind}/{readable}_{digest}{file_suffix(record)}"
+    content = payload_or_file(record)
     url = clearml_files.upload(connection, path, content, record.mime_type)
     event = _event(run, record, "training_debug_image", name.metric, variant)
     connection.add_events(json_lines([{**event, "key": path, "url": url}]))
@@ -129,7 +104,7 @@ def _sample(connection: Connection, run: OpenRun, record: Record) -> Outcome:
 
 def _text(connection: Connection, run: OpenRun, record: Record) -> Outcome:
     """On the console, for people, and as a file: a log event has no identity, so a retry leaves it out."""
-    digest = clearml_files.fingerprint(record)
+    digest = fingerprint(record)[:_DIGITS]
     is_known = digest in run.noted or (run.is_resumed and _has_sample(connection, run, record, digest))
     outcome = _sample(connection, run, record)
     if not is_known:
@@ -153,11 +128,9 @@ def _drawn(draw: Draw) -> Writer:
 
 
 def _mesh(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    digest = clearml_files.fingerprint(record)
+    digest = fingerprint(record)[:_DIGITS]
     stem = f"mesh/{record.tag}/{record.step}-{digest[:8]}"
-    clearml_files.write_artifact(
-        connection, run, f"{stem}.npz", clearml_files.content_of(record), record.mime_type
-    )
+    clearml_files.write_artifact(connection, run, f"{stem}.npz", payload_or_file(record), record.mime_type)
     if config := record.attributes.get(semconv.MESH_CONFIG):
         content = str(config).encode()
         clearml_files.write_artifact(connection, run, f"{stem}.json", content, "application/json")
@@ -168,28 +141,19 @@ def _mesh(connection: Connection, run: OpenRun, record: Record) -> Outcome:
 def _embedding(connection: Connection, run: OpenRun, record: Record) -> Outcome:
     file = str(record.attributes.get(semconv.FILE_NAME) or "embedding")
     name = f"embedding/{record.tag}/{record.step}/{file}"
-    clearml_files.write_artifact(connection, run, name, clearml_files.content_of(record), record.mime_type)
+    clearml_files.write_artifact(connection, run, name, payload_or_file(record), record.mime_type)
     return Outcome(1)
 
 
 def _artifact(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    prefix = "tracelet.checkpoint."
-    about = {
-        name.removeprefix(prefix): value
-        for name, value in record.attributes.items()
-        if name.startswith(prefix)
-    }
-    name = str(record.attributes.get(semconv.FILE_NAME) or "")
-    if about:
-        name = name or posixpath.basename(str(about.get("path", ""))) or "checkpoint"
-    name = name or record.tag or "artifact"
+    artifact = read_artifact(record)
+    name, about = artifact.name, artifact.checkpoint
     url = ""
-    if record.payload is not None or record.uri:
-        content = clearml_files.content_of(record)
+    if artifact.has_content:
+        content = payload_or_file(record)
         url = clearml_files.write_artifact(connection, run, name, content, record.mime_type, about)
     if about:
-        described = {"step": record.step, "time_unix_nano": record.time_unix_nano, **about}
-        text = json.dumps(described, default=str).encode()
+        text = json.dumps(artifact.description, default=str).encode()
         clearml_files.write_artifact(connection, run, f"{name}.json", text, "application/json")
         # Not uploaded, it is where it is: ClearML lists local models by such an address too.
         uri = url or f"file://{about.get('path', name)}"
@@ -204,15 +168,12 @@ def _layout(connection: Connection, run: OpenRun, record: Record) -> Outcome:
 
 
 def _graph(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    name = "tensorboard/graph.pb"
-    if record.attributes.get(semconv.GRAPH_PART) == "run_metadata":
-        name = f"tensorboard/run_metadata/{record.tag}.pb" if record.tag else "tensorboard/run_metadata.pb"
-    clearml_files.write_artifact(connection, run, name, clearml_files.content_of(record))
+    clearml_files.write_artifact(connection, run, graph_file(record), payload_or_file(record))
     return Outcome(1)
 
 
 def _environment(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    clearml_environment.write(connection, run, _object(record))
+    clearml_environment.write(connection, run, json_object(record))
     clearml_files.write_artifact(
         connection, run, "tracelet/environment.json", record.read(), "application/json"
     )
@@ -241,11 +202,11 @@ WRITERS: Final[Mapping[str, Writer]] = {
 
 def _plot(connection: Connection, run: OpenRun, record: Record, draw: Draw) -> None:
     name = _name(connection, run, record)
-    plot = draw(record.read(), clean(record.tag), name.variant)
+    plot = draw(record, clean(record.tag), name.variant)
     if plot is None:
         return
     event = _event(run, record, "plot", name.metric, name.variant)
-    key = f"{record.kind}/{clearml_files.fingerprint(record)}"
+    key = f"{record.kind}/{fingerprint(record)[:_DIGITS]}"
     connection.add_events(json_lines([{**event, "key": key, "plot_str": plot}]))
 
 
@@ -258,7 +219,7 @@ def _name(connection: Connection, run: OpenRun, record: Record) -> Name:
 
 def _event(run: OpenRun, record: Record, kind: str, metric: str, variant: str) -> dict[str, Any]:
     if not -(2**63) <= record.step < 2**63:
-        raise ValueError(f"step {record.step} is no 64-bit integer")
+        raise ValueError(f"step {record.step} is not a 64-bit integer")
     time_ms = max(0, (record.time_unix_nano + 500_000) // 1_000_000)
     event: dict[str, Any] = {"type": kind, "task": run.id, "iter": record.step, "timestamp": time_ms}
     return {**event, "metric": metric, "variant": variant} if metric or variant else event
@@ -283,10 +244,3 @@ def _has_sample(connection: Connection, run: OpenRun, record: Record, digest: st
         if len(events) < clearml_runs.PAGE:
             return False
         scroll = page.get("scroll_id")
-
-
-def _object(record: Record) -> Mapping[str, Any]:
-    value: object = json.loads(record.read())
-    if not isinstance(value, dict):
-        raise ValueError(f"the payload of a {record.kind} record is not a JSON object")
-    return cast("dict[str, Any]", value)

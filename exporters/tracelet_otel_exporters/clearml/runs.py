@@ -60,8 +60,10 @@ class OpenRun:
     """Hashes of the points that are in the run's companion files; None: not looked yet."""
     noted: set[str] = field(default_factory=set[str])
     """What is in ClearML once and for all: cut names, texts on the console."""
-    last: dict[str, tuple[float, float]] = field(default_factory=dict[str, "tuple[float, float]"])
-    """By measurement that only grows: its last value and when that was, for rates."""
+    last_readings: dict[tuple[str, str], tuple[float, float]] = field(
+        default_factory=dict["tuple[str, str]", "tuple[float, float]"]
+    )
+    """By host and quantity, of what only grows: the last value and its time in seconds, for rates."""
 
 
 def open_run(connection: Connection, info: RunInfo) -> OpenRun:
@@ -70,7 +72,7 @@ def open_run(connection: Connection, info: RunInfo) -> OpenRun:
     is_resumed = bool(found)
     task = found[0] if found else _create(connection, info)
     if task["status"] in ("published", "publishing"):
-        raise PermanentError(f"ClearML task {task['id']} is published: it takes nothing any more")
+        raise PermanentError(f"ClearML task {task['id']} is published, so nothing can be added to it")
     sections: Mapping[str, Mapping[str, Any]] = task.get("hyperparams") or {}
     run = OpenRun(
         info=info,

@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
-from tracelet_otel.tracker.companion import FOLDER
+from tracelet_otel.tracker.companion import PREFIX
+from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
 from tracelet_otel_exporters.clearml import files as clearml_files
 from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.clearml import records as clearml_records
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml import system as clearml_system
-from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, load_library, translated
+from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, errors
+from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.clearml.names import Name
 from tracelet_otel_exporters.clearml.runs import OpenRun
 
-COMPANIONS: Final = f"{FOLDER}/companion-"
-"""What the names of companion files begin with."""
 MAX_EVENTS: Final = 10_000
 MAX_BYTES: Final = 4_000_000
 """Of one request. Its own client's limit is 15 MB, which takes its server long."""
@@ -124,15 +124,12 @@ class ClearMLTracker:
         except DeliveryError:
             raise
         except Exception as error:  # reading a media file: any of fsspec's file systems
-            raise translated(error) from error
+            raise errors.translated(error) from error
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to ClearML's own charts for them."""
         run = self._run(run_id)
-        lines = [
-            _line(run, Name(metric, variant), iteration, value, time_ms)
-            for metric, variant, iteration, value, time_ms in clearml_system.readings(run, points)
-        ]
+        lines = [_line(run, *measurement) for measurement in clearml_system.measurements(run, points)]
         outcome = self._send(lines, [":monitor:"] * len(lines))
         outcome.accepted = len(points)
         return outcome
@@ -142,7 +139,7 @@ class ClearMLTracker:
         try:
             clearml_files.write_artifact(self._connected(), self._run(run_id), name, path)
         except OSError as error:
-            raise translated(error) from error
+            raise errors.translated(error) from error
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Sets the task's final status: everything else is in ClearML already."""
@@ -188,8 +185,8 @@ class ClearMLTracker:
                     reason = "ClearML keeps one value a step"
             # The very same point again is written again: whether the first attempt arrived is not known.
             if reason:
-                key = _identity(series.tag, series.rank, point)
-                aside[key] = PointAside(series.tag, series.rank, point, reason)
+                line = PointAside(series.tag, series.rank, point, reason)
+                aside[identity(line)] = line
             else:
                 lines.append(
                     b'%s%d,"value":%s,"timestamp":%d}' % (prefix, step, repr(value).encode(), time_ms)
@@ -197,15 +194,10 @@ class ClearMLTracker:
         return lines
 
     def _known_aside(self, run: OpenRun) -> set[int]:
-        """Points that are in the run's companion files: said once more, they would be there twice."""
+        """Points that are in the run's companion files: written again, they would be there twice."""
         if run.aside is None:
-            run.aside = set()
-            files = clearml_files.read_artifacts(self._connected(), run, COMPANIONS) if run.is_resumed else ()
-            for line in b"".join(files).splitlines():
-                said: dict[str, Any] = json.loads(line)
-                if said.get("kind") == "scalar":
-                    point = Point(said["step"], float(said["value"]), said["time_unix_nano"])
-                    run.aside.add(_identity(said["tag"], said["rank"], point))
+            files = clearml_files.read_artifacts(self._connected(), run, PREFIX) if run.is_resumed else ()
+            run.aside = identities(files)
         return run.aside
 
     def _send(self, lines: Sequence[bytes], tags: Sequence[str]) -> Outcome:
@@ -227,10 +219,6 @@ class ClearMLTracker:
         outcome = self._send(lines[:middle], tags[:middle])
         outcome.add(self._send(lines[middle:], tags[middle:]))
         return outcome
-
-
-def _identity(tag: str, rank: int | None, point: Point) -> int:
-    return hash((tag, rank or 0, point.step, repr(float(point.value)), point.time_unix_nano))
 
 
 def _why_not(point: Point, time_ms: int) -> str:

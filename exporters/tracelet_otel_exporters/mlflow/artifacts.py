@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -11,7 +10,6 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError
 from tracelet_otel.otlp.records import Record
@@ -20,12 +18,13 @@ from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow import runs as mlflow_runs
 from tracelet_otel_exporters.mlflow.connection import Connection
 from tracelet_otel_exporters.mlflow.runs import OpenRun
+from tracelet_otel_exporters.shared import safe_names
+from tracelet_otel_exporters.shared.record_content import fingerprint, number_attribute, payload_or_file
 
 MAX_PICTURE_BYTES: Final = 20_000_000
 MAX_PIXELS: Final = 40_000_000
 """Above either, a picture is kept as a file and not decoded for a thumbnail."""
 _THUMBNAIL: Final = 256
-_STREAMED_BYTES: Final = 8_000_000
 _NAMESPACE: Final = uuid.UUID("5d0b9a3e-7c1f-4d55-9f0c-3f6a2f7e8b11")
 
 
@@ -44,23 +43,17 @@ def write_json(connection: Connection, run: OpenRun, path: str, content: object)
 
 
 def write_payload(connection: Connection, run: OpenRun, path: str, record: Record) -> None:
-    """Writes a record's payload; a big local file goes as it is, never through memory.
+    """Writes a record's payload; a file on this machine is never read into memory.
 
     Raises:
         OSError: the media file cannot be read.
         ValueError: the media file is not the one that was logged.
     """
-    source = _big_local_file(record)
-    if source is None:
-        write(connection, run, path, record.read())
-        return
-    digest = hashlib.sha256()
-    with source.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if record.sha256 and digest.hexdigest() != record.sha256:
-        raise ValueError(f"media file {record.uri} is not the one that was logged: its SHA-256 differs")
-    write_file(connection, run, path, source)
+    content = payload_or_file(record)
+    if isinstance(content, bytes):
+        write(connection, run, path, content)
+    else:
+        write_file(connection, run, path, content)
 
 
 def write_file(connection: Connection, run: OpenRun, path: str, source: Path) -> None:
@@ -118,7 +111,7 @@ def read_json(connection: Connection, run: OpenRun, path: str) -> Mapping[str, o
 
 def file_path(run: OpenRun, name: str) -> str:
     """The name as a path inside the run, and noted if that is another."""
-    path = names.path(name)
+    path = safe_names.path(name)
     run.note("files", path, name)
     return path
 
@@ -126,8 +119,8 @@ def file_path(run: OpenRun, name: str) -> str:
 def tag_path(run: OpenRun, record: Record) -> str:
     """The record's tag as a path; ranks above 0 have a folder of their own."""
     path = file_path(run, record.tag)
-    rank = record.attributes.get(RANK)
-    return f"{path}/rank_{rank}" if isinstance(rank, int) and rank > 0 else path
+    rank = number_attribute(record, RANK)
+    return f"{path}/rank_{rank}" if rank else path
 
 
 def write_step(
@@ -138,8 +131,8 @@ def write_step(
     A second record of the same tag and step gets its time into its name, so neither is lost; a
     retry of the first finds its own name.
     """
-    digest = fingerprint(record, content)
-    stem = f"{folder}/{record.step}" + (f"_{index}" if (index := _index(record)) else "")
+    digest = fingerprint(record)
+    stem = f"{folder}/{record.step}" + (f"_{index}" if (index := number_attribute(record, INDEX)) else "")
     path = stem + suffix
     owner = run.files.get(path)
     if owner is None and run.is_resumed and read(connection, run, path) not in (None, content):
@@ -164,9 +157,9 @@ def write_picture(
     if len(content) > MAX_PICTURE_BYTES or (drawn := _png_and_thumbnail(content)) is None:
         return False
     png, thumbnail = drawn
-    tag = key_prefix + record.tag + (f"/{index}" if (index := _index(record)) else "")
+    tag = key_prefix + record.tag + (f"/{index}" if (index := number_attribute(record, INDEX)) else "")
     key = names.image_key(tag).replace("/", "~")
-    unique = uuid.uuid5(_NAMESPACE, f"{key_prefix}{fingerprint(record, content)}")
+    unique = uuid.uuid5(_NAMESPACE, f"{key_prefix}{fingerprint(record)}")
     time_ms = record.time_unix_nano // 1_000_000
     stem = f"images/{key}+step+{record.step}+timestamp+{time_ms}+{unique}"
     write(connection, run, f"{stem}.png", png)
@@ -177,30 +170,9 @@ def write_picture(
     return True
 
 
-def fingerprint(record: Record, content: bytes) -> str:
-    """What makes a record itself: two equal ones are one that was sent twice."""
-    parts = (record.kind, record.tag, record.step, record.time_unix_nano, record.attributes.get(INDEX))
-    return hashlib.sha256(repr(parts).encode(errors="surrogatepass") + content).hexdigest()
-
-
-def _index(record: Record) -> int:
-    index = record.attributes.get(INDEX)
-    return index if isinstance(index, int) else 0
-
-
 def _upload(connection: Connection, run: OpenRun, file: Path, path: str) -> None:
     with connection.calls():
         connection.client.log_artifact(run.id, str(file), path.rpartition("/")[0] or None)
-
-
-def _big_local_file(record: Record) -> Path | None:
-    if record.payload is not None or not record.uri:
-        return None
-    parts = urlsplit(record.uri)
-    if parts.scheme not in ("", "file"):
-        return None
-    file = Path(unquote(parts.path) if parts.scheme else record.uri)
-    return file if file.is_file() and file.stat().st_size > _STREAMED_BYTES else None
 
 
 def _png_and_thumbnail(content: bytes) -> tuple[bytes, bytes] | None:

@@ -8,7 +8,6 @@ variables that matter are overridden for the calling thread, while a call of our
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib
 import logging
@@ -16,34 +15,26 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel_exporters.shared.importing import passes
+from tracelet_otel_exporters.mlflow import private
+from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
 
-OVERRIDES: Final[Mapping[str, object]] = {
-    "MLFLOW_DISABLE_TELEMETRY": True,
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": False,  # on stderr, for each small file that is read back
-}
-"""Ours in our calls, whatever the environment says."""
-DEFAULTS: Final[Mapping[str, object]] = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": 30,  # seconds; MLflow's own is 120
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0,  # MLflow's own is 7, 4 minutes; the delivery retries instead
-}
-"""Ours in our calls, unless the environment sets them: the user's value wins."""
+_ALWAYS: Final = ((private.TELEMETRY, True), (private.PRINTING, True), (private.PROGRESS, False))
+"""Ours in our calls, whatever the environment says. A progress bar would be shown for each file read back."""
+_DEFAULTS: Final = ((private.TIMEOUT, 30), (private.RETRIES, 0))
+"""Ours in our calls, unless the environment sets them: the user's value wins.
+
+Seconds, where MLflow's own are 120; and attempts, where its own are 7, in 4 minutes: the delivery retries.
+"""
 
 _TRANSIENT_CODES: Final = {
     *("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"),
     *("ABORTED", "CANCELLED", "RESOURCE_CONFLICT"),
-}
-_TRANSIENT_STATUS: Final = {408, 425, 429, 500, 502, 503, 504}
-_TRANSIENT_WORDS: Final = ("Timeout", "Connection", "Throttl", "Unavailable", "Protocol", "Operational")
-_PERMANENT_ERRNO: Final = {
-    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL),
 }
 # MLflow's handlers on these loggers write to stderr; alembic reports each step of a new database.
 _LOGGERS: Final = ("mlflow.store.db.utils", "mlflow.utils.credentials", "mlflow.tracking.context.registry")
@@ -105,10 +96,7 @@ class Connection:
         self.is_http = urlsplit(self.uri).scheme in {"http", "https"}
         with self.calls(), _sole_creator(self.uri):
             self.client: Any = MlflowClient(self.uri)
-            # The store's interface is what MLflow's tracking plugins implement. The client's methods
-            # above it would add the user's active model to metrics and stop the user's asynchronous
-            # logging when a run ends.
-            self.store: Any = self.client._tracking_client.store
+            self.store: Any = private.store_of(self.client)
         self.ping()
 
     def ping(self) -> None:
@@ -132,26 +120,26 @@ class Connection:
 
         A server's stay with MLflow, which shares and reuses them and drops them with the process.
         """
-        engine: Any = getattr(self.store, "engine", None)
+        engine = None if self.is_http else private.engine_of(self.store)
         if engine is not None and ":memory:" not in self.uri:  # whose database is the connection
             with self.calls():
                 engine.dispose()
 
-    def post(self, endpoint: str, body: Mapping[str, object]) -> None:
-        """Posts to MLflow's REST API: a fifth of the CPU time of its client, which encodes twice."""
-        from mlflow.utils import rest_utils
+    def post_points(self, run_id: str, metrics: Sequence[Mapping[str, object]]) -> bool:
+        """Posts points to MLflow's REST API: a fifth of the CPU time of its client, which encodes twice.
 
-        rest: Any = rest_utils
-        response = rest.http_request(
-            self.store.get_host_creds(),
-            endpoint,
-            "POST",
-            raise_on_status=False,
-            json=body,
-        )
-        if response.status_code in _TRANSIENT_STATUS:
-            raise TransientError(f"MLflow answered {response.status_code}", _retry_after(response.headers))
-        rest.verify_rest_response(response, endpoint)
+        Returns: False where this MLflow has no such way; then nothing was posted.
+        """
+        post, verify = private.HTTP_REQUEST.imported(), private.VERIFY_RESPONSE.imported()
+        credentials = private.HOST_CREDENTIALS.of(self.store)
+        if post is None or verify is None or credentials is None:
+            return False
+        endpoint, body = "/api/2.0/mlflow/runs/log-batch", {"run_id": run_id, "metrics": metrics}
+        response = post(credentials(), endpoint, "POST", raise_on_status=False, json=body)
+        if response.status_code in TRANSIENT_STATUS:
+            raise TransientError(f"MLflow answered {response.status_code}", retry_after(response.headers))
+        verify(response, endpoint)
+        return True
 
 
 def import_mlflow() -> None:
@@ -202,38 +190,18 @@ def resolve(tracking_uri: str | None, folder: Path) -> str:
     return tracking_uri
 
 
-@contextlib.contextmanager
-def errors() -> Generator[None]:
-    """Raises what MLflow and the libraries below it raise as the delivery's two types of error."""
-    try:
-        yield
-    except DeliveryError:
-        raise
-    except Exception as error:
-        raise translated(error) from error
-
-
-def translated(error: Exception) -> DeliveryError:
-    """The delivery's error for one of MLflow or of the libraries below it."""
+def _own_error(error: Exception) -> DeliveryError | None:
+    """The delivery error for one of MLflow's own, or for the answer of a server."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
-        return PermanentError('MLflow is not installed: pip install "tracelet-otel[mlflow]"')
-    if passes(error):
-        return TransientError(text)
     code = getattr(error, "error_code", None)
     if code is not None:
         return _translated_mlflow(str(code), str(error))
     response = getattr(error, "response", None)
     if response is not None and hasattr(response, "status_code"):
-        if response.status_code in _TRANSIENT_STATUS:
-            return TransientError(text, _retry_after(response.headers))
+        if response.status_code in TRANSIENT_STATUS:
+            return TransientError(text, retry_after(response.headers))
         return PermanentError(text)
-    names = [kind.__name__ for kind in type(error).__mro__]
-    if any(word in name for name in names for word in _TRANSIENT_WORDS):
-        return TransientError(text)
-    if isinstance(error, OSError) and error.errno not in _PERMANENT_ERRNO:
-        return TransientError(text)  # a full disk, a network folder that went away
-    return PermanentError(text)
+    return None
 
 
 def _translated_mlflow(code: str, text: str) -> DeliveryError:
@@ -242,7 +210,7 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
         or "failed with exception" in text  # no connection, or one of the states above: see http_request
         or "failed with timeout" in text
         or "IntegrityError" in text  # another process wrote the same row at the same time
-        or any(f"error code {status} " in text for status in _TRANSIENT_STATUS)
+        or any(f"error code {status} " in text for status in TRANSIENT_STATUS)
     )
     if transient and "InvalidURL" not in text:
         return TransientError(text)
@@ -251,19 +219,17 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
     return RefusedError(text, code)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(headers.get("Retry-After", "")))
-    return None
+errors: Final = ClientErrors(
+    "MLflow", "mlflow", ("Throttl", "Unavailable", "Protocol", "Operational"), _own_error
+)
+"""``with errors():`` raises what MLflow and the libraries below it raise as delivery errors."""
 
 
 def _override() -> None:
-    from mlflow import environment_variables
-
-    for name, value in {**OVERRIDES, **DEFAULTS}.items():
-        variable: Any = getattr(environment_variables, name, None)
+    for name, value in (*_ALWAYS, *_DEFAULTS):
+        variable = name.imported()
         if variable is not None and "get" not in vars(variable):
-            variable.get = _scoped(variable, value, always=name in OVERRIDES)
+            variable.get = _scoped(variable, value, always=(name, value) in _ALWAYS)
     for name in (*_LOGGERS, *_ALEMBIC_LOGGERS):
         logging.getLogger(name).addFilter(_NOT_OURS)  # once: a logger keeps a filter only once
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from tracelet_otel_exporters.mlflow import private
 from tracelet_otel_exporters.mlflow.points import Sample
 
 _COLUMNS: Final = {"run_uuid", "key", "value", "timestamp", "step", "is_nan"}
@@ -30,7 +31,7 @@ def log(store: Any, run_id: str, batch: Sequence[Sample]) -> None:
     ends = set(last.values())
     rows = [_row(store, run_id, sample) for index, sample in enumerate(batch) if index not in ends]
     try:
-        with store.engine.begin() as connection:
+        with private.engine_of(store).begin() as connection:
             connection.execute(table.insert(), rows)
     except IntegrityError:  # a repeat: MLflow finds out what it has
         _log_batch(store, run_id, batch)
@@ -47,16 +48,10 @@ def _log_batch(store: Any, run_id: str, samples: Sequence[Sample]) -> None:
 
 def _table(store: Any) -> Any:
     """The table of points, if the store is a database and the table is as this module knows it."""
-    if getattr(store, "engine", None) is None:
+    if private.engine_of(store) is None or private.SANITIZE.of(store) is None:
         return None
-    try:
-        from mlflow.store.tracking.dbmodels.models import SqlMetric
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    except ImportError:
-        return None
-    model: Any = SqlMetric
-    is_known = isinstance(store, SqlAlchemyStore) and {c.name for c in model.__table__.columns} == _COLUMNS
-    return model.__table__ if is_known else None
+    table = getattr(private.POINTS_TABLE.imported(), "__table__", None)
+    return table if table is not None and {c.name for c in table.columns} == _COLUMNS else None
 
 
 def _newest(store: Any, batch: Sequence[Sample]) -> set[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.semconv import RANK
@@ -18,6 +18,7 @@ from tracelet_otel_exporters.mlflow import artifacts
 from tracelet_otel_exporters.mlflow import runs as mlflow_runs
 from tracelet_otel_exporters.mlflow.connection import Connection
 from tracelet_otel_exporters.mlflow.runs import OpenRun
+from tracelet_otel_exporters.shared.environment_record import part, requirements
 
 FOLDER: Final = "tracelet"
 
@@ -27,8 +28,8 @@ def write(connection: Connection, run: OpenRun, record: Record, environment: Map
     rank = record.attributes.get(RANK)
     is_first = not isinstance(rank, int) or rank == 0
     files = {"environment.json": record.read()}
-    if requirements := _requirements(environment):
-        files["requirements.txt"] = requirements.encode()
+    if packages := requirements(environment):
+        files["requirements.txt"] = packages.encode()
     for name, content in files.items():
         stem, ending = posixpath.splitext(name)
         path = f"{FOLDER}/{stem}{'' if is_first else f'_rank_{rank}'}{ending}"
@@ -45,7 +46,7 @@ def write(connection: Connection, run: OpenRun, record: Record, environment: Map
 
 def _tags(environment: Mapping[str, Any]) -> dict[str, str]:
     """By MLflow's names, see ``mlflow/utils/mlflow_tags.py``."""
-    git, host = _part(environment, "git"), _part(environment, "host")
+    git, host = part(environment, "git"), part(environment, "host")
     tags = {
         "mlflow.source.name": environment.get("entry_point"),
         "mlflow.source.type": "LOCAL" if environment.get("entry_point") else None,
@@ -56,13 +57,3 @@ def _tags(environment: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.user": host.get("user"),
     }
     return {name: str(value) for name, value in tags.items() if value}
-
-
-def _requirements(environment: Mapping[str, Any]) -> str:
-    packages = sorted(_part(environment, "packages").items())
-    return "".join(f"{name}=={version}\n" for name, version in packages)
-
-
-def _part(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value: object = environment.get(name)
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}

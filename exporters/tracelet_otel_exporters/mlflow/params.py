@@ -6,8 +6,7 @@ values by parameter, oldest first) and ``tracelet/tags.json``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from tracelet_otel.tracker.interface import Outcome, Problem
@@ -16,6 +15,7 @@ from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow import runs as mlflow_runs
 from tracelet_otel_exporters.mlflow.connection import Connection, RefusedError
 from tracelet_otel_exporters.mlflow.runs import MAX_PER_REQUEST, OpenRun
+from tracelet_otel_exporters.shared.params import as_text, flatten
 
 MAX_VALUE: Final = 6000
 """Characters of a parameter's value."""
@@ -64,22 +64,6 @@ def write_tags(connection: Connection, run: OpenRun, tags: Mapping[str, object])
         mlflow_artifacts.write_json(connection, run, TAGS_FILE, merged)
     reason = f"value over {mlflow_runs.MAX_TAG_VALUE} characters is in {TAGS_FILE}"
     return Outcome(1, [Problem(name, reason) for name in tags if name in run.long_tags])
-
-
-def flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Names joined with ``/`` and their values; lists and empty objects are values."""
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(cast("Mapping[str, object]", value), f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", cast("object", value)
-
-
-def as_text(value: object) -> str:
-    """A value as MLflow's own ``log_param`` would write it; lists and objects as JSON."""
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
 
 
 def _write_values(connection: Connection, run: OpenRun) -> None:

@@ -64,7 +64,7 @@ def samples(run: OpenRun, series: Series, outcome: Outcome, asides: set[Place]) 
     for number, point in enumerate(series.points):
         step, value, time_unix_nano = point
         if not -_INT64 <= step < _INT64:
-            outcome.rejected.append(Problem(tag, f"step {step} is no 64-bit integer"))
+            outcome.rejected.append(Problem(tag, f"step {step} is not a 64-bit integer"))
             continue
         time_ms = (time_unix_nano + 500_000) // 1_000_000
         reason = ""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import RUN_ID
-from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.mlflow import names, private
 from tracelet_otel_exporters.mlflow.connection import Connection, RefusedError
+from tracelet_otel_exporters.shared import safe_names
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -99,8 +100,8 @@ class OpenRun:
     """By key."""
     asides: set[Place] = field(default_factory=set["Place"])
     """Points that were set aside."""
-    said: set[tuple[object, ...]] | None = None
-    """Points in companion files of earlier processes; None: not read yet."""
+    aside_before: set[int] | None = None
+    """Identities of what is in companion files of earlier processes; None: not read yet."""
     first_readings: dict[str, float] = field(default_factory=dict[str, float])
     """Of what only grows, by name: MLflow's own begin with 0."""
     has_images: bool = False
@@ -178,13 +179,11 @@ def valid_tags(run: OpenRun, tags: Mapping[str, object]) -> dict[str, str]:
 
 def native_tags(connection: Connection) -> dict[str, str]:
     """What MLflow's own ``start_run`` fills "Source" and "Created by" with."""
-    from mlflow.tracking.context import registry
-    from mlflow.tracking.context.git_context import GitRunContext
-
-    context: Any = registry
-    # Not git: MLflow starts git for it, and ours comes with the run as vcs attributes.
-    with connection.calls():
-        tags: dict[str, str] = context.resolve_tags(ignore=[GitRunContext])
+    resolve, git = private.RESOLVE_TAGS.imported(), private.GIT_CONTEXT.imported()
+    tags: dict[str, str] = {}
+    if resolve is not None:
+        with connection.calls():  # not git: MLflow starts git for it, and ours comes with the run
+            tags = resolve(ignore=[git] if git else [])
     if "mlflow.source.name" not in tags:  # MLflow gives up on all of them where the user has no name
         with contextlib.suppress(OSError, KeyError, ImportError):
             tags["mlflow.user"] = getpass.getuser()
@@ -232,7 +231,7 @@ def _artifact_location(connection: Connection, name: str, folder: Path) -> str |
     with contextlib.suppress(OSError):
         if Path.cwd() == folder:
             return None
-    return (folder / "mlruns" / names.segment(name)).as_uri()
+    return (folder / "mlruns" / safe_names.segment(name)).as_uri()
 
 
 def _by_tag(connection: Connection, experiment: Experiment, run_id: str) -> Run | None:

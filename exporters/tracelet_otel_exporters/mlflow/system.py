@@ -10,7 +10,6 @@ does not collide when several processes write it.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -18,9 +17,8 @@ from tracelet_otel.otlp.records import SystemPoint
 from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow.points import SYSTEM, Sample
 from tracelet_otel_exporters.mlflow.runs import OpenRun
-from tracelet_otel_exporters.shared.machine import Reading, readings
+from tracelet_otel_exporters.shared.machine import GROWING, Reading, readings_by_host
 
-_NODE: Final = "host.name"
 _MEGA: Final = 1e-6
 
 _NAMES: Final[Mapping[str, tuple[str, float]]] = {
@@ -51,24 +49,13 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
     "gpu_energy_joules": ("gpu_{}_energy_joules", 1.0),
 }
 """By quantity: MLflow's name, ``{}`` for the index, and its unit in ours."""
-_GROWING: Final = {
-    *("disk_read_bytes", "disk_write_bytes", "network_received_bytes", "network_sent_bytes"),
-    "gpu_energy_joules",
-}
-"""MLflow's count from the monitor's start, not from the machine's."""
 
 
 def samples(run: OpenRun, points: Sequence[SystemPoint]) -> list[Sample]:
     """The points as MLflow's system metrics."""
-    by_node: defaultdict[str, list[SystemPoint]] = defaultdict(list)
-    for point in points:
-        attributes = dict(point.attributes)
-        node = str(attributes.pop(_NODE, ""))
-        by_node[node].append(point._replace(attributes=attributes))
     return [
-        _sample(run, f"{SYSTEM}{node}/" if node else SYSTEM, reading)
-        for node, members in by_node.items()
-        for reading in readings(members)
+        _sample(run, f"{SYSTEM}{host}/" if host else SYSTEM, reading)
+        for host, reading in readings_by_host(points)
     ]
 
 
@@ -76,7 +63,7 @@ def _sample(run: OpenRun, prefix: str, reading: Reading) -> Sample:
     value = reading.value
     if (known := _NAMES.get(reading.quantity)) is not None:
         tag = prefix + known[0].format(reading.part)
-        if reading.quantity in _GROWING:
+        if reading.quantity in GROWING:  # MLflow counts from its monitor's start, not from the machine's
             value = max(0.0, value - run.first_readings.setdefault(tag, value))
         value *= known[1]
     else:

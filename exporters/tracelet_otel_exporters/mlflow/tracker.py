@@ -12,11 +12,11 @@ from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
+from tracelet_otel.tracker.companion import FOLDER, PREFIX
+from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
 from tracelet_otel_exporters.mlflow import artifacts as mlflow_artifacts
-from tracelet_otel_exporters.mlflow import companion as mlflow_companion
 from tracelet_otel_exporters.mlflow import database as mlflow_database
-from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow import params as mlflow_params
 from tracelet_otel_exporters.mlflow import points as mlflow_points
 from tracelet_otel_exporters.mlflow import records as mlflow_records
@@ -28,10 +28,10 @@ from tracelet_otel_exporters.mlflow.connection import (
     errors,
     import_mlflow,
     resolve,
-    translated,
 )
 from tracelet_otel_exporters.mlflow.points import Sample
 from tracelet_otel_exporters.mlflow.runs import OpenRun, Place
+from tracelet_otel_exporters.shared import safe_names
 from tracelet_otel_exporters.shared.importing import IMPORTING
 
 NAMES_FILE: Final = "tracelet/names.json"
@@ -112,9 +112,9 @@ class MLflowTracker:
         samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome, asides))
         for batch in mlflow_points.batches(samples):
             outcome.add(self._log(run, batch))
-        outcome.aside = mlflow_companion.news(self._connected(), run, outcome.aside)
+        self._leave_out_known(run, outcome)
         run.asides |= asides  # not before: a call that failed comes again, and its asides with it
-        if run.names_changed and any(names.is_cut(key) for key in run.names.get("metrics", ())):
+        if run.names_changed and any(safe_names.is_cut(key) for key in run.names.get("metrics", ())):
             self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
         return outcome
 
@@ -132,7 +132,7 @@ class MLflowTracker:
         except DeliveryError:
             raise
         except Exception as error:  # reading a media file: any of fsspec's file systems
-            raise translated(error) from error
+            raise errors.translated(error) from error
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine as MLflow's own system metrics."""
@@ -173,6 +173,15 @@ class MLflowTracker:
             raise PermanentError(f"run {run_id} is not open")
         return run
 
+    def _leave_out_known(self, run: OpenRun, outcome: Outcome) -> None:
+        """Leaves out of ``outcome.aside`` what an earlier process has set aside."""
+        if not outcome.aside or not run.is_resumed:
+            return
+        if run.aside_before is None:
+            files = mlflow_artifacts.read_all(self._connected(), run, FOLDER, PREFIX)
+            run.aside_before = identities(files)
+        outcome.aside = [line for line in outcome.aside if identity(line) not in run.aside_before]
+
     def _log(self, run: OpenRun, batch: Sequence[Sample]) -> Outcome:
         try:
             self._log_batch(run, batch)
@@ -190,11 +199,8 @@ class MLflowTracker:
     def _log_batch(self, run: OpenRun, batch: Sequence[Sample]) -> None:
         connection = self._connected()
         with connection.calls():
-            if connection.is_http:
-                metrics = mlflow_points.as_json(batch)
-                connection.post("/api/2.0/mlflow/runs/log-batch", {"run_id": run.id, "metrics": metrics})
-                return
-            mlflow_database.log(connection.store, run.id, batch)
+            if not connection.is_http or not connection.post_points(run.id, mlflow_points.as_json(batch)):
+                mlflow_database.log(connection.store, run.id, batch)
 
     def _write_names(self, run: OpenRun) -> None:
         connection = self._connected()

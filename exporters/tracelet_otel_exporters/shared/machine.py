@@ -47,7 +47,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tracelet_otel.otlp.records import SystemPoint
@@ -69,6 +69,14 @@ class Reading(NamedTuple):
         return "." not in self.quantity
 
 
+GROWING: Final = frozenset(
+    {
+        *("disk_read_bytes", "disk_write_bytes", "network_received_bytes", "network_sent_bytes"),
+        "gpu_energy_joules",
+    }
+)
+"""Quantities that only grow, since the machine or the driver was started."""
+_HOST: Final = "host.name"
 _SIMPLE: Final[Mapping[tuple[str, str], tuple[str, float]]] = {
     ("system.memory.utilization", "used"): ("memory_percent", 100.0),
     ("system.memory.usage", "used"): ("memory_used_bytes", 1.0),
@@ -120,6 +128,17 @@ def readings(points: Sequence[SystemPoint]) -> list[Reading]:
     return [reading for reading in found if math.isfinite(reading.value)]
 
 
+def readings_by_host(points: Sequence[SystemPoint]) -> Iterator[tuple[str, Reading]]:
+    """The readings with the attribute ``host.name`` of their points; empty for points without it."""
+    by_host: defaultdict[str, list[SystemPoint]] = defaultdict(list)
+    for point in points:
+        attributes = {name: value for name, value in point.attributes.items() if name != _HOST}
+        by_host[str(point.attributes.get(_HOST, ""))].append(point._replace(attributes=attributes))
+    for host, members in by_host.items():
+        for reading in readings(members):
+            yield host, reading
+
+
 def _collected(points: Sequence[SystemPoint], time: int) -> list[Reading]:
     """The readings of one collection."""
     found: list[Reading] = []
@@ -162,12 +181,12 @@ def _cpu(cores: Mapping[str, Mapping[str, float]], time: int, first: int) -> lis
 
 
 def _numbered(core: str, first: int) -> str:
-    """The core's number from 0; one that is no number stays as it is."""
+    """The core's number from 0; a name that is not a number stays as it is."""
     return str(int(core) - first) if core.isdecimal() else core
 
 
 def _total(by_device: Mapping[str, float]) -> float:
-    """The sum over devices, where a partition is part of its disk, and the loopback is no network."""
+    """The sum over devices, where a partition is part of its disk, and the loopback does not count."""
     return sum(  # not fsum(), which raises where this is infinite
         value
         for device, value in by_device.items()

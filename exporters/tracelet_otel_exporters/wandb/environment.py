@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, cast
 
+from tracelet_otel_exporters.shared.environment_record import part
+
 METADATA_FILE = "wandb-metadata.json"
 PACKAGES_FILE = "requirements.txt"
 
 
 def metadata(environment: Mapping[str, Any], time_unix_nano: int) -> dict[str, Any]:
     """The content of ``wandb-metadata.json`` for an environment record."""
-    host, git, python = (_mapping(environment, name) for name in ("host", "git", "python"))
+    host, git, python = (part(environment, name) for name in ("host", "git", "python"))
     gpus = [cast("dict[str, Any]", gpu) for gpu in environment.get("gpus") or () if isinstance(gpu, dict)]
     command = [str(part) for part in environment.get("command") or ()]
     started = datetime.fromtimestamp(time_unix_nano / 1e9, timezone.utc)
@@ -39,17 +41,6 @@ def metadata(environment: Mapping[str, Any], time_unix_nano: int) -> dict[str, A
         ],
     }
     return cast("dict[str, Any]", _given(found))
-
-
-def requirements(environment: Mapping[str, Any]) -> str:
-    """The content of ``requirements.txt``."""
-    packages = sorted(_mapping(environment, "packages").items())
-    return "".join(f"{name}=={version}\n" for name, version in packages)
-
-
-def _mapping(environment: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value: object = environment.get(name)
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _given(value: object) -> object:

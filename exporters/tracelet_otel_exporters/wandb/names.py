@@ -14,7 +14,7 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.shared import safe_names
 
 STEP: Final = "global_step"
 """Our step metric, under the name that W&B's own TensorBoard sync gives it."""
@@ -115,7 +115,7 @@ def tag(name: str, value: str) -> str:
 
 def file(name: str) -> str:
     """A path in the run's files that climbs nowhere and is none of W&B's own."""
-    path = names.path(name)
+    path = safe_names.path(name)
     if path in _RESERVED_FILES:
         return f"_x{ord(path[0]):04X}_{path[1:]}"
     return path

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import html
 import json
-import posixpath
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,16 @@ from typing import Any, Final, cast
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.interface import Outcome, Problem, RecordAside
+from tracelet_otel_exporters.shared.environment_record import requirements
+from tracelet_otel_exporters.shared.record_content import (
+    file_suffix,
+    fingerprint,
+    graph_file,
+    json_object,
+    number_attribute,
+    read_artifact,
+    text_attribute,
+)
 from tracelet_otel_exporters.wandb import environment as wandb_environment
 from tracelet_otel_exporters.wandb import names as wandb_names
 from tracelet_otel_exporters.wandb import plots as wandb_plots
@@ -25,26 +34,6 @@ from tracelet_otel_exporters.wandb import runs as wandb_runs
 from tracelet_otel_exporters.wandb.files import store_bytes, store_file, store_json, store_payload
 from tracelet_otel_exporters.wandb.runs import OpenRun
 from tracelet_otel_exporters.wandb.session import Session
-
-_SUFFIXES: Final[Mapping[str, str]] = {
-    "text/markdown": ".md",
-    "text/plain": ".txt",
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/gif": ".gif",
-    "image/webp": ".webp",
-    "image/bmp": ".bmp",
-    "audio/wav": ".wav",
-    "audio/x-wav": ".wav",
-    "audio/mpeg": ".mp3",
-    "audio/ogg": ".ogg",
-    "audio/flac": ".flac",
-    "video/mp4": ".mp4",
-    "video/webm": ".webm",
-    "video/ogg": ".ogg",
-    "application/json": ".json",
-}
-_FALLBACKS: Final[Mapping[str, str]] = {"image": ".png", "figure": ".png", "audio": ".wav", "video": ".gif"}
 
 Writer = Callable[[Session, OpenRun, Record], Outcome]
 
@@ -60,9 +49,7 @@ def log_media(opened: OpenRun, record: Record, value: Any, key: str | None = Non
 
 def media_key(opened: OpenRun, record: Record) -> str:
     """The key of the record's tag, rank and place among several that were logged at once."""
-    rank, index = record.attributes.get(semconv.RANK), record.attributes.get(semconv.INDEX)
-    rank = rank if isinstance(rank, int) else None
-    index = index if isinstance(index, int) else 0
+    rank, index = number_attribute(record, semconv.RANK), number_attribute(record, semconv.INDEX)
     key = wandb_names.media_key(record.tag, rank, index)
     original = "/".join([record.tag, *([str(index)] if index else []), *([f"rank_{rank}"] if rank else [])])
     opened.note("media", key, original)
@@ -94,8 +81,7 @@ def _text(session: Session, opened: OpenRun, record: Record) -> Outcome:
 
     content = record.read()
     key = media_key(opened, record)
-    suffix = _SUFFIXES.get(record.mime_type, ".txt")
-    store_bytes(session, opened, f"text/{key}/{step_name(record)}{suffix}", content)
+    store_bytes(session, opened, f"text/{key}/{step_name(record)}{file_suffix(record)}", content)
     text = html.escape(content.decode(errors="replace"), quote=False)
     page = f'<pre style="white-space: pre-wrap">{text}</pre>'
     log_media(opened, record, wandb.Html(page, inject=False), key)
@@ -106,7 +92,7 @@ def _media(make: Callable[[str], Any]) -> Writer:
     """A kind of which W&B shows the file as it is; one that it cannot read is kept as a file."""
 
     def write(session: Session, opened: OpenRun, record: Record) -> Outcome:
-        suffix = _SUFFIXES.get(record.mime_type) or _FALLBACKS[record.kind]
+        suffix = file_suffix(record)
         content = record.read()
         key = media_key(opened, record)
         with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
@@ -205,26 +191,18 @@ def _mesh(session: Session, opened: OpenRun, record: Record) -> Outcome:
 
 
 def _embedding(session: Session, opened: OpenRun, record: Record) -> Outcome:
-    name = _attribute(record, semconv.FILE_NAME) or "embedding"
+    name = text_attribute(record, semconv.FILE_NAME) or "embedding"
     key = media_key(opened, record)
     store_payload(session, opened, record, f"embedding/{key}/{record.step}/{name}")
     return Outcome(1)
 
 
 def _artifact(session: Session, opened: OpenRun, record: Record) -> Outcome:
-    checkpoint = {
-        name.removeprefix("tracelet.checkpoint."): value
-        for name, value in record.attributes.items()
-        if name.startswith("tracelet.checkpoint.")
-    }
-    name = _attribute(record, semconv.FILE_NAME)
-    if checkpoint:
-        name = name or posixpath.basename(str(checkpoint.get("path", ""))) or "checkpoint"
-        about = {"step": record.step, "time_unix_nano": record.time_unix_nano, **checkpoint}
-        folder = "" if name.startswith("checkpoints/") else "checkpoints/"
-        store_json(session, opened, f"{folder}{name}.json", about)
-    if record.payload is not None or record.uri:
-        store_payload(session, opened, record, name or record.tag or "artifact")
+    artifact = read_artifact(record)
+    if artifact.checkpoint:
+        store_json(session, opened, artifact.description_name, artifact.description)
+    if artifact.has_content:
+        store_payload(session, opened, record, artifact.name)
     return Outcome(1)
 
 
@@ -234,11 +212,7 @@ def _layout(session: Session, opened: OpenRun, record: Record) -> Outcome:
 
 
 def _graph(session: Session, opened: OpenRun, record: Record) -> Outcome:
-    if _attribute(record, semconv.GRAPH_PART) != "run_metadata":
-        name = "tensorboard/graph.pb"
-    else:
-        name = f"tensorboard/run_metadata/{record.tag}.pb" if record.tag else "tensorboard/run_metadata.pb"
-    store_payload(session, opened, record, name)
+    store_payload(session, opened, record, graph_file(record))
     return Outcome(1)
 
 
@@ -247,7 +221,7 @@ def _environment(session: Session, opened: OpenRun, record: Record) -> Outcome:
     store_payload(session, opened, record, "tracelet/environment.json")
     about = wandb_environment.metadata(environment, record.time_unix_nano)
     _store_own(opened, wandb_environment.METADATA_FILE, json.dumps(about, indent=2))
-    if packages := wandb_environment.requirements(environment):
+    if packages := requirements(environment):
         _store_own(opened, wandb_environment.PACKAGES_FILE, packages)
     return Outcome(1)
 
@@ -280,31 +254,14 @@ WRITERS: Final[Mapping[str, Writer]] = {
 """By kind: what writes it. Raises OSError or ValueError where the record's content is unreadable."""
 
 
-def json_object(record: Record) -> dict[str, Any]:
-    """The payload of a record that is a JSON object."""
-    value: object = json.loads(record.read())
-    if not isinstance(value, dict):
-        raise ValueError(f"the payload of a {record.kind} record is not a JSON object")
-    return cast("dict[str, Any]", value)
-
-
-def fingerprint(record: Record) -> str:
-    """What makes a record itself: two equal ones are one that was sent twice. Eight characters, 48 bits."""
-    places = (record.attributes.get(semconv.INDEX), record.attributes.get(semconv.RANK))
-    parts = (record.kind, record.tag, record.step, record.time_unix_nano, *places, record.mime_type)
-    content = record.sha256.encode() if record.payload is None else record.payload
-    digest = hashlib.blake2b(repr(parts).encode(errors="surrogatepass") + content, digest_size=6)
-    return base64.urlsafe_b64encode(digest.digest()).decode()
+def row_id(record: Record) -> str:
+    """What identifies a record that is a row of the history: eight characters, 48 bits."""
+    return base64.urlsafe_b64encode(bytes.fromhex(fingerprint(record)[:12])).decode()
 
 
 def step_name(record: Record) -> str:
     """A file's name for a step; a further record of the same step has its time in it."""
     return f"{record.step}-{record.time_unix_nano}"
-
-
-def _attribute(record: Record, name: str) -> str:
-    value = record.attributes.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _finite(value: Any) -> Any:

@@ -22,8 +22,8 @@ import threading
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel_exporters.shared.importing import passes
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError
+from tracelet_otel_exporters.shared.client_errors import ClientErrors
 
 CALL_SECONDS: Final = 10.0
 """How long a call to ``wandb-core``, on this machine, may take."""
@@ -35,7 +35,7 @@ _seams = threading.RLock()
 _users = 0
 _TERM_STATE: Final = ("_silent", "_show_info", "_show_warnings", "_show_errors", "_logger")
 _TRANSIENT_WORDS: Final = (
-    *("Timeout", "Connection", "CommError", "MailboxClosed", "HandleAbandoned", "BrokenPipe", "ServicePoll"),
+    *("CommError", "MailboxClosed", "HandleAbandoned", "BrokenPipe", "ServicePoll"),
     *("AlreadyJoined", "RunCancelled", "ServiceStart"),
 )
 _PERMANENT_TEXTS: Final = ("401", "403", "permission denied", "unauthorized", "returned error 4")
@@ -175,32 +175,16 @@ def framed(request: Any) -> bytes:
     return b"W" + len(data).to_bytes(4, "little") + data
 
 
-@contextlib.contextmanager
-def errors() -> Generator[None]:
-    """Raises what W&B raises as the delivery's two types of error."""
-    try:
-        yield
-    except DeliveryError:
-        raise
-    except Exception as error:
-        raise translated(error) from error
-
-
-def translated(error: Exception) -> DeliveryError:
-    """The delivery's error for one of W&B's."""
+def _own_error(error: Exception) -> DeliveryError | None:
+    """The delivery error for an exception of which only W&B's text tells whether it may pass."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
-        return PermanentError('W&B is not installed: pip install "tracelet-otel[wandb]"')
-    if passes(error):
-        return TransientError(text)
     if isinstance(error, (ImportError, AttributeError)):
         return PermanentError(f"this version of W&B works differently: {text}")
-    if any(part in text.lower() for part in _PERMANENT_TEXTS):
-        return PermanentError(text)
-    names = [kind.__name__ for kind in type(error).__mro__]
-    if any(word in name for name in names for word in _TRANSIENT_WORDS) or isinstance(error, OSError):
-        return TransientError(text)
-    return PermanentError(text)
+    return PermanentError(text) if any(part in text.lower() for part in _PERMANENT_TEXTS) else None
+
+
+errors: Final = ClientErrors("W&B", "wandb", _TRANSIENT_WORDS, _own_error)
+"""``with errors():`` raises what W&B raises as delivery errors."""
 
 
 class _Telemetry:

@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tracelet_otel.otlp.records import SystemPoint
-from tracelet_otel_exporters.shared.machine import Reading, readings
+from tracelet_otel_exporters.shared.machine import GROWING, Reading, readings_by_host
 from tracelet_otel_exporters.wandb.session import framed, server_messages
 
-_NODE: Final = "host.name"
 _MIB: Final = 1 / 2**20
 _NAMES: Final[Mapping[str, tuple[str, float]]] = {
     "cpu": ("cpu", 1.0),
@@ -45,10 +44,6 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
     "gpu_energy_joules": ("gpu.{}.energyJoules", 1.0),
 }
 """By quantity: W&B's key, ``{}`` for the index, and its unit in ours."""
-_GROWING: Final = {
-    *("disk_read_bytes", "disk_write_bytes", "network_received_bytes", "network_sent_bytes"),
-    "gpu_energy_joules",
-}
 
 
 def messages(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]) -> list[bytes]:
@@ -72,21 +67,15 @@ def messages(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]
 
 
 def _rows(points: Sequence[SystemPoint], first: dict[str, float]) -> dict[int, dict[str, float]]:
-    by_node: defaultdict[str, list[SystemPoint]] = defaultdict(list)
-    for point in points:
-        attributes = dict(point.attributes)
-        node = str(attributes.pop(_NODE, ""))
-        by_node[node].append(point._replace(attributes=attributes))
     rows: defaultdict[int, dict[str, float]] = defaultdict(dict)
-    for node, members in by_node.items():
-        # W&B's "cpu" is the process's share; the machine's stands in where that is not measured.
-        found = sorted(readings(members), key=lambda reading: reading.quantity == "process_cpu")
-        for reading in found:
-            key = _key(reading) + (f"/l:{node}" if node else "")
-            value = reading.value
-            if reading.quantity in _GROWING:
-                value = max(0.0, value - first.setdefault(key, value))
-            rows[reading.time_unix_nano][key] = value * _NAMES.get(reading.quantity, ("", 1.0))[1]
+    # W&B's "cpu" is the process's share; the machine's stands in where that is not measured.
+    found = sorted(readings_by_host(points), key=lambda pair: pair[1].quantity == "process_cpu")
+    for host, reading in found:
+        key = _key(reading) + (f"/l:{host}" if host else "")
+        value = reading.value
+        if reading.quantity in GROWING:
+            value = max(0.0, value - first.setdefault(key, value))
+        rows[reading.time_unix_nano][key] = value * _NAMES.get(reading.quantity, ("", 1.0))[1]
     return rows
 
 

@@ -137,7 +137,7 @@ class WandbTracker:
             _LOGGER.warning("W&B: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
         is_row = record.kind in wandb_records.ROWS
-        fingerprint = wandb_records.fingerprint(record) if is_row else ""
+        fingerprint = wandb_records.row_id(record) if is_row else ""
         if opened.ledger.has_record(fingerprint):
             return Outcome(1)
         with self._watched(session):

@@ -21,7 +21,7 @@ from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind, Status
 from tracelet_otel.tracker.interface import PointAside, RecordAside
-from tracelet_otel_exporters.clearml import connection as clearml_connection
+from tracelet_otel_exporters.clearml import library as clearml_library
 from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.otel import ClearMLMetricExporter
@@ -277,8 +277,8 @@ def test_a_server_that_is_away_is_transient_and_may_return(
 def test_a_server_that_hangs_is_left(
     subject: ClearMLSubject, tracker: ClearMLTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = clearml_connection.load_library().session
-    assert session._write_session_timeout == session._session_timeout == clearml_connection.TIMEOUT
+    session = clearml_library.load_library().session
+    assert session._write_session_timeout == session._session_timeout == clearml_library.TIMEOUT
     for name in ("_session_timeout", "_write_session_timeout"):
         monkeypatch.setattr(session, name, (0.2, 0.2))
     began = time.monotonic()
@@ -291,7 +291,7 @@ def test_large_requests_hang_no_longer(
     subject: ClearMLSubject, tracker: ClearMLTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library waits 300 s for requests over 15 kB."""
-    monkeypatch.setattr(clearml_connection.load_library().session, "_write_session_timeout", (0.2, 0.2))
+    monkeypatch.setattr(clearml_library.load_library().session, "_write_session_timeout", (0.2, 0.2))
     with subject.server.fault(hang=threading.Event()), pytest.raises(TransientError):
         tracker.write_points("run-1", [series("x", *((step, 1.0) for step in range(1000)))])
 
@@ -720,9 +720,9 @@ def test_measurements_are_in_clearmls_own_charts(subject: ClearMLSubject, tracke
             SystemPoint("system.network.io", {"device": "eth1", "direction": "transmit"}, grown, now),
             SystemPoint("hw.gpu.utilization", {"hw.id": "0"}, 0.5, now),
             SystemPoint("hw.gpu.memory.usage", {"hw.id": "0"}, 2.0**32, now),
-            SystemPoint("hw.temperature", {"hw.id": "0"}, 61.0, now),
+            SystemPoint("hw.temperature", {"hw.id": "0", "hw.type": "gpu"}, 61.0, now),
             SystemPoint("unknown.thing", {}, 1.0, now),
-            SystemPoint("hw.power", {"hw.id": "0"}, math.nan, now),
+            SystemPoint("hw.power", {"hw.id": "0", "hw.type": "gpu"}, math.nan, now),
         ]
 
     assert tracker.write_system("run-1", at(10)).accepted == 12
@@ -740,11 +740,34 @@ def test_measurements_are_in_clearmls_own_charts(subject: ClearMLSubject, tracke
     assert subject.points("run-1") == {}
 
 
+def test_partitions_and_the_loopback_do_not_count_twice(
+    subject: ClearMLSubject, tracker: ClearMLTracker
+) -> None:
+    def at(seconds: int) -> list[SystemPoint]:
+        devices = [("disk", "nvme0n1"), ("disk", "nvme0n1p1"), ("network", "eth0"), ("network", "lo")]
+        directions = {"disk": ("read", "write"), "network": ("receive", "transmit")}
+        return [
+            SystemPoint(
+                *(f"system.{kind}.io", {"device": device, "direction": direction}),
+                *(seconds * 10 * 2.0**20, NOW + seconds * 10**9),
+            )
+            for kind, device in devices
+            for direction in directions[kind]
+        ]
+
+    tracker.write_system("run-1", at(0))
+    tracker.write_system("run-1", at(10))
+    assert subject.system("run-1") == {
+        f":monitor:machine/{name}": [10.0]
+        for name in ("io_read_mbs", "io_write_mbs", "network_rx_mbs", "network_tx_mbs")
+    }
+
+
 # -- OpenTelemetry ---------------------------------------------------------------------------------
 
 
 def test_opentelemetrys_own_metrics_arrive(subject: ClearMLSubject) -> None:
-    exporter = ClearMLMetricExporter(subject.config, RunInfo("run-1", "plain"))
+    exporter = ClearMLMetricExporter(subject.config, run=RunInfo("run-1", "plain"))
     provider = MeterProvider([PeriodicExportingMetricReader(exporter, export_interval_millis=INFINITY)])
     provider.get_meter("test").create_gauge("loss").set(0.25)
     assert provider.force_flush()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mlflow.utils import validation
 
 from tracelet_otel_exporters.mlflow import names
+from tracelet_otel_exporters.shared import safe_names
 
 # What is likely to meet an edge: path parts, half escapes, bad characters, the suffixes we add.
 PIECES = st.sampled_from(
@@ -33,8 +34,8 @@ def accepted_by_mlflow(key: str) -> bool:
 def test_encoded_name_is_valid_and_decodes_to_the_name(name: str) -> None:
     key = names.encode(name)
     assert accepted_by_mlflow(key)
-    assert names.decode(key) == (None if names.is_cut(key) else name)
-    assert names.is_cut(key) or len(key) <= names.MAX_KEY
+    assert names.decode(key) == (None if safe_names.is_cut(key) else name)
+    assert safe_names.is_cut(key) or len(key) <= names.MAX_KEY
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from([None, 1, 2, 11])), min_size=2, unique=True))
@@ -50,18 +51,18 @@ def test_different_series_never_share_a_key(series: list[tuple[str, int | None]]
 
 @given(st.lists(NAMES, min_size=2, unique=True))
 def test_different_names_never_share_a_path_or_an_image_key(originals: list[str]) -> None:
-    for make in (names.encode, names.path, names.image_key):
+    for make in (names.encode, safe_names.path, names.image_key):
         made = [make(name) for name in originals]
         assert len(set(made)) == len(made), make
 
 
 @given(NAMES)
 def test_a_path_stays_inside_the_run(name: str) -> None:
-    path = names.path(name)
+    path = safe_names.path(name)
     assert posixpath.normpath(path) == path
     assert not path.startswith(("/", "../"))
     assert not set(path) & set('\\:?#%\n\0*"<>|')
-    assert all(0 < len(part.encode()) <= names.MAX_SEGMENT for part in path.split("/"))
+    assert all(0 < len(part.encode()) <= safe_names.MAX_SEGMENT for part in path.split("/"))
 
 
 @pytest.mark.parametrize(

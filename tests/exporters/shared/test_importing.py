@@ -8,13 +8,13 @@ from importlib import import_module
 import pytest
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
-from tracelet_otel_exporters.clearml import connection as clearml_connection
+from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.shared.importing import IMPORTING
 
 
-@pytest.mark.parametrize("module", ["aim_store", "mlflow_connection", "wandb_session"])
+@pytest.mark.parametrize("module", ["aim.store", "clearml.connection", "mlflow.connection", "wandb.session"])
 def test_a_module_that_another_thread_is_importing_is_tried_again(module: str) -> None:
-    translated = import_module(f"tracelet_otel_exporters.{module}").translated
+    translated = import_module(f"tracelet_otel_exporters.{module}").errors.translated
     # As CPython words it, Objects/moduleobject.c.
     halfway = AttributeError("partially initialized module 'x' has no attribute 'y' (circular import)")
     assert isinstance(translated(halfway), TransientError)
@@ -25,7 +25,7 @@ def test_clients_are_imported_one_after_the_other() -> None:
     done = threading.Event()
 
     def load() -> None:
-        clearml_connection.load_library()
+        load_library()
         done.set()
 
     with IMPORTING:
