@@ -1,38 +1,26 @@
-"""The connection to one ClearML server: its library without its side effects, its REST API, errors as types.
-
-``import clearml`` patches ``argparse``, and ``Task.init`` forks, takes signals and wraps frameworks. Only
-the package's REST client is needed here, and it is imported under a name of its own, as a copy that shares
-nothing with the user's ``clearml``: settings, versions, connections. So the user's own import does everything
-that it would do without us, before or after.
-"""
+"""The connection to one ClearML server: its REST API, with errors as types."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import json
 import os
 import socket
 import sys
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
-from tracelet_otel_exporters.shared.importing import IMPORTING, passes
+from tracelet_otel_exporters.clearml import private
+from tracelet_otel_exporters.clearml.library import Library, load_library
+from tracelet_otel_exporters.shared.client_errors import ClientErrors
 
-TIMEOUT: Final = (3.0, 15.0)
-"""Seconds to connect, and to wait for an answer."""
 UPLOAD_TIMEOUT: Final = (3.0, 30.0)
-"""The same for files: what counts is the wait for the answer after the last byte."""
+"""Seconds to connect, and to wait for the answer after the last byte of a file."""
 MAX_API: Final = (2, 23)
 """The newest version of the API that this was written for; an older server's is used where it has none."""
 
-_ALIAS: Final = "_tracelet_otel_clearml"
 _LOGGER: Final = get_logger(__name__)
 
 
@@ -62,119 +50,6 @@ class RefusedError(PermanentError):
         return self.code in {400, 413, 500}
 
 
-class Library(NamedTuple):
-    """What is used of the client library."""
-
-    session: Any
-    """The class ``Session``, ours below it."""
-    load_config: Any
-    parse_config: Any
-    environment: Any
-    """The module of the variables' names."""
-
-
-def load_library() -> Library:
-    """Imports the REST client.
-
-    Raises:
-        PermanentError: it is not installed, or not the one that this was written for.
-    """
-    with IMPORTING:
-        return _load_library()
-
-
-@functools.cache
-def _load_library() -> Library:
-    spec = importlib.util.find_spec("clearml")
-    if spec is None or not spec.submodule_search_locations:
-        raise PermanentError('ClearML is not installed: pip install "tracelet-otel[clearml]"')
-    package = types.ModuleType(_ALIAS)
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules[_ALIAS] = package
-    try:
-        session: Any = importlib.import_module(f"{_ALIAS}.backend_api.session.session")
-        backend: Any = importlib.import_module(f"{_ALIAS}.backend_api")
-        parser: Any = importlib.import_module(f"{_ALIAS}.utilities.pyhocon")
-        defs: Any = importlib.import_module(f"{_ALIAS}.backend_api.session.defs")
-        # What these two do is for the whole process: urllib3's settings and a filter on its logger.
-        session.get_http_session_with_retry = functools.partial(_open_http, _http_class(), defs)
-        session.urllib_log_warning_setup = _ignore
-        return Library(_session_class(session.Session, defs), backend.load_config, parser.ConfigFactory, defs)
-    except (ImportError, AttributeError) as error:
-        if passes(error):
-            raise TransientError(str(error)) from error
-        raise PermanentError(f"this version of ClearML's library is not supported: {error}") from error
-
-
-def _open_http(http: Any, defs: Any, config: Any = None, **_: object) -> Any:
-    return http(config, defs)
-
-
-def _ignore(**_: object) -> None:
-    """Does nothing."""
-
-
-def _session_class(base: Any, defs: Any) -> Any:
-    class Session(base):
-        _session_initial_timeout = TIMEOUT
-        _session_timeout = TIMEOUT
-        _write_session_timeout = TIMEOUT
-
-        def _load_vaults(self) -> None:
-            # As ClearML's own, but for the settings of the whole process.
-            if not defs.ENV_DISABLE_VAULT_SUPPORT.get() and (vaults := self._read_vaults()):
-                self.config.set_overrides(*vaults)
-
-        def _apply_config_sections(self, local_logger: object) -> None:
-            """Nothing: it would set the process's environment and write files."""
-
-        def _do_refresh_token(self, *arguments: Any, **options: Any) -> str:
-            before = os.environ.get("CLEARML_AUTH_TOKEN")
-            try:
-                return str(super()._do_refresh_token(*arguments, **options))  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
-            finally:
-                if before is not None:
-                    os.environ["CLEARML_AUTH_TOKEN"] = before
-
-    return Session
-
-
-def _http_class() -> Any:
-    import requests
-
-    class Http(requests.Session):
-        """One attempt, with bounded waits; the delivery above retries."""
-
-        def __init__(self, config: Any, defs: Any) -> None:
-            super().__init__()
-            verify: Any = defs.ENV_HOST_VERIFY_CERT.get(default=config.get("api.verify_certificate", True))
-            if isinstance(verify, str) and verify.lower() in {"0", "1", "false", "true", "no", "yes"}:
-                verify = verify.lower() in {"1", "true", "yes"}
-            self.verify = verify
-
-        def request(self, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
-            try:
-                response = super().request(method, url, *arguments, **options)
-            except requests.exceptions.SSLError as error:
-                raise PermanentError(f"ClearML's certificate was refused: {error}") from error
-            except (
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
-                raise TransientError(f"ClearML cannot be reached: {error}") from error
-            except requests.RequestException as error:
-                raise PermanentError(f"ClearML cannot be asked: {error}") from error
-            if response.status_code in TRANSIENT_STATUS and "failed to index" not in response.text:
-                raise TransientError(
-                    f"ClearML answered {response.status_code}: {response.text[:300]}",
-                    retry_after(response.headers),
-                )
-            return response
-
-    return Http
-
-
 class Connection:
     """A session of our own with one server; logs in in the constructor.
 
@@ -191,8 +66,11 @@ class Connection:
         with errors():
             config = library.load_config()
             if config_file is not None:
+                if library.parse_config is None:
+                    raise PermanentError(f"this version of ClearML's library takes no file: {config_file}")
                 config.set_overrides(library.parse_config.parse_file(str(config_file)))
             _check(library, config)
+            self._http: Any = library.http(config)
             self.session: Any = library.session(
                 config=config,
                 logger=_LOGGER,
@@ -215,11 +93,6 @@ class Connection:
     def worker(self) -> str:
         """By what ClearML knows this machine."""
         return str(self.session.worker)
-
-    @property
-    def http(self) -> Any:
-        """The connection pool, for files."""
-        return self.session._Session__http_session
 
     def call(self, service: str, action: str, **data: Any) -> Any:
         """Calls ``service.action`` and returns the ``data`` of its answer.
@@ -245,7 +118,7 @@ class Connection:
         """Posts a multipart body to the file server."""
         headers = self.session.add_auth_headers({"Content-Type": content_type})
         with errors():
-            response = self.http.post(
+            response = self._http.post(
                 self.files_host + "/", data=body, headers=headers, timeout=UPLOAD_TIMEOUT
             )
         if response.status_code != 200:
@@ -256,7 +129,7 @@ class Connection:
         """A file's content, from the file server."""
         with errors():
             headers = self.session.add_auth_headers({})
-            response = self.http.get(url, headers=headers, timeout=UPLOAD_TIMEOUT)
+            response = self._http.get(url, headers=headers, timeout=UPLOAD_TIMEOUT)
         if response.status_code != 200:
             raise RefusedError(f"the file server answered {response.status_code}", response.status_code, 0)
         return bytes(response.content)
@@ -267,7 +140,7 @@ class Connection:
 
     def close(self) -> None:
         """Closes the connections."""
-        self.http.close()
+        self._http.close()
 
 
 def _own_error(error: Exception) -> DeliveryError | None:
@@ -287,16 +160,20 @@ errors: Final = ClientErrors("ClearML", "clearml", own=_own_error)
 
 
 def _check(library: Library, config: Any) -> None:
-    defs = library.environment
-    if defs.ENV_OFFLINE_MODE.get():
+    if private.variable(private.OFFLINE, library.variables):
         raise PermanentError("CLEARML_OFFLINE_MODE is set, so nothing can be delivered to a ClearML server")
     _as_the_user_set(library.session)
-    keys = (
-        (defs.ENV_ACCESS_KEY, "api.credentials.access_key", library.session.default_key),
-        (defs.ENV_SECRET_KEY, "api.credentials.secret_key", library.session.default_secret),
-    )
-    given = [variable.get() or config.get(name, None) or default for variable, name, default in keys]
-    if not all(given) and not defs.ENV_AUTH_TOKEN.get():
+    variables = library.variables
+    keys = (private.ACCESS_KEY, private.SECRET_KEY)
+    if any(name.of(variables) is None for name in (*keys, private.AUTH_TOKEN)):
+        return  # whether the user set them is not known here; the login will tell
+    defaults = (library.session.default_key, library.session.default_secret)
+    settings = ("api.credentials.access_key", "api.credentials.secret_key")
+    given = [
+        private.variable(name, variables) or config.get(setting, None) or default
+        for name, setting, default in zip(keys, settings, defaults, strict=True)
+    ]
+    if not all(given) and not private.variable(private.AUTH_TOKEN, variables):
         raise PermanentError(
             "ClearML has no credentials: run clearml-init, or set CLEARML_API_HOST, CLEARML_WEB_HOST, "
             "CLEARML_FILES_HOST, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY"

@@ -19,7 +19,8 @@ from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.clearml import records as clearml_records
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml import system as clearml_system
-from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, errors, load_library
+from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, errors
+from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.clearml.names import Name
 from tracelet_otel_exporters.clearml.runs import OpenRun
 

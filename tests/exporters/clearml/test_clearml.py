@@ -21,7 +21,7 @@ from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind, Status
 from tracelet_otel.tracker.interface import PointAside, RecordAside
-from tracelet_otel_exporters.clearml import connection as clearml_connection
+from tracelet_otel_exporters.clearml import library as clearml_library
 from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.otel import ClearMLMetricExporter
@@ -277,8 +277,8 @@ def test_a_server_that_is_away_is_transient_and_may_return(
 def test_a_server_that_hangs_is_left(
     subject: ClearMLSubject, tracker: ClearMLTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = clearml_connection.load_library().session
-    assert session._write_session_timeout == session._session_timeout == clearml_connection.TIMEOUT
+    session = clearml_library.load_library().session
+    assert session._write_session_timeout == session._session_timeout == clearml_library.TIMEOUT
     for name in ("_session_timeout", "_write_session_timeout"):
         monkeypatch.setattr(session, name, (0.2, 0.2))
     began = time.monotonic()
@@ -291,7 +291,7 @@ def test_large_requests_hang_no_longer(
     subject: ClearMLSubject, tracker: ClearMLTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library waits 300 s for requests over 15 kB."""
-    monkeypatch.setattr(clearml_connection.load_library().session, "_write_session_timeout", (0.2, 0.2))
+    monkeypatch.setattr(clearml_library.load_library().session, "_write_session_timeout", (0.2, 0.2))
     with subject.server.fault(hang=threading.Event()), pytest.raises(TransientError):
         tracker.write_points("run-1", [series("x", *((step, 1.0) for step in range(1000)))])
 

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
-from tracelet_otel_exporters.clearml import connection as clearml_connection
+from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.shared.importing import IMPORTING
 
 
@@ -25,7 +25,7 @@ def test_clients_are_imported_one_after_the_other() -> None:
     done = threading.Event()
 
     def load() -> None:
-        clearml_connection.load_library()
+        load_library()
         done.set()
 
     with IMPORTING:
