@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.exporters.test_contract import NAMES
-from tracelet_otel_exporters.aim import points as aim_points
+from tracelet_otel_exporters.aim import sequences as aim_sequences
 from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.wandb import names as wandb_names
@@ -36,7 +36,7 @@ def _read_mlflow(key: str) -> Series | None:
 
 
 def _place_aim(tag: str, rank: int | None) -> str:
-    name, context = aim_points.place(tag, rank)
+    name, context = aim_sequences.name_and_context(tag, rank)
     assert name
     assert not name.startswith("__system__")
     assert name.encode()

@@ -2,7 +2,7 @@
 
 A repository on disk gets the folder ``artifacts`` in its ``.aim``, unless the run or the tracker names
 another place. AIM's server takes no artifacts: a file then is a text of its name, in context
-``{"kind": "file"}``, that says what it is and holds the bytes as ``content`` in its storage.
+``{"kind": "file"}``, whose text describes it and which holds the bytes as ``content`` in its storage.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import Record
-from tracelet_otel_exporters.aim import points as aim_points
-from tracelet_otel_exporters.aim.points import Row
-from tracelet_otel_exporters.aim.runs import OpenRun, valid_text
-from tracelet_otel_exporters.aim.store import Write, library
+from tracelet_otel.tracker.companion import PREFIX
+from tracelet_otel.tracker.companion_lines import identities, identity
+from tracelet_otel.tracker.interface import Outcome, PointAside, RecordAside
+from tracelet_otel_exporters.aim import private, sequences
+from tracelet_otel_exporters.aim.changes import Write
+from tracelet_otel_exporters.aim.runs import AimRun, valid_text
+from tracelet_otel_exporters.aim.sequences import Row
 from tracelet_otel_exporters.shared import safe_names
 from tracelet_otel_exporters.shared.record_content import payload_or_file
 
@@ -30,43 +33,36 @@ MAX_CONTENT: Final = 256 << 20
 """Bytes of a file that goes through AIM's server, which holds it in memory several times."""
 
 
-def write(run: OpenRun, base: str | None, name: str, content: bytes) -> None:
-    """Stores a file; one of the same name is replaced. Without a base it becomes the content of a text."""
-    if base is None:
-        _write_content(run, name, content)
-        return
+def write(run: AimRun, name: str, content: bytes) -> None:
+    """Stores a file; one of the same name is replaced."""
     with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
         path = Path(folder, "file")
         path.write_bytes(content)
-        write_file(run, base, name, path)
+        write_file(run, name, path)
 
 
-def write_file(run: OpenRun, base: str | None, name: str, path: Path) -> None:
+def write_file(run: AimRun, name: str, path: Path) -> None:
     """Stores a file of this machine; one of the same name is replaced."""
-    if base is None:
-        if path.stat().st_size > MAX_CONTENT:
-            raise PermanentError(f"{name}: too big for AIM's server, set artifacts_uri")
-        _write_content(run, name, path.read_bytes())
+    artifact_type: Any = private.ARTIFACT.get() if run.files is not None else None
+    if artifact_type is None:
+        _write_content(run, name, path)
         return
-    from aim.sdk.objects.artifact import Artifact
-
     store = run.store
-    place = ("meta", "chunks", store.hash)
-    known = store.read("meta", (*place, "artifacts_uri"))
+    known = store.read("meta", private.run_key(store.hash, "artifacts_uri"))
     if not known:
-        store.commit([Write("meta", (*place, "artifacts_uri"), base)])
-    folder = f"{known or base}".rstrip("/") + f"/{store.hash}"
+        store.commit([Write("meta", private.run_key(store.hash, "artifacts_uri"), run.files)])
+    folder = f"{known or run.files}".rstrip("/") + f"/{store.hash}"
     safe = safe_names.path(valid_text(name))
     original = {} if safe == name else {"original_name": valid_text(name)}
-    artifact: Any = Artifact(str(path), uri=folder, name=safe, **original)
+    artifact = artifact_type(str(path), uri=folder, name=safe, **original)
     if folder.startswith("file://"):
         artifact.storage["path"] = _copy(path, Path(unquote(urlsplit(folder).path), safe))
     else:
         artifact.upload(block=True)
-    store.commit([Write("meta", (*place, "artifacts", safe), artifact)])
+    store.commit([Write("meta", private.run_key(store.hash, "artifacts", safe), artifact)])
 
 
-def write_payload(run: OpenRun, base: str | None, name: str, record: Record) -> None:
+def write_payload(run: AimRun, name: str, record: Record) -> None:
     """Stores a record's payload; a local media file is not read into memory.
 
     Raises:
@@ -75,28 +71,43 @@ def write_payload(run: OpenRun, base: str | None, name: str, record: Record) -> 
     """
     content = payload_or_file(record)
     if isinstance(content, bytes):
-        write(run, base, name, content)
+        write(run, name, content)
     else:
-        write_file(run, base, name, content)
+        write_file(run, name, content)
 
 
-def read_all(run: OpenRun, prefix: str) -> list[bytes]:
-    """The contents of the run's files whose names begin so."""
-    run_path = ("meta", "chunks", run.store.hash)
+def read_all(run: AimRun, prefix: str) -> list[bytes]:
+    """The contents of the run's files whose names begin with ``prefix``."""
     found: list[bytes] = []
-    artifacts: dict[str, Any] = run.store.read("meta", (*run_path, "artifacts")) or {}
+    artifacts: dict[str, Any] = run.store.read("meta", private.run_key(run.store.hash, "artifacts")) or {}
     with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
         for name, artifact in artifacts.items():
             if name.startswith(prefix):
                 found.append(Path(artifact.download(folder)).read_bytes())
-    context_id = library("aim.storage.context").Context(CONTEXT).idx
-    traces: dict[str, Any] = run.store.read("meta", (*run_path, "traces", context_id)) or {}
-    for name in traces:
+    context_id = private.CONTEXT.get()(CONTEXT).idx
+    texts: dict[str, Any] = (
+        run.store.read("meta", private.run_key(run.store.hash, "traces", context_id)) or {}
+    )
+    for name in texts:
         if name.startswith(prefix):
-            path = ("seqs", "chunks", run.store.hash, context_id, name, "val", 0)
-            text: Any = run.store.read("seqs", path)
+            key = private.values_key(run.store.hash, False, context_id, name, "val", 0)
+            text: Any = run.store.read("seqs", key)
             found.append(text.storage["content"].load())
     return found
+
+
+def drop_kept(run: AimRun, outcome: Outcome) -> None:
+    """Leaves in ``outcome.aside`` what is not in the run's companion files: it would be there twice."""
+    if not outcome.aside:
+        return
+    if run.in_companions is None:
+        run.in_companions = identities(read_all(run, PREFIX)) if run.is_resumed else set()
+    new: list[PointAside | RecordAside] = []
+    for line in outcome.aside:
+        if (known := identity(line)) not in run.in_companions:
+            run.in_companions.add(known)
+            new.append(line)
+    outcome.aside = new
 
 
 def _copy(source: Path, target: Path) -> str:
@@ -111,19 +122,20 @@ def _copy(source: Path, target: Path) -> str:
     return str(target)
 
 
-def _write_content(run: OpenRun, name: str, content: bytes) -> None:
-    if len(content) > MAX_CONTENT:
-        raise PermanentError(f"{name}: too big for AIM's server, set artifacts_uri")
-    from aim.sdk.objects.text import Text
-    from aim.storage.types import BLOB
+def _write_content(run: AimRun, name: str, path: Path) -> None:
+    import aim
 
+    blob: Any = private.BLOB.get()
+    if blob is None or path.stat().st_size > MAX_CONTENT:
+        raise PermanentError(f"{name}: AIM's server cannot have it, set artifacts_uri")
+    content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     note = f"{name}: {len(content)} bytes, SHA-256 {digest}, in this text's storage as `content`"
-    listed, value = Text(valid_text(note)), Text(valid_text(note))
-    cast("Any", value).storage["content"] = BLOB(data=content)
+    listed, value = aim.Text(valid_text(note)), aim.Text(valid_text(note))
+    cast("Any", value).storage["content"] = blob(data=content)
     key = ("file", name)
     sequence = run.sequences.get(key)
     if sequence is None:
-        sequence = aim_points.find(run.store, valid_text(name) or "_", CONTEXT, "aim.text", "file")
+        sequence = sequences.find(run.store, valid_text(name) or "_", CONTEXT, "aim.text", "file")
         run.sequences[key] = sequence
-    run.store.commit(aim_points.changes(run.store, sequence, [Row(0, value, 0, listed)]))
+    run.store.commit(sequences.changes(run.store, sequence, [Row(0, value, 0, listed)]))

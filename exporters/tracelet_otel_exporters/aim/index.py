@@ -1,7 +1,7 @@
 """The index of a repository on disk, from which ``aim up`` and ``Repo.query_*`` list runs.
 
 ``aim up`` keeps it up to date while it runs; nothing else in AIM does but ``aim storage reindex``. A run
-that nobody indexed is found by no query.
+that is not indexed is found by no query.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel_exporters.aim.containers import open_container
-from tracelet_otel_exporters.aim.store import library
+from tracelet_otel_exporters.aim import private
 
-_USER_INTERFACE: Final = "aim.web.run:app"
 _LOGGER: Final = get_logger(__name__)
 
 
@@ -24,16 +22,15 @@ def write(repository: Path, run_hash: str, meta: Any, *, wait: float = 0.0) -> N
     """Copies a run's ``meta`` container into the index, as ``RepoIndexManager.index`` does.
 
     Nothing happens while ``aim up`` serves this repository: its indexing thread ends, or leaves the run out
-    for good, when the index is open elsewhere at the wrong moment. Waits for another process that has the
-    index as many seconds as told.
+    for good, when the index is open elsewhere at the wrong moment. Waits up to ``wait`` seconds for
+    another process that has the index.
     """
-    encoding = library("aim.storage.encoding")
     if is_served(repository):
         return
     deadline = time.monotonic() + wait
     while True:
         try:
-            index = open_container(repository / "meta" / "index")
+            index = private.open_container(repository / "meta" / "index")
             break
         except Exception as error:
             if time.monotonic() > deadline:
@@ -42,7 +39,7 @@ def write(repository: Path, run_hash: str, meta: Any, *, wait: float = 0.0) -> N
             time.sleep(0.02)
     try:
         batch = index.batch()
-        prefix = encoding.encode_path(("meta", "chunks", run_hash))
+        prefix = private.ENCODE_PATH.get()(private.run_key(run_hash))
         index.delete_range(prefix, prefix + b"\xff", store_batch=batch)
         for key, value in meta.items():
             index.set(key, value, store_batch=batch)
@@ -54,13 +51,12 @@ def write(repository: Path, run_hash: str, meta: Any, *, wait: float = 0.0) -> N
 def is_served(repository: Path) -> bool:
     """Whether an ``aim up`` of this machine and user serves the repository."""
     import psutil
-    from aim.web.configs import AIM_UI_MOUNTED_REPO_PATH
 
     for process in psutil.process_iter(["cmdline"]):
-        if _USER_INTERFACE not in (process.info["cmdline"] or ()):
+        if private.USER_INTERFACE not in (process.info["cmdline"] or ()):
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            served = process.environ().get(AIM_UI_MOUNTED_REPO_PATH)
+            served = process.environ().get(private.SERVED_REPOSITORY)
             if served and os.path.realpath(served) != os.path.realpath(repository):
                 continue
             return True

@@ -10,9 +10,11 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, cast
 
-from tracelet_otel_exporters.aim.store import library
+from tracelet_otel_exporters.aim.private import media_object
+from tracelet_otel_exporters.shared.rendering import equal_bins
 
 BINS: Final = 64
 """Of a histogram that is not uniform; AIM's default."""
@@ -30,10 +32,10 @@ _SOUNDS: Final[Mapping[str, str]] = {
 
 def image(content: bytes) -> Any | None:
     """A picture, or None for what a browser or Pillow does not know."""
-    from aim.sdk.objects.image import Image
+    import aim
+    import PIL.Image
 
-    pillow = library("PIL.Image")
-
+    pillow: Any = PIL.Image
     try:
         with pillow.open(io.BytesIO(content)) as opened:
             described = {
@@ -46,52 +48,46 @@ def image(content: bytes) -> Any | None:
             }
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError):
         return None
-    return _filled(Image, described, content)
+    return media_object(aim.Image, described, content)
 
 
 def audio(content: bytes, mime_type: str) -> Any | None:
     """A sound, or None for a format that AIM does not play."""
-    from aim.sdk.objects.audio import Audio
+    import aim
 
     if (kind := _SOUNDS.get(mime_type)) is None:
         return None
-    return _filled(Audio, {"caption": "", "format": kind}, content)
+    return media_object(aim.Audio, {"caption": "", "format": kind}, content)
 
 
 def text(content: str) -> Any:
     """A text."""
-    from aim.sdk.objects.text import Text
+    import aim
 
-    return Text(content)
+    return aim.Text(content)
 
 
 def distribution(histogram: Mapping[str, Any]) -> Any | None:
     """A histogram record's payload in bins of one width, or None without anything to show."""
-    np = library("numpy")
-    limits = np.asarray(histogram.get("bucket_limits") or [], dtype=float)
-    counts = np.asarray(histogram.get("bucket_counts") or [], dtype=float)
-    if not len(limits) or len(limits) != len(counts) or not np.isfinite(counts).all() or counts.sum() <= 0:
+    import aim
+    import numpy as np
+
+    limits: list[float] = np.asarray(histogram.get("bucket_limits") or [], dtype=float).tolist()
+    counts: list[float] = np.asarray(histogram.get("bucket_counts") or [], dtype=float).tolist()
+    if not limits or len(limits) != len(counts) or not all(map(math.isfinite, counts)) or sum(counts) <= 0:
         return None
     low, high = _bound(histogram.get("min"), limits[0]), _bound(histogram.get("max"), limits[-1])
     if low == high:
         low, high = low - 0.5, high + 0.5
     if not (math.isfinite(low) and math.isfinite(high) and low < high and abs(low) + abs(high) < 1e300):
         return None
-    edges = np.clip(np.concatenate(([low], limits)), low, high)
-    edges[-1] = high  # what lies above the last limit is in the last bucket
-    widths = np.diff(edges)
-    if len(counts) <= MAX_BINS and np.allclose(widths, widths.mean(), rtol=1e-6, atol=0.0):
-        weights = counts
-    else:
-        weights = np.zeros(BINS)
-        step = (high - low) / BINS
-        for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
-            first = min(int((left - low) / step), BINS - 1)
-            last = min(int((right - low) / step), BINS - 1)
-            for number in range(first, last + 1):
-                overlap = min(right, low + (number + 1) * step) - max(left, low + number * step)
-                weights[number] += count * (overlap / (right - left) if right > left else 1.0)
-    return library("aim.sdk.objects.distribution").Distribution(hist=weights, bin_range=(low, high))
+    limits[-1] = high  # what lies above the last limit is in the last bucket
+    edges = [low, *(min(max(limit, low), high) for limit in limits)]
+    width = (high - low) / len(counts)
+    is_uniform = all(math.isclose(right - left, width, rel_tol=1e-6) for left, right in pairwise(edges))
+    if len(counts) > MAX_BINS or not is_uniform:
+        counts = equal_bins(limits, counts, (low, high), BINS)
+    return aim.Distribution(hist=np.asarray(counts), bin_range=(low, high))
 
 
 def pr_curve(curve: Mapping[str, Any], name: str) -> Any | None:
@@ -106,31 +102,17 @@ def pr_curve(curve: Mapping[str, Any], name: str) -> Any | None:
         "y": [_plain(value) for value in cast("Sequence[object]", precision)],
         "name": name,
     }
-    axes = {axis: {"title": {"text": title}, "range": [0, 1.05]} for axis, title in _AXES}
+    titles = {"xaxis": "recall", "yaxis": "precision"}
+    axes = {axis: {"title": {"text": title}, "range": [0, 1.05]} for axis, title in titles.items()}
     return figure({"data": [line], "layout": {"title": {"text": name}, **axes}})
 
 
-_AXES: Final = (("xaxis", "recall"), ("yaxis", "precision"))
-
-
-def figure(plot: Mapping[str, Any]) -> Any:
+def figure(plot: Mapping[str, Any]) -> Any | None:
     """A figure of plotly's JSON."""
-    from aim.sdk.objects.figure import Figure
+    import aim
 
     described = {"source": "plotly", "version": "unknown", "format": "raw_json"}
-    return _filled(Figure, described, json.dumps(plot))
-
-
-def _filled(kind: Any, described: Mapping[str, object], content: bytes | str) -> Any:
-    from aim.storage.inmemorytreeview import InMemoryTreeView
-    from aim.storage.types import BLOB
-
-    # a storage of its own: the default of CustomObject.__new__ is one that all objects would share
-    made = kind.__new__(kind, _storage=InMemoryTreeView(container={}))
-    for name, value in described.items():
-        made.storage[name] = value
-    made.storage["data"] = BLOB(data=content)
-    return made
+    return media_object(aim.Figure, described, json.dumps(plot))
 
 
 def _bound(given: object, limit: Any) -> float:

@@ -9,11 +9,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
+from tracelet_otel_exporters.aim import private
+from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree, ordered
+from tracelet_otel_exporters.aim.private import Key
 from tracelet_otel_exporters.aim.server import Server
-from tracelet_otel_exporters.aim.store import Array, Change, Path, Props, Rows, Tree, ordered
 
 MESSAGE_VALUES: Final = 200
 """Values in one message, about 50 KB: the server's time for a message grows with the square of its size."""
@@ -31,7 +33,7 @@ class RemoteRepository(Server):
 
 
 class RemoteStore:
-    """A run behind a server, see :class:`~tracelet_otel_exporters.aim.store.Store`."""
+    """A run behind a server, with the methods of a run on disk: ``LocalStore`` tells what they do."""
 
     def __init__(self, repository: RemoteRepository, run_hash: str) -> None:
         self.hash = run_hash
@@ -55,18 +57,18 @@ class RemoteStore:
                 self._tree("seqs")  # there in every run of AIM's, also in one without values
             yield
 
-    def read(self, tree: Tree, path: Path) -> Any:
+    def read(self, tree: Tree, path: Key) -> Any:
         """The value at a path with everything below it, or None."""
         try:
             return self._repository.call(self._tree(tree), "collect", path, True, False)
         except KeyError:
             return None
 
-    def items(self, tree: Tree, path: Path) -> Iterator[tuple[int, Any]]:
+    def items(self, tree: Tree, path: Key) -> Iterator[tuple[int, Any]]:
         """The children of a path."""
         return ((key, value) for key, value in self._repository.call(self._tree(tree), "items_eager", path))
 
-    def values(self, tree: Tree, path: Path, keys: Sequence[int]) -> dict[int, Any]:
+    def values(self, tree: Tree, path: Key, keys: Sequence[int]) -> dict[int, Any]:
         """Those of the children of a path that are there; one question, however many."""
         if len(keys) == 1:
             value = self.read(tree, (*path, keys[0]))
@@ -97,22 +99,21 @@ class RemoteStore:
         if message:
             self._repository.send(message)
 
-    def props(self) -> Props:
+    def props(self) -> Any:
         """The run's row in the server's database."""
         handle = self._handles.get("props")
         if handle is None:
             arguments = {"hash_": self.hash, "read_only": False, "created_at": None}
             handle = self._handles["props"] = self._repository.resource("StructuredRun", arguments)
-        return cast("Props", _Props(self._repository, handle))
+        return _Props(self._repository, handle)
 
     def index(self, *, final: bool = False) -> None:
         """Has the server copy the run's ``meta`` into the repository's index.
 
         Not where the server cannot open it, which is so while an ``aim up`` beside it is indexing.
         """
-        from aim.ext.transport.message_utils import ResourceObject
-
-        if not final and time.monotonic() - self._indexed < _INDEX_SECONDS:
+        reference = private.RESOURCE.get()
+        if reference is None or (not final and time.monotonic() - self._indexed < _INDEX_SECONDS):
             return
         self._indexed = time.monotonic()
         try:
@@ -120,13 +121,9 @@ class RemoteStore:
         except (TransientError, PermanentError, KeyError, RuntimeError):
             return
         try:
-            self._repository.call(self._tree("meta"), "finalize", ResourceObject(index))
+            self._repository.call(self._tree("meta"), "finalize", reference(index))
         finally:
             self._repository.release(index)
-
-    def is_new(self) -> bool:
-        """Whether nothing has been written yet."""
-        return self.read("meta", ("meta", "chunks", self.hash)) is None
 
     def close(self) -> None:
         """Lets go of the run in the server, which closes its files there."""

@@ -11,9 +11,10 @@ from typing import Any, Final, cast
 
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import Status
-from tracelet_otel_exporters.aim import points as aim_points
-from tracelet_otel_exporters.aim.points import Trace
-from tracelet_otel_exporters.aim.store import Change, Path, Store, Write
+from tracelet_otel_exporters.aim import private, sequences
+from tracelet_otel_exporters.aim.changes import Change, Write
+from tracelet_otel_exporters.aim.repositories import Store
+from tracelet_otel_exporters.aim.sequences import AimSequence
 
 OURS: Final = "tracelet_run"
 """The parameter that holds what AIM has no place for: run id, status, project, experiment, labels."""
@@ -24,27 +25,29 @@ _INT64: Final = 2**63
 
 
 @dataclass(slots=True)
-class OpenRun:
-    """A run of ours in AIM and what is known of its content."""
+class AimRun:
+    """A run that is open in AIM and what is known of its content."""
 
     info: RunInfo
     store: Store
-    sequences: dict[tuple[Any, ...], Trace] = field(default_factory=dict[tuple[Any, ...], Trace])
+    files: str | None
+    """URI of the folder for its files, or None where files are content of texts."""
+    sequences: dict[tuple[Any, ...], AimSequence] = field(default_factory=dict[tuple[Any, ...], AimSequence])
     is_resumed: bool = True
     """It was there before: its companion files may have points of earlier processes."""
-    aside: set[int] | None = None
-    """What is in its companion files; None as long as nobody asked."""
+    in_companions: set[int] | None = None
+    """What is in its companion files; None while that is not needed."""
     times: dict[tuple[Any, ...], int] = field(default_factory=dict[tuple[Any, ...], int])
     """By system metric: the time of its last measurement."""
 
-    def sequence(self, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> Trace:
+    def sequence(self, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> AimSequence:
         """The run's sequence of a name and a context, as it is now."""
         key = (name, dtype, kind if dtype != "float" else "", *sorted(context.items()))
         sequence = self.sequences.get(key)
         if sequence is None:
-            sequence = self.sequences[key] = aim_points.find(self.store, name, context, dtype, kind)
+            sequence = self.sequences[key] = sequences.find(self.store, name, context, dtype, kind)
         else:
-            aim_points.refresh(self.store, sequence)
+            sequences.refresh(self.store, sequence)
         return sequence
 
 
@@ -58,8 +61,8 @@ def run_hash(run_id: str) -> str:
 def open_run(store: Store, info: RunInfo) -> bool:
     """Makes the run or resumes it; it is in progress then. Returns whether it was there."""
     changes: list[Change] = []
-    run: Path = ("meta", "chunks", store.hash)
-    is_new = store.is_new()
+    run = private.run_key(store.hash)
+    is_new = store.read("meta", run) is None
     if is_new:
         # as aim.Run does: an empty object, so that the run has parameters at all
         changes.append(Write("meta", (*run, "attrs"), {}))
@@ -105,16 +108,14 @@ def write_tags(store: Store, tags: Mapping[str, object]) -> None:
 def write_params(store: Store, params: Mapping[str, object]) -> list[str]:
     """Merges parameters into the run's.
 
-    Returns: names of those whose value AIM cannot hold and has as text.
+    Returns: the names of those whose value AIM cannot hold, so that it is kept as text.
     """
     changed: list[str] = []
     changes: list[Change] = []
     for name, value in params.items():
         key = valid_text(name) or "_"
-        merged = _merged(
-            store.read("meta", ("meta", "chunks", store.hash, "attrs", key)), value, name, changed
-        )
-        changes.append(Write("meta", ("meta", "chunks", store.hash, "attrs", key), merged))
+        merged = _merged(store.read("meta", private.run_key(store.hash, "attrs", key)), value, name, changed)
+        changes.append(Write("meta", private.run_key(store.hash, "attrs", key), merged))
         changes.append(Write("meta", ("meta", "attrs", key), merged))
     store.commit(changes)
     return changed
@@ -126,7 +127,7 @@ def finish(store: Store, status: Status) -> None:
     _untag(store, [tag for tag in _STATUS_TAGS if tag != status])
     if status in _STATUS_TAGS and status not in (props := store.props()).tags:
         props.add_tag(status)
-    store.commit([Write("meta", ("meta", "chunks", store.hash, "end_time"), time.time())])
+    store.commit([Write("meta", private.run_key(store.hash, "end_time"), time.time())])
     store.index(final=True)
 
 
@@ -148,7 +149,7 @@ def _untag(store: Store, tags: Sequence[str]) -> None:
 
 
 def _object(store: Store, path: tuple[str, ...]) -> dict[str, Any]:
-    found = store.read("meta", ("meta", "chunks", store.hash, "attrs", *path))
+    found = store.read("meta", private.run_key(store.hash, "attrs", *path))
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 

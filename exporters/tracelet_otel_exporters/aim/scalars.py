@@ -1,4 +1,4 @@
-"""Points as values of AIM's metrics, of which AIM keeps one a step; the others go aside."""
+"""Points as values of AIM's metrics. AIM keeps one a step; the others go into the companion file."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 
 from tracelet_otel.otlp.records import Point, Series
 from tracelet_otel.tracker.interface import Outcome, PointAside, Problem
-from tracelet_otel_exporters.aim import points as aim_points
-from tracelet_otel_exporters.aim.points import MAX_STEP, Row, Trace
-from tracelet_otel_exporters.aim.runs import OpenRun
-from tracelet_otel_exporters.aim.store import Change
+from tracelet_otel_exporters.aim import sequences
+from tracelet_otel_exporters.aim.changes import Change
+from tracelet_otel_exporters.aim.runs import AimRun
+from tracelet_otel_exporters.aim.sequences import MAX_STEP, AimSequence, Row
 
 REPEATED: Final = "AIM keeps one value a step"
 _INT64: Final = 2**63
 
 
-def changes(run: OpenRun, series: Series, outcome: Outcome, hashes: dict[int, int]) -> list[Change]:
-    """What writes the points of a series; says in ``outcome`` which are accepted, aside or refused."""
-    name, context = aim_points.place(series.tag, series.rank)
+def changes(run: AimRun, series: Series, outcome: Outcome, hashes: dict[int, int]) -> list[Change]:
+    """What writes the points of a series; ``outcome`` gets what becomes of each."""
+    name, context = sequences.name_and_context(series.tag, series.rank)
     try:
         sequence = run.sequence(name, context, "float", "scalar")
     except ValueError as error:
@@ -31,7 +31,7 @@ def changes(run: OpenRun, series: Series, outcome: Outcome, hashes: dict[int, in
     for point in series.points:
         step, value, time_unix_nano = point
         if not -_INT64 <= step < _INT64:
-            outcome.rejected.append(Problem(series.tag, f"step {step} is no 64-bit integer"))
+            outcome.rejected.append(Problem(series.tag, f"step {step} is not a 64-bit integer"))
             continue
         outcome.accepted += 1
         if not -MAX_STEP < step < MAX_STEP:
@@ -46,22 +46,20 @@ def changes(run: OpenRun, series: Series, outcome: Outcome, hashes: dict[int, in
             doubtful.append(point)
         else:
             outcome.aside.append(PointAside(series.tag, series.rank, point, REPEATED))
-    outcome.aside += [
-        PointAside(series.tag, series.rank, point, REPEATED)
-        for point in _others(run, sequence, doubtful, rows, hashes)
-    ]
-    return aim_points.changes(run.store, sequence, list(rows.values()), hashes)
+    others = _others(run, sequence, doubtful, rows, hashes)
+    outcome.aside += [PointAside(series.tag, series.rank, point, REPEATED) for point in others]
+    return sequences.changes(run.store, sequence, list(rows.values()), hashes)
 
 
 def _others(
-    run: OpenRun, sequence: Trace, points: Sequence[Point], rows: dict[int, Row], hashes: dict[int, int]
+    run: AimRun, sequence: AimSequence, points: Sequence[Point], rows: dict[int, Row], hashes: dict[int, int]
 ) -> list[Point]:
-    """Those of the points whose step and time are known that are not the ones known.
+    """The points that have step and time of a value that is there, but another value.
 
-    The ones known are written again: the sequence's record may be what a failure left out.
+    A point that is there already is written again: a failure may have left out the sequence's record.
     """
-    unseen = [point.step for point in points if point.step not in rows]
-    known = aim_points.stored(run.store, sequence, unseen, hashes)
+    unread = [point.step for point in points if point.step not in rows]
+    known = sequences.stored(run.store, sequence, unread, hashes)
     others: list[Point] = []
     for point in points:
         row = rows.get(point.step)

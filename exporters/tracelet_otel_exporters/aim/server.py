@@ -1,8 +1,8 @@
 """A connection to a remote tracking server (``aim server``), in its own protocol.
 
 AIM's client queues what it writes, waits for the queue without limit, also at the interpreter's exit, and
-loses its sending thread to an unexpected error. This one sends when it is told to, waits for the answer a
-limited time, and connects anew after any failure. A resource is an object in the server's process.
+loses its sending thread to an unexpected error. This one sends at once, waits a limited time for
+the answer, and connects again after any failure. A resource is an object in the server's process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Generator, Sequence
 from typing import Any, Final, cast
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
-from tracelet_otel_exporters.aim.store import errors, library
+from tracelet_otel_exporters.aim import private
+from tracelet_otel_exporters.aim.changes import errors
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 20.0
@@ -109,8 +110,7 @@ class Server:
 
     def resource(self, kind: str, arguments: dict[str, Any]) -> str:
         """Makes an object in the server; returns its handle."""
-        wire = library("aim.ext.transport.message_utils")
-        packed = base64.b64encode(wire.pack_args(wire.encode_tree(arguments))).decode()
+        packed = base64.b64encode(_packed(arguments)).decode()
         body = {"resource_handler": "", "resource_type": kind, "args": packed}
         response = self._request("POST", f"tracking/{self._client}/get-resource/", json=body)
         return _checked(response).json()["handler"]
@@ -121,21 +121,19 @@ class Server:
 
     def call(self, handle: str, method: str, *arguments: Any) -> Any:
         """Calls a method, or reads an attribute, of an object in the server."""
-        wire = library("aim.ext.transport.message_utils")
-        packed = base64.b64encode(wire.pack_args(wire.encode_tree(list(arguments)))).decode()
+        packed = base64.b64encode(_packed(list(arguments))).decode()
         body = {"resource_handler": handle, "method_name": method, "args": packed}
         response = self._request("POST", f"tracking/{self._client}/read-instruction/", json=body)
-        return wire.decode_tree(wire.unpack_args(_checked(response).content))
+        return _unpacked(_checked(response).content)
 
     def send(self, instructions: Sequence[tuple[str, str, Sequence[Any]]]) -> None:
         """Calls methods that answer nothing, all of them in one message."""
-        wire = library("aim.ext.transport.message_utils")
         if self._socket is None:
             self._socket = self._open_socket()
-        self._socket.send(wire.pack_args(wire.encode_tree(list(instructions))))
+        self._socket.send(_packed(list(instructions)))
         answer = self._socket.recv(timeout=ANSWER_SECONDS)
         if answer != b"OK":
-            raise _refusal(wire.decode_tree(wire.unpack_args(cast("bytes", answer))))
+            raise _refusal(_unpacked(cast("bytes", answer)))
 
     def _open_socket(self) -> Any:
         import ssl
@@ -145,7 +143,7 @@ class Server:
         context = None
         if self._secure:
             context = ssl.create_default_context()
-            if file := _certificates():
+            if file := os.environ.get(private.CERTIFICATES_FILE):
                 context.load_verify_locations(file)
         scheme = "wss" if self._secure else "ws"
         connecting = connect(
@@ -166,7 +164,7 @@ class Server:
             method,
             f"{'https' if self._secure else 'http'}://{self._address}/{path}",
             timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
-            verify=_certificates() or True,
+            verify=os.environ.get(private.CERTIFICATES_FILE) or True,
             **more,
         )
 
@@ -180,10 +178,13 @@ class Server:
             self._sockets.close()
 
 
-def _certificates() -> str | None:
-    from aim.ext.transport.config import AIM_CLIENT_SSL_CERTIFICATES_FILE
+def _packed(value: object) -> bytes:
+    """What goes to the server, in AIM's encoding."""
+    return private.PACK.get()(private.ENCODE_MESSAGE.get()(value))
 
-    return os.environ.get(AIM_CLIENT_SSL_CERTIFICATES_FILE)
+
+def _unpacked(content: bytes) -> Any:
+    return private.DECODE_MESSAGE.get()(private.UNPACK.get()(content))
 
 
 def _checked(response: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.otlp.records import SystemPoint
-from tracelet_otel_exporters.aim.points import SYSTEM
+from tracelet_otel_exporters.aim.sequences import SYSTEM
 from tracelet_otel_exporters.shared.machine import Reading, readings
 
 _NAMES: Final[Mapping[str, str]] = {

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
-from tracelet_otel_exporters.aim import aside as aim_aside
-from tracelet_otel_exporters.aim import files as aim_files
-from tracelet_otel_exporters.aim import points as aim_points
-from tracelet_otel_exporters.aim import records as aim_records
-from tracelet_otel_exporters.aim import runs as aim_runs
-from tracelet_otel_exporters.aim import scalars as aim_scalars
-from tracelet_otel_exporters.aim import store as aim_store
-from tracelet_otel_exporters.aim import system as aim_system
-from tracelet_otel_exporters.aim.local import LocalRepository
-from tracelet_otel_exporters.aim.points import Row
-from tracelet_otel_exporters.aim.remote import RemoteRepository
-from tracelet_otel_exporters.aim.runs import OpenRun
-from tracelet_otel_exporters.aim.store import Change, Repository, errors
+from tracelet_otel_exporters.aim import (
+    files,
+    private,
+    records,
+    repositories,
+    runs,
+    scalars,
+    sequences,
+    system,
+)
+from tracelet_otel_exporters.aim.changes import Change, errors
+from tracelet_otel_exporters.aim.repositories import Repository
+from tracelet_otel_exporters.aim.runs import AimRun
+from tracelet_otel_exporters.aim.sequences import Row
 from tracelet_otel_exporters.shared.importing import IMPORTING
-
-DATA_VERSIONS: Final = ((1, 3),)
-"""Versions of AIM's storage that are known here; 3.29's."""
 
 _LOGGER: Final = get_logger(__name__)
 
@@ -44,7 +41,7 @@ class AimTracker:
 
     Args:
         repo: a folder, or ``aim://host:port`` of a tracking server. None: as AIM does, the nearest folder
-            with an ``.aim`` at or above the one that is current now, else that one.
+            with an ``.aim`` at or above the current one, else the current one.
         artifacts_uri: ``file://`` or ``s3://`` folder for files. None: ``artifacts`` in the repository's
             ``.aim``, and none for a server, which takes files as content of texts then.
     """
@@ -71,38 +68,37 @@ class AimTracker:
         except OSError:  # a folder that was deleted
             self._folder = Path(tempfile.gettempdir())
         self._repository: Repository | None = None
-        self._runs: dict[str, OpenRun] = {}
+        self._runs: dict[str, AimRun] = {}
 
     def load(self) -> None:
         """Imports AIM; a repository on disk is opened, or created, which takes AIM seconds."""
+        is_remote = (self._repo or "").startswith("aim://")
         with errors(), IMPORTING:
             importlib.import_module("aim")
-            from aim.sdk.data_version import DATA_VERSION
-
-            if tuple(DATA_VERSION) not in DATA_VERSIONS:
-                version = importlib.metadata.version("aim")
-                raise PermanentError(f"AIM {version} stores runs in a way that is not known here; use 3.29")
-        if not (self._repo or "").startswith("aim://"):
+            private.check_version()
+            (private.ON_SERVER if is_remote else private.ON_DISK).check()
+        if not is_remote:
             self.connect()
 
     def connect(self) -> None:
         """Reaches the repository."""
         if self._repository is None:
-            self._repository = self._resolved()
+            with errors():
+                self._repository = repositories.find(self._repo, self._folder)
         self._repository.connect()
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates its description."""
         repository = self._connected()
-        hash_ = aim_runs.run_hash(run.id)
+        hash_ = runs.run_hash(run.id)
         opened = self._runs.get(run.id)
         if opened is None:
-            opened = OpenRun(run, repository.store(hash_))
+            opened = AimRun(run, repository.store(hash_), self._artifacts_uri or repository.files)
         elif run == opened.info:
             return f"{repository.location} run {hash_}"
         try:
             with self._held(opened):
-                is_resumed = aim_runs.open_run(opened.store, run)
+                is_resumed = runs.open_run(opened.store, run)
         except BaseException:
             if run.id not in self._runs:
                 opened.store.close()
@@ -121,27 +117,27 @@ class AimTracker:
             changes: list[Change] = []
             hashes: dict[int, int] = {}
             for one in series:
-                changes += aim_scalars.changes(run, one, outcome, hashes)
+                changes += scalars.changes(run, one, outcome, hashes)
             run.store.commit(changes)
             run.store.index()
-            aim_aside.keep_new(run, outcome)
+            files.drop_kept(run, outcome)
         return outcome
 
     def write_record(self, record: Record) -> Outcome:
         """Writes one record of any kind but ``run`` and ``status``."""
         run = self._run(record.run_id)
-        write = aim_records.WRITERS.get(record.kind)
+        write = records.WRITERS.get(record.kind)
         if write is None:
             _LOGGER.warning("AIM: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
         with self._held(run):
             try:
-                outcome = write(run, self._base, record)
+                outcome = write(run, record)
             except (FileNotFoundError, ValueError) as error:
                 run.sequences.clear()
                 return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
             run.store.index()
-            aim_aside.keep_new(run, outcome)
+            files.drop_kept(run, outcome)
         return outcome
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
@@ -149,17 +145,17 @@ class AimTracker:
         run = self._run(run_id)
         with self._held(run):
             changes: list[Change] = []
-            for name, context, value, time_unix_nano in aim_system.measurements(points):
+            for name, context, value, time_unix_nano in system.measurements(points):
                 key = (name, *sorted(context.items()))
                 sequence = run.sequence(name, context, "float", "system")
                 if key not in run.times:
-                    run.times[key] = aim_points.last_time(run.store, sequence)
+                    run.times[key] = sequences.last_time(run.store, sequence)
                 time_us = (time_unix_nano + 500) // 1000
                 if time_us <= run.times[key]:
                     continue  # it came before: a retry
                 run.times[key] = time_us
                 row = Row(sequence.info.get("last_step", -1) + 1, value, time_us)
-                changes += aim_points.changes(run.store, sequence, [row])
+                changes += sequences.changes(run.store, sequence, [row])
             run.store.commit(changes)
             run.store.index()
         return Outcome(len(points))
@@ -168,13 +164,13 @@ class AimTracker:
         """Stores a file with the run."""
         run = self._run(run_id)
         with self._held(run):
-            aim_files.write_file(run, self._base, name, path)
+            files.write_file(run, name, path)
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Writes status and end time, and gives the run back."""
         run = self._run(run_id)
         with self._held(run):
-            aim_runs.finish(run.store, status)
+            runs.finish(run.store, status)
         run.store.close()
         del self._runs[run_id]
         return Outcome()
@@ -188,22 +184,18 @@ class AimTracker:
             self._repository.close()
             self._repository = None
 
-    @property
-    def _base(self) -> str | None:
-        return self._artifacts_uri or self._connected().files
-
     def _connected(self) -> Repository:
         if self._repository is None:
             raise PermanentError("connect() was not called")
         return self._repository
 
-    def _run(self, run_id: str) -> OpenRun:
+    def _run(self, run_id: str) -> AimRun:
         if (run := self._runs.get(run_id)) is None:
             raise PermanentError(f"run {run_id} is not open")
         return run
 
     @contextmanager
-    def _held(self, run: OpenRun) -> Generator[None]:
+    def _held(self, run: AimRun) -> Generator[None]:
         """Takes the run; after a failure, what AIM has is looked up again."""
         try:
             with run.store.held():
@@ -216,18 +208,3 @@ class AimTracker:
             run.sequences.clear()
             run.times.clear()
             raise errors.translated(error) from error
-
-    def _resolved(self) -> Repository:
-        with errors():
-            utils = aim_store.library("aim.sdk.utils")
-            repo: Any = self._repo
-            if repo is None:
-                found, is_there = utils.search_aim_repo(str(self._folder))
-                return LocalRepository(found if is_there else str(self._folder))
-            if repo.startswith("aim://"):
-                return RemoteRepository(repo)
-            if "://" in repo:
-                raise PermanentError(f"AIM repository {repo!r}: a folder or aim://host:port is needed")
-            if not repo.startswith("~"):
-                repo = str(self._folder / repo)
-            return LocalRepository(utils.clean_repo_path(repo))

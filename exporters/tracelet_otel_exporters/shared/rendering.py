@@ -24,7 +24,7 @@ def histogram_png(histogram: Mapping[str, Any]) -> bytes | None:
     low, high = _bounds(histogram, limits)
     if not (high > low and max(counts) > 0):
         return None
-    bars = _equal_bins(limits, counts, low, high)
+    bars = equal_bins(limits, counts, (low, high), _BINS)
     tallest = max(bars)
 
     def draw(canvas: Any) -> None:
@@ -36,21 +36,24 @@ def histogram_png(histogram: Mapping[str, Any]) -> bytes | None:
     return _png(draw, (low, high), (0.0, tallest))
 
 
-def _equal_bins(limits: Sequence[float], counts: Sequence[float], low: float, high: float) -> list[float]:
+def equal_bins(
+    limits: Sequence[float], counts: Sequence[float], ends: tuple[float, float], number: int
+) -> list[float]:
     """Counts in bins of one width, as TensorBoard draws them: its buckets are narrow near 0 and wide far out.
 
     A bucket's count is shared among the bins that it covers.
     """
-    width = (high - low) / _BINS
-    bars = [0.0] * _BINS
+    low, high = ends
+    width = (high - low) / number
+    bars = [0.0] * number
     left = low
     for limit, count in zip(limits, counts, strict=True):
         right = min(max(limit, left), high)
-        first = min(int((left - low) / width), _BINS - 1)
-        last = min(int((right - low) / width), _BINS - 1)
-        for number in range(first, last + 1):
-            overlap = min(right, low + (number + 1) * width) - max(left, low + number * width)
-            bars[number] += count * (overlap / (right - left) if right > left else 1.0)
+        first = min(int((left - low) / width), number - 1)
+        last = min(int((right - low) / width), number - 1)
+        for place in range(first, last + 1):
+            overlap = min(right, low + (place + 1) * width) - max(left, low + place * width)
+            bars[place] += count * (overlap / (right - left) if right > left else 1.0)
         left = right
     return bars
 

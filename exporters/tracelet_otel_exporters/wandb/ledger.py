@@ -3,7 +3,7 @@
 The client takes data once: what is given to it again is there twice. So each series has its intervals of
 :data:`~tracelet_otel.semconv.SEQUENCE` numbers that were logged, and each record that is a row of the
 history its fingerprint. They are kept in the run's summary, below keys that W&B does not show, and so in
-the run's log as well as on the server; whoever opens the run again goes on from there.
+the run's log as well as on the server; the next process that opens the run goes on from there.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def tag(name: str, value: str) -> str:
 
 
 def file(name: str) -> str:
-    """A path in the run's files that climbs nowhere and is none of W&B's own."""
+    """A path in the run's files that does not leave their folder and is not one of W&B's own."""
     path = safe_names.path(name)
     if path in _RESERVED_FILES:
         return f"_x{ord(path[0]):04X}_{path[1:]}"

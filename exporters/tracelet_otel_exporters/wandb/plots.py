@@ -43,7 +43,7 @@ def bins(payload: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
     low = _number(payload.get("min"), limits[0])
     high = _number(payload.get("max"), limits[-1])
     first, last = limits[0], limits[-1]
-    # The first bucket has no lower limit of its own, the last one's upper may be beyond all that was seen.
+    # The first bucket has no lower limit of its own, the last one's upper may be beyond all values.
     lower = min(low, first) if abs(low) < _OUTER else first
     if lower == first:
         lower = first - (limits[1] - first if len(limits) > 1 and limits[1] - first < _OUTER else 1.0)
@@ -69,7 +69,7 @@ def meshes(content: bytes) -> Iterator[Shape]:
     """The shapes in an ``npz`` of a mesh record: a mesh as OBJ, points alone as W&B's JSON of a point cloud.
 
     Raises:
-        ValueError: it is no ``npz`` of a mesh.
+        ValueError: it is not an ``npz`` of a mesh.
     """
     import numpy as np
 

@@ -17,16 +17,20 @@ from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoi
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
 from tracelet_otel_exporters.shared.importing import IMPORTING
-from tracelet_otel_exporters.wandb import files as wandb_files
-from tracelet_otel_exporters.wandb import names as wandb_names
-from tracelet_otel_exporters.wandb import records as wandb_records
-from tracelet_otel_exporters.wandb import rows as wandb_rows
-from tracelet_otel_exporters.wandb import runs as wandb_runs
-from tracelet_otel_exporters.wandb import settings as wandb_settings
-from tracelet_otel_exporters.wandb import system as wandb_system
-from tracelet_otel_exporters.wandb.runs import OpenRun
-from tracelet_otel_exporters.wandb.session import Session, errors
-from tracelet_otel_exporters.wandb.settings import Options
+from tracelet_otel_exporters.wandb import (
+    messages,
+    names,
+    private,
+    records,
+    rows,
+    run_settings,
+    runs,
+    system_panel,
+)
+from tracelet_otel_exporters.wandb.core import Core, errors
+from tracelet_otel_exporters.wandb.files import store_file
+from tracelet_otel_exporters.wandb.run_settings import Options
+from tracelet_otel_exporters.wandb.runs import WandbRun
 
 FINISH_SECONDS: Final = 30.0
 """How long a run's end waits for its upload before the delivery is asked to try again."""
@@ -51,13 +55,13 @@ class WandbTracker:
         project: for runs that name none; None is ``WANDB_PROJECT``, else W&B's default.
         entity: user or team; None is ``WANDB_ENTITY``, else the user's default.
         mode: ``online`` or ``offline``; None is ``WANDB_MODE``, else online.
-        dir: the folder of the folder ``wandb``; None is ``WANDB_DIR``, else the one that is current now.
+        dir: the folder that holds the folder ``wandb``; None is ``WANDB_DIR``, else the current folder.
     """
 
     name = "wandb"
     library = "wandb"
     capabilities = Capabilities(
-        time_resolution_ns=wandb_rows.JOIN_NS,
+        time_resolution_ns=rows.JOIN_NS,
         keeps_nan=True,
         keeps_infinity=True,
         keeps_repeated_step=True,
@@ -83,22 +87,24 @@ class WandbTracker:
         except OSError:  # a folder that was deleted
             self._folder = tempfile.gettempdir()
         self._options = Options(project, entity, mode, str(dir) if dir else None)
-        self._session: Session | None = None
-        self._staging: Path | None = None
+        self._core: Core | None = None
+        self._media_folder: Path | None = None
         self._infos: dict[str, RunInfo] = {}
-        self._runs: dict[str, OpenRun] = {}
+        self._runs: dict[str, WandbRun] = {}
 
     def load(self) -> None:
         """Imports W&B and starts a ``wandb-core`` process."""
         with errors(), IMPORTING:
             import wandb  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+            private.WANDB.check()
         self._connected()
 
     def connect(self) -> None:
         """Looks for credentials, unless runs stay on this machine; opening a run reaches the server."""
-        session = self._connected()
-        if not wandb_settings.is_offline(session, self._options):
-            wandb_settings.authenticate(session)
+        core = self._connected()
+        if not run_settings.is_offline(core, self._options):
+            run_settings.authenticate(core)
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates name and tags."""
@@ -107,157 +113,147 @@ class WandbTracker:
         if opened is None:
             opened = self._open(run)
         else:
-            with self._watched(opened.session):
-                wandb_runs.update(opened.session, opened, run)
-        settings = opened.run.settings
-        return str(settings.sync_dir if opened.run.offline else settings.run_url)
+            with self._watched(opened.core):
+                opened.update(run)
+        settings = opened.wandb_run.settings
+        return str(settings.sync_dir if opened.wandb_run.offline else settings.run_url)
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
         """Logs points, those of one step together; those that W&B has by their numbers are left out."""
-        session, opened = self._open_run(run_id)
         outcome = Outcome()
-        taken: list[tuple[str, int, int]] = []
-        keyed = [part for one in series for part in self._new_points(opened, one, taken, outcome)]
-        rows = wandb_rows.rows(keyed)
-        with self._watched(session):
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                session.publish(wandb_rows.messages(opened.id, rows[start : start + ROWS_AT_ONCE]))
-            for key, first, end in taken:
-                opened.ledger.add(key, first, end)
-            wandb_runs.publish_ledger(session, opened)
-            opened.publish_names(session)
-            session.confirm(opened.run._interface)
+        logged: list[tuple[str, int, int]] = []
+        with self._open_run(run_id) as run:
+            keyed = [part for one in series for part in self._new_points(run, one, logged, outcome)]
+            joined = rows.rows(keyed)
+            for start in range(0, len(joined), ROWS_AT_ONCE):
+                run.core.publish(messages.history(run.id, joined[start : start + ROWS_AT_ONCE]))
+            for key, first, end in logged:
+                run.ledger.add(key, first, end)
+            run.confirm()
         return outcome
 
     def write_record(self, record: Record) -> Outcome:
         """Writes one record of any kind but ``run`` and ``status``."""
-        session, opened = self._open_run(record.run_id)
-        write = wandb_records.WRITERS.get(record.kind)
-        if write is None:
-            _LOGGER.warning("W&B: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
-            return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
-        is_row = record.kind in wandb_records.ROWS
-        fingerprint = wandb_records.row_id(record) if is_row else ""
-        if opened.ledger.has_record(fingerprint):
-            return Outcome(1)
-        with self._watched(session):
+        with self._open_run(record.run_id) as run:
+            write = records.WRITERS.get(record.kind)
+            if write is None:
+                _LOGGER.warning("W&B: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
+                return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
+            is_row = record.kind in records.ROWS
+            fingerprint = records.row_id(record) if is_row else ""
+            if run.ledger.has_record(fingerprint):
+                return Outcome(1)
             try:
-                self._stage()
-                with session.calls():
-                    outcome = write(session, opened, record)
+                self._make_media_folder()
+                with run.core.calls():
+                    outcome = write(run, record)
             except DeliveryError as error:
                 if isinstance(error.__cause__, (FileNotFoundError, ValueError)):
                     return Outcome(rejected=[Problem(record.tag or record.kind, str(error.__cause__))])
                 raise
             if is_row:
-                opened.ledger.add_record(fingerprint)
-                wandb_runs.publish_ledger(session, opened)
-            opened.publish_names(session)
-            session.confirm(opened.run._interface)
+                run.ledger.add_record(fingerprint)
+            run.confirm()
         return outcome
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to the run's system panel."""
-        session, opened = self._open_run(run_id)
-        with self._watched(session):
-            session.publish(wandb_system.messages(opened.id, points, opened.first_readings))
+        with self._open_run(run_id) as run:
+            run.core.publish(system_panel.requests(run.id, points, run.first_readings))
         return Outcome(len(points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file with the run, as ``name`` among its files."""
-        session, opened = self._open_run(run_id)
-        with self._watched(session):
-            wandb_files.store_file(session, opened, name, path)
-            opened.publish_names(session)
-            session.confirm(opened.run._interface)
+        with self._open_run(run_id) as run:
+            store_file(run, name, path)
+            run.confirm()
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Ends the run with W&B's exit code for the status: 0, 1, or 255 as after an interrupt."""
-        session, opened = self._open_run(run_id)
-        with self._watched(session):
-            wandb_runs.finish(session, opened, _EXIT_CODES[status], FINISH_SECONDS)
+        with self._open_run(run_id) as run:
+            run.finish(_EXIT_CODES[status], FINISH_SECONDS)
         del self._runs[run_id]
         del self._infos[run_id]
-        self._close_unused(session)
+        self._close_unused(run.core)
         return Outcome()
-
-    def _stage(self) -> None:
-        """Makes W&B's folder for media again: it goes when the process exits, before the last records."""
-        from wandb.sdk.data_types import _private
-
-        folder = Path(_private.MEDIA_TMP.name)
-        if not folder.exists():
-            folder.mkdir()
-            self._staging = folder
 
     def close(self) -> None:
         """Ends ``wandb-core``; a run that is open keeps its state, and has what was written."""
         deadline = time.monotonic() + CLOSE_SECONDS
-        runs, self._runs = list(self._runs.values()), {}
-        sessions = {id(opened.session): opened.session for opened in runs}
-        if self._session is not None:
-            sessions[id(self._session)] = self._session
-        self._session = None
+        open_runs, self._runs = list(self._runs.values()), {}
+        cores = {id(run.core): run.core for run in open_runs}
+        if self._core is not None:
+            cores[id(self._core)] = self._core
+        self._core = None
         try:
-            for opened in runs:
+            for run in open_runs:
                 with contextlib.suppress(DeliveryError):
-                    wandb_runs.finish(opened.session, opened, None, max(0.0, deadline - time.monotonic()))
+                    run.finish(None, max(0.0, deadline - time.monotonic()))
         finally:
-            for session in sessions.values():
-                session.close()
-            if self._staging is not None:
-                shutil.rmtree(self._staging, ignore_errors=True)
+            for core in cores.values():
+                core.close()
+            if self._media_folder is not None:
+                shutil.rmtree(self._media_folder, ignore_errors=True)
 
-    def _connected(self) -> Session:
-        if self._session is None:
-            self._session = Session(self._options.dir or self._folder)
-        return self._session
+    def _make_media_folder(self) -> None:
+        """Makes W&B's folder for media again: it goes when the process exits, before the last records."""
+        if (media := private.MEDIA_FOLDER.get()) is not None and not Path(media.name).exists():
+            self._media_folder = Path(media.name)
+            self._media_folder.mkdir()
 
-    def _open(self, run: RunInfo) -> OpenRun:
-        session = self._connected()
-        if not wandb_settings.is_offline(session, self._options):
-            wandb_settings.authenticate(session)
-            wandb_settings.reach(session)
-        with self._watched(session):
+    def _connected(self) -> Core:
+        if self._core is None:
+            self._core = Core(self._options.dir or self._folder)
+        return self._core
+
+    def _open(self, run: RunInfo) -> WandbRun:
+        core = self._connected()
+        if not run_settings.is_offline(core, self._options):
+            run_settings.authenticate(core)
+            run_settings.reach(core)
+        with self._watched(core):
             try:
-                self._runs[run.id] = wandb_runs.open_run(session, self._options, run)
+                self._runs[run.id] = runs.open_run(core, self._options, run)
             except DeliveryError:
-                # wandb-core still tries to open it, and can be asked for the same run no more.
-                self._session = None
-                self._close_unused(session)
+                # wandb-core goes on trying to open it, and cannot be asked for the same run again.
+                self._core = None
+                self._close_unused(core)
                 raise
         return self._runs[run.id]
 
-    def _close_unused(self, session: Session) -> None:
-        if session is not self._session and all(run.session is not session for run in self._runs.values()):
-            session.close()
-
-    def _open_run(self, run_id: str) -> tuple[Session, OpenRun]:
-        if run_id not in self._infos:
-            raise PermanentError(f"run {run_id} is not open")
-        opened = self._runs.get(run_id) or self._open(self._infos[run_id])  # lost with its wandb-core
-        return opened.session, opened
+    def _close_unused(self, core: Core) -> None:
+        if core is not self._core and all(run.core is not core for run in self._runs.values()):
+            core.close()
 
     @contextlib.contextmanager
-    def _watched(self, session: Session) -> Generator[None]:
-        """After the end of ``wandb-core`` a new one is started, and the run's log says what it had taken."""
+    def _open_run(self, run_id: str) -> Generator[WandbRun]:
+        """The run, which is opened again if its ``wandb-core`` has ended."""
+        if run_id not in self._infos:
+            raise PermanentError(f"run {run_id} is not open")
+        run = self._runs.get(run_id) or self._open(self._infos[run_id])
+        with self._watched(run.core):
+            yield run
+
+    @contextlib.contextmanager
+    def _watched(self, core: Core) -> Generator[None]:
+        """After the end of ``wandb-core`` a new one is started, and the run's log tells what it had taken."""
         try:
             yield
         except DeliveryError as error:
-            if session.is_alive or session.is_closed:
+            if core.is_alive or core.is_closed:
                 raise
-            if session is self._session:
-                self._session = None
-            self._runs = {name: run for name, run in self._runs.items() if run.session is not session}
-            session.close()
+            if core is self._core:
+                self._core = None
+            self._runs = {name: run for name, run in self._runs.items() if run.core is not core}
+            core.close()
             raise TransientError(f"wandb-core has ended: {error}") from error
 
     def _new_points(
-        self, opened: OpenRun, series: Series, taken: list[tuple[str, int, int]], outcome: Outcome
+        self, run: WandbRun, series: Series, logged: list[tuple[str, int, int]], outcome: Outcome
     ) -> Iterator[tuple[str, Sequence[Point]]]:
-        """The points that W&B does not have; says in ``outcome`` what became of each."""
-        key = wandb_names.metric_key(series.tag, series.rank)
-        opened.note("metrics", key, f"{series.tag}/rank_{series.rank}" if series.rank else series.tag)
+        """The points that W&B does not have; adds their numbers to ``logged``, and counts all as accepted."""
+        key = names.metric_key(series.tag, series.rank)
+        run.note("metrics", key, f"{series.tag}/rank_{series.rank}" if series.rank else series.tag)
         outcome.accepted += len(series.points)
         if series.sequence is None:
             yield key, series.points
@@ -266,6 +262,6 @@ class WandbTracker:
         # NaN and the infinities of a tag have numbers of their own, which may be those of its finite points.
         value = series.points[0].value if series.points else 0.0
         numbered = key if math.isfinite(value) else f"{key}\0{value}"
-        for start, end in opened.ledger.missing(numbered, first, first + len(series.points)):
-            taken.append((numbered, start, end))
+        for start, end in run.ledger.missing(numbered, first, first + len(series.points)):
+            logged.append((numbered, start, end))
             yield key, series.points[start - first : end - first]

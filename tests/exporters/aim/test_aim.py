@@ -566,7 +566,7 @@ def test_system(opened: Opened) -> None:
 
 WRITER = """
 import sys, tracelet_otel
-from tracelet_otel.records import *
+from tracelet_otel.otlp.records import *
 from tracelet_otel_exporters.aim.tracker import AimTracker
 repo, rank = sys.argv[1], int(sys.argv[2])
 tracker = AimTracker(repo)
@@ -626,7 +626,7 @@ def test_a_killed_process_blocks_nobody(local: AimSubject, new_tracker: Callable
 def test_a_run_that_a_user_holds_is_a_transient_error(
     local: AimSubject, new_tracker: Callable[..., AimTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracelet_otel_exporters.aim.local.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("tracelet_otel_exporters.aim.local_store.WAIT_SECONDS", 0.2)
     users = aim.Run(repo=str(local.folder), **TINY)
     tracker = new_tracker(local)
     with pytest.raises(TransientError, match=users.hash):
@@ -680,7 +680,7 @@ def state():
             sys.argv, len(root.handlers), root.level, [t.name for t in threading.enumerate()],
             AutoClean._registered_with_atexit, len(AutoClean._finalizers)]
 import tracelet_otel
-from tracelet_otel.records import *
+from tracelet_otel.otlp.records import *
 from tracelet_otel_exporters.aim.tracker import AimTracker
 assert "aim" not in sys.modules
 logging.getLogger("mine").info("x")
@@ -812,7 +812,7 @@ def test_a_server_that_answers_nothing_is_a_transient_error(monkeypatch: pytest.
 
 EXIT = """
 import sys, tracelet_otel
-from tracelet_otel.records import *
+from tracelet_otel.otlp.records import *
 from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel_exporters.aim.tracker import AimTracker
 tracker = AimTracker(sys.argv[1])

@@ -12,7 +12,7 @@ from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.shared.importing import IMPORTING
 
 
-@pytest.mark.parametrize("module", ["aim.store", "clearml.connection", "mlflow.connection", "wandb.session"])
+@pytest.mark.parametrize("module", ["aim.changes", "clearml.connection", "mlflow.connection", "wandb.core"])
 def test_a_module_that_another_thread_is_importing_is_tried_again(module: str) -> None:
     translated = import_module(f"tracelet_otel_exporters.{module}").errors.translated
     # As CPython words it, Objects/moduleobject.c.

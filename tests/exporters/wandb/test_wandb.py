@@ -33,7 +33,7 @@ from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoi
 from tracelet_otel_exporters.wandb import names as wandb_names
 from tracelet_otel_exporters.wandb import plots as wandb_plots
 from tracelet_otel_exporters.wandb import rows as wandb_rows
-from tracelet_otel_exporters.wandb import settings as wandb_settings
+from tracelet_otel_exporters.wandb import run_settings
 from tracelet_otel_exporters.wandb import tracker as tracker_module
 from tracelet_otel_exporters.wandb.tracker import WandbTracker
 
@@ -231,8 +231,9 @@ def test_a_wandb_core_that_dies_is_replaced(make: Callable[[], WandbTracker], su
         assert time.monotonic() < deadline
     [core] = cores()
     os.kill(core, signal.SIGTERM)
-    assert tracker._session is not None
-    tracker._session._popen.wait(10)
+    assert tracker._core is not None
+    assert tracker._core._process is not None
+    tracker._core._process.wait(10)
     with pytest.raises(TransientError):
         tracker.write_points("run-1", [series("a", [2.0], FIRST + 2, step=2)])
     assert tracker.write_points("run-1", [series("a", [2.0], FIRST + 2, step=2)]).accepted == 1
@@ -882,7 +883,7 @@ def test_online_close_leaves_an_open_run_running(
 def test_a_run_that_does_not_open_holds_up_no_other(
     online: Callable[[], WandbTracker], server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_settings, "INIT_SECONDS", 1.0)
+    monkeypatch.setattr(run_settings, "INIT_SECONDS", 1.0)
     tracker = online()
     tracker.open_run(info())
     server.stuck.add("other")

@@ -8,9 +8,8 @@ from typing import Any, Final
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.resource import launcher
-from tracelet_otel_exporters.wandb import names as wandb_names
-from tracelet_otel_exporters.wandb import session as wandb_session
-from tracelet_otel_exporters.wandb.session import Session
+from tracelet_otel_exporters.wandb import names, private
+from tracelet_otel_exporters.wandb.core import Core, errors
 
 INIT_SECONDS: Final = 20.0
 """How long W&B's server may take to open a run."""
@@ -34,47 +33,45 @@ class Options:
     dir: str | None = None
 
 
-def is_offline(session: Session, options: Options) -> bool:
+def is_offline(core: Core, options: Options) -> bool:
     """Whether runs stay on this machine.
 
     Raises:
         PermanentError: W&B is switched off.
     """
-    mode = options.mode or session.settings.mode
+    mode = options.mode or core.settings.mode
     if mode == "disabled":
         raise PermanentError("W&B is switched off: its mode is disabled (WANDB_MODE)")
     return mode in ("offline", "dryrun")
 
 
-def authenticate(session: Session) -> None:
-    """Finds the user's credentials as W&B does, but asks nobody.
+def authenticate(core: Core) -> None:
+    """Finds the user's credentials as W&B does, but without asking the user.
 
     Raises:
-        PermanentError: there are none.
+        PermanentError: there are no credentials.
     """
-    from wandb.sdk.lib import wbauth
-
-    settings = session.settings
-    with session.calls():
-        host = wbauth.HostUrl(settings.base_url, app_url=settings.app_url)
-        found = wbauth.authenticate_session(host=host, source="tracelet", prompt=False, update_session=False)
-    if found is None:
+    settings = core.settings
+    find, store = private.AUTHENTICATE.get(), private.SET_CREDENTIALS.get()
+    with core.calls():
+        if find and store:
+            host = settings.base_url
+            store(settings, find(host=host, source="tracelet", prompt=False, update_session=False))
+    if not (settings.api_key or settings.identity_token_file):
         raise PermanentError(NO_KEY)
-    authentication: Any = wbauth
-    authentication.set_auth_settings(settings, found)
 
 
-def reach(session: Session) -> None:
+def reach(core: Core) -> None:
     """Asks W&B's server for any answer: ``wandb-core`` would go on trying, and block what comes after.
 
     Raises:
-        TransientError: there is none in time, or the server is unwell.
+        TransientError: there is no answer in time, or it is an error of the server.
     """
     import requests
 
-    settings = session.settings
+    settings = core.settings
     proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
-    with wandb_session.errors():
+    with errors():
         answer = requests.get(
             settings.base_url,
             timeout=REACH_SECONDS,
@@ -86,16 +83,16 @@ def reach(session: Session) -> None:
         raise TransientError(f"W&B answered {answer.status_code}")
 
 
-def of_run(session: Session, options: Options, info: RunInfo, run_id: str) -> Any:
+def of_run(core: Core, options: Options, info: RunInfo, run_id: str) -> Any:
     """The ``wandb.Settings`` of one run, whose id at W&B is ``run_id``."""
     import wandb
 
-    mode: Any = options.mode or session.settings.mode
+    mode: Any = options.mode or core.settings.mode
     given: dict[str, Any] = {
         "project": info.project or options.project,
         "entity": options.entity,
         "root_dir": options.dir,
-        "run_group": wandb_names.group(info.experiment) if info.experiment else None,
+        "run_group": names.group(info.experiment) if info.experiment else None,
         "run_name": info.name or None,
     }
     if mode in ("online", "run") and (rank := launcher.detect().rank) is not None:
@@ -103,8 +100,8 @@ def of_run(session: Session, options: Options, info: RunInfo, run_id: str) -> An
         mode = "shared"
         given |= {"x_label": f"rank-{rank}", "x_primary": rank == 0, "x_update_finish_state": rank == 0}
     if given["project"]:
-        given["project"] = wandb_names.project(given["project"])
-    with wandb_session.errors():
+        given["project"] = names.project(given["project"])
+    with errors():
         return wandb.Settings(
             **{name: value for name, value in given.items() if value not in (None, "")},
             run_id=run_id,

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel_exporters.wandb import ledger as wandb_ledger
-from tracelet_otel_exporters.wandb.session import run_messages
+from tracelet_otel_exporters.wandb import ledger, private
 
 _HEADER: Final = 7
 """Bytes: ``:W&B``, a magic number and a version; and as many before each part of a record."""
@@ -24,7 +23,7 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass(slots=True)
 class Found:
-    """What the logs of a run say, the newest last."""
+    """What the logs of a run contain, the newest last."""
 
     ledger: dict[str, dict[str, object]] = field(default_factory=dict[str, "dict[str, object]"])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -43,21 +42,19 @@ def logs(folder: Path, run_id: str) -> list[Path]:
 
 
 def read(paths: Iterable[Path]) -> Found:
-    """Reads all logs of one run; of one that ends in the middle of a record, what is before."""
+    """Reads all logs of one run; a log that ends in the middle of a record is read up to there."""
     found = Found()
-    markers = [key.encode() for key in wandb_ledger.KEYS]
-    numbers = run_messages().Record
+    markers = [key.encode() for key in ledger.KEYS]
+    record_type: Any = private.RECORD.get()
     for path in paths:
         for data in _records(path.read_bytes()):
             kind = _kind(data)
-            if kind == numbers.HISTORY_FIELD_NUMBER:
+            if kind == record_type.HISTORY_FIELD_NUMBER:
                 found.rows += 1
                 continue
-            if kind == numbers.SUMMARY_FIELD_NUMBER and not any(marker in data for marker in markers):
+            if kind == record_type.SUMMARY_FIELD_NUMBER and not any(marker in data for marker in markers):
                 continue
-            record: Any = run_messages().Record()
-            record.ParseFromString(data)
-            _take(found, record)
+            _take(found, record_type.FromString(data))
     return found
 
 
@@ -73,7 +70,7 @@ def is_ended(path: Path) -> bool:
     last = b""
     for record in _records(data, 0 if start else _HEADER):
         last = record
-    return bool(last) and run_messages().Record.FromString(last).HasField("exit")
+    return bool(last) and private.RECORD.get().FromString(last).HasField("exit")
 
 
 def _take(found: Found, record: Any) -> None:
@@ -88,7 +85,7 @@ def _take(found: Found, record: Any) -> None:
     elif kind == "summary":
         for item in record.summary.update:
             path = list(item.nested_key) or [item.key]
-            if path[0] in wandb_ledger.KEYS and len(path) == 2:
+            if path[0] in ledger.KEYS and len(path) == 2:
                 found.ledger.setdefault(path[0], {})[path[1]] = json.loads(item.value_json)
 
 
@@ -104,7 +101,7 @@ def _update(config: dict[str, Any], record: Any) -> None:
 
 
 def _records(data: bytes, position: int = _HEADER) -> Iterator[bytes]:
-    """The records in ``data``, which begins where a block does; of one that began before, nothing."""
+    """The records in ``data``, which begins at a block; one that began in an earlier block is left out."""
     parts: bytes | None = None
     while position + _HEADER <= len(data):
         left = _BLOCK - position % _BLOCK

@@ -7,14 +7,13 @@ several machines of one run apart. What its monitor does not measure keeps OpenT
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from tracelet_otel.otlp.records import SystemPoint
 from tracelet_otel_exporters.shared.machine import GROWING, Reading, readings_by_host
-from tracelet_otel_exporters.wandb.session import framed, server_messages
+from tracelet_otel_exporters.wandb import messages
 
 _MIB: Final = 1 / 2**20
 _NAMES: Final[Mapping[str, tuple[str, float]]] = {
@@ -46,7 +45,7 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
 """By quantity: W&B's key, ``{}`` for the index, and its unit in ours."""
 
 
-def messages(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]) -> list[bytes]:
+def requests(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]) -> list[bytes]:
     """The messages by which W&B's own monitor would hand these measurements on, with their times.
 
     Args:
@@ -54,16 +53,8 @@ def messages(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]
         points: the measurements.
         first: the first value of each key that grows; is added to.
     """
-    requests: list[bytes] = []
-    for time, values in sorted(_rows(points, first).items()):
-        request: Any = server_messages().ServerRequest()
-        request.record_publish._info.stream_id = run_id
-        stats = request.record_publish.stats
-        stats.timestamp.FromNanoseconds(time)
-        for key, value in values.items():
-            stats.item.add(key=key, value_json=json.dumps(value))
-        requests.append(framed(request))
-    return requests
+    rows = sorted(_rows(points, first).items())
+    return [messages.measurements(run_id, time, values) for time, values in rows]
 
 
 def _rows(points: Sequence[SystemPoint], first: dict[str, float]) -> dict[int, dict[str, float]]:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from tracelet_otel_exporters.aim.store import Array, Change, Path, Rows, Store, Write, library
+from tracelet_otel_exporters.aim import private
+from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Write
+from tracelet_otel_exporters.aim.private import Key
+from tracelet_otel_exporters.aim.repositories import Store
 from tracelet_otel_exporters.shared.steps import Steps
 
-METRIC: Final = "metric"
-"""AIM's type of a sequence of numbers; its keys are hashes of the steps, those of others the steps."""
 SYSTEM: Final = "__system__"
 """What the names of the machine's metrics begin with."""
 MAX_STEP: Final = 2**53
@@ -33,7 +34,7 @@ class Row(NamedTuple):
 
 
 @dataclass(slots=True)
-class Trace:
+class AimSequence:
     """One sequence: a name and a context in a run."""
 
     name: str
@@ -47,7 +48,7 @@ class Trace:
     generation: int = 0
 
 
-def place(tag: str, rank: int | None) -> tuple[str, dict[str, Any]]:
+def name_and_context(tag: str, rank: int | None) -> tuple[str, dict[str, Any]]:
     """Name and context of a tag.
 
     AIM takes any name but an empty one, and text that has a UTF-8 encoding, and hides the machine's metrics
@@ -61,35 +62,35 @@ def place(tag: str, rank: int | None) -> tuple[str, dict[str, Any]]:
     return name, context
 
 
-def find(store: Store, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> Trace:
+def find(store: Store, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> AimSequence:
     """The run's sequence for values of a type.
 
     AIM's sequences of all types share their names. Where the name has another type of values, ours gets
     ``kind`` into its context.
     """
-    context_type = library("aim.storage.context").Context
+    context_type = private.CONTEXT.get()
     candidates: list[dict[str, Any]] = [dict(context), {**context, "kind": kind}]
     stored = dtype
     for candidate in candidates:
         context_id: int = context_type(candidate).idx
-        info: dict[str, Any] = store.read("meta", _trace(store, context_id, name)) or {}
+        info: dict[str, Any] = store.read("meta", _record_key(store, context_id, name)) or {}
         stored = info.get("dtype", dtype)
         if stored == dtype or (dtype in _METRIC_TYPES and stored in _METRIC_TYPES):
             break
     else:
         raise ValueError(f"AIM has {name!r} as a sequence of {stored} already")
     version = info.get("version", 2 if dtype in _METRIC_TYPES else 1)
-    found = Trace(name, candidate, context_id, version, dtype, info, Steps(), store.generation)
+    found = AimSequence(name, candidate, context_id, version, dtype, info, Steps(), store.generation)
     if info:
         found.steps = Steps(_known(store, found))
     return found
 
 
-def refresh(store: Store, sequence: Trace) -> None:
+def refresh(store: Store, sequence: AimSequence) -> None:
     """Looks at the run again, which another process may have written to."""
     if sequence.generation == store.generation:
         return
-    info: dict[str, Any] = store.read("meta", _trace(store, sequence.context_id, sequence.name)) or {}
+    info: dict[str, Any] = store.read("meta", _record_key(store, sequence.context_id, sequence.name)) or {}
     if info != sequence.info:
         sequence.info = info
         sequence.steps = Steps(_known(store, sequence)) if info else Steps()
@@ -97,7 +98,7 @@ def refresh(store: Store, sequence: Trace) -> None:
 
 
 def changes(
-    store: Store, sequence: Trace, rows: Sequence[Row], hashes: dict[int, int] | None = None
+    store: Store, sequence: AimSequence, rows: Sequence[Row], hashes: dict[int, int] | None = None
 ) -> list[Change]:
     """What writes these values and updates the record; the sequence is then as if it were written.
 
@@ -105,37 +106,31 @@ def changes(
     """
     if not rows:
         return []
-    from aim.sdk.sequences.sequence_type_map import SEQUENCE_TYPE_MAP
-
     base = _values(store, sequence)
     made: list[Change] = []
-    run: Path = ("meta", "chunks", store.hash)
+    run = private.run_key(store.hash)
     place = (sequence.context_id, sequence.name)
     metric = sequence.version == 2
     if not sequence.info:
         made += [Array("seqs", (*base, name)) for name in (("step", *_ARRAYS) if metric else _ARRAYS)]
         for root in (("meta",), run):
             made.append(Write("meta", (*root, "contexts", sequence.context_id), dict(sequence.context)))
-        listed = SEQUENCE_TYPE_MAP.get(sequence.dtype, "sequence")
+        listed = private.LISTED_AS[sequence.dtype]
         made.append(Write("meta", ("meta", "traces_types", sequence.dtype, *place), 1))
         made.append(Write("meta", (*run, "typed_traces", listed, *place), 1))
     elif sequence.dtype == "float" and sequence.info.get("dtype") == "int":
         # both kinds of numbers, as aim.sdk.utils.check_types_compatibility names them
         made.append(Write("meta", ("meta", "traces_types", "number", *place), 1))
     keys = _keys(rows, {} if hashes is None else hashes) if metric else [row.step for row in rows]
+
+    def column(name: str, values: Iterable[Any]) -> Rows:
+        return Rows("seqs", (*base, name), list(zip(keys, values, strict=True)))
+
     if metric:
-        made.append(
-            Rows("seqs", (*base, "step"), [(key, row.step) for key, row in zip(keys, rows, strict=True)])
-        )
-        made.append(
-            Rows("seqs", (*base, "val"), [(key, row.value) for key, row in zip(keys, rows, strict=True)])
-        )
+        made += [column("step", (row.step for row in rows)), column("val", (row.value for row in rows))]
     else:
         made += [Write("seqs", (*base, "val", key), row.value) for key, row in zip(keys, rows, strict=True)]
-    made.append(Rows("seqs", (*base, "epoch"), [(key, None) for key in keys]))
-    made.append(
-        Rows("seqs", (*base, "time"), [(key, row.time_us / 1e6) for key, row in zip(keys, rows, strict=True)])
-    )
+    made += [column("epoch", (None for _ in rows)), column("time", (row.time_us / 1e6 for row in rows))]
     info = _updated(sequence, rows)
     for name, value in info.items():
         if name not in sequence.info or sequence.info[name] is not value:
@@ -144,7 +139,9 @@ def changes(
     return made
 
 
-def stored(store: Store, sequence: Trace, steps: Sequence[int], hashes: dict[int, int]) -> dict[int, Any]:
+def stored(
+    store: Store, sequence: AimSequence, steps: Sequence[int], hashes: dict[int, int]
+) -> dict[int, Any]:
     """The values that the run has of some steps."""
     if not steps or not sequence.info:
         return {}
@@ -154,7 +151,7 @@ def stored(store: Store, sequence: Trace, steps: Sequence[int], hashes: dict[int
     return {step: found[key] for step, key in zip(steps, keys, strict=True) if key in found}
 
 
-def _updated(sequence: Trace, rows: Iterable[Row]) -> dict[str, Any]:
+def _updated(sequence: AimSequence, rows: Iterable[Row]) -> dict[str, Any]:
     """AIM's record after these values, as ``RunTracker._update_sequence_info`` leaves it."""
     info = dict(sequence.info)
     count = info.get("last_step", -1) + 1
@@ -177,7 +174,7 @@ def _updated(sequence: Trace, rows: Iterable[Row]) -> dict[str, Any]:
     return info
 
 
-def _known(store: Store, sequence: Trace) -> Iterable[tuple[int, int]]:
+def _known(store: Store, sequence: AimSequence) -> Iterable[tuple[int, int]]:
     base = _values(store, sequence)
     times = dict(store.items("seqs", (*base, "time")))
     if sequence.version == 2:
@@ -190,7 +187,7 @@ def _known(store: Store, sequence: Trace) -> Iterable[tuple[int, int]]:
 
 
 def _keys(rows: Iterable[Row], hashes: dict[int, int]) -> list[int]:
-    hash_auto = library("aim.storage.hashing").hash_auto
+    hash_auto = private.HASH.get()
     keys: list[int] = []
     for row in rows:
         key = hashes.get(row.step)
@@ -200,16 +197,16 @@ def _keys(rows: Iterable[Row], hashes: dict[int, int]) -> list[int]:
     return keys
 
 
-def _trace(store: Store, context_id: int, name: str) -> Path:
-    return ("meta", "chunks", store.hash, "traces", context_id, name)
+def _record_key(store: Store, context_id: int, name: str) -> Key:
+    """Where AIM's own record of a sequence is."""
+    return private.run_key(store.hash, "traces", context_id, name)
 
 
-def _values(store: Store, sequence: Trace) -> Path:
-    root: Path = ("seqs", "v2", "chunks") if sequence.version == 2 else ("seqs", "chunks")
-    return (*root, store.hash, sequence.context_id, sequence.name)
+def _values(store: Store, sequence: AimSequence) -> Key:
+    return private.values_key(store.hash, sequence.version == 2, sequence.context_id, sequence.name)
 
 
-def last_time(store: Store, sequence: Trace) -> int:
+def last_time(store: Store, sequence: AimSequence) -> int:
     """Microseconds of the newest value, or a time before all."""
     if not sequence.info:
         return -(2**63)

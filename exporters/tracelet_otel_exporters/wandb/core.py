@@ -1,0 +1,165 @@
+"""A ``wandb-core`` process of our own, which does W&B's work, and the connection to it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any, Final
+
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError
+from tracelet_otel_exporters.shared.client_errors import ClientErrors
+from tracelet_otel_exporters.wandb import private
+from tracelet_otel_exporters.wandb.isolation import our_setup
+
+CALL_SECONDS: Final = 10.0
+"""How long a call to ``wandb-core``, on this machine, may take."""
+EXIT_SECONDS: Final = 5.0
+"""How long ``wandb-core`` may take to end when it is asked to."""
+
+_PERMANENT_TEXTS: Final = ("401", "403", "permission denied", "unauthorized", "returned error 4")
+
+
+class Core:
+    """A ``wandb-core`` process, the connection to it, and W&B's state of the process, all of our own.
+
+    Args:
+        folder: the folder that holds the folder ``wandb``, unless ``WANDB_DIR`` names one.
+
+    Raises:
+        TransientError: the process does not start.
+        PermanentError: W&B is not installed, or is not the version that this knows.
+    """
+
+    def __init__(self, folder: str) -> None:
+        with errors():
+            with private.quiet_terminal():
+                self.setup: Any = private.SETUP.get()(pid=os.getpid())
+                self.settings: Any = self.setup.settings
+            if not os.environ.get("WANDB_DIR"):
+                self.settings.root_dir = folder
+            self._asyncer: Any = self.setup.asyncer
+            try:
+                private.SETUP_CONNECTION.get(self.setup)  # looked for before there is a process
+                # bool() is False: crash reports would go to a third party
+                with self.calls(), private.CRASH_REPORTS.replaced(bool):
+                    process = private.START_SERVICE.get()(self.settings)
+                    self._client: Any = process.token.connect(asyncer=self._asyncer)
+                self._service: Any = private.SERVICE_CONNECTION.get()(self._asyncer, self._client, process)
+                private.SETUP_CONNECTION.set(self._service, self.setup)
+            except BaseException:
+                self._asyncer.join()
+                raise
+        self._process: subprocess.Popen[bytes] | None = private.PROCESS.get(process)
+        self.is_closed = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether ``wandb-core`` still runs."""
+        return self._process is None or self._process.poll() is None
+
+    @contextlib.contextmanager
+    def calls(self) -> Generator[None]:
+        """Calls to W&B: on our state, without telemetry, errors as delivery errors."""
+        with our_setup(self.setup), errors():
+            yield
+
+    def publish(self, requests: Sequence[bytes]) -> None:
+        """Hands serialized ``ServerRequest`` messages over, many at once.
+
+        ``Run.log`` sends each row through a thread of W&B's and waits, which is half of its time.
+
+        Raises:
+            TransientError: ``wandb-core`` is gone. One that is only slow has them in its queue.
+        """
+        writer = private.WRITER.get(self._client)
+
+        async def write() -> None:
+            if writer is None:
+                for request in requests:
+                    await self._client.publish(private.SERVER_REQUEST.get().FromString(request))
+                return
+            # as ServiceClient puts a message on the socket: "W", its length, itself
+            writer.write(b"".join(b"W" + len(data).to_bytes(4, "little") + data for data in requests))
+            await writer.drain()
+
+        with errors():
+            if not self.is_alive:
+                raise ConnectionError("wandb-core has ended")
+            with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
+                self._start(write).result(CALL_SECONDS)
+
+    def ask(self, request: Any, seconds: float | None) -> concurrent.futures.Future[Any]:
+        """Sends a ``ServerRequest``; returns its answer to come, given up after ``seconds`` unless None."""
+
+        async def ask() -> Any:
+            handle = await self._client.deliver(request)
+            return await handle.wait_async(timeout=seconds)
+
+        return self._start(ask)
+
+    def confirm(self, run_id: str) -> None:
+        """Waits until everything that was published before is handled; not longer than a call may take."""
+        request = private.request(run_id)
+        request.record_publish.request.status.SetInParent()
+        with errors(), contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
+            self.ask(request, CALL_SECONDS).result()
+
+    def close(self) -> None:
+        """Ends ``wandb-core`` and the connection's thread; what they have not finished is given up."""
+        self.is_closed = True
+        with contextlib.suppress(Exception):
+            request = private.SERVER_REQUEST.get()()
+            request.inform_teardown.exit_code = 0
+            self.publish([request.SerializeToString()])
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_SECONDS)
+            if self.is_alive:
+                self._process.kill()
+                self._process.wait()
+        with contextlib.suppress(Exception):
+            if (finalizer := private.FINALIZER.get(self._service)) is not None:
+                finalizer.close()
+        with contextlib.suppress(Exception):
+            self._start(self._client.close).result(EXIT_SECONDS)
+        self._asyncer.join()
+
+    def _start(self, work: Callable[[], Awaitable[Any]]) -> concurrent.futures.Future[Any]:
+        """Starts work in the connection's thread."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        async def run() -> None:
+            try:
+                future.set_result(await work())
+            except asyncio.CancelledError:
+                future.cancel()
+                raise
+            except Exception as error:
+                future.set_exception(error)
+
+        self._asyncer.run_soon(run, daemon=True)
+        return future
+
+
+def _own_error(error: Exception) -> DeliveryError | None:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, (ImportError, AttributeError)):
+        return PermanentError(f"this version of W&B works differently: {text}")
+    if any(part in text.lower() for part in _PERMANENT_TEXTS):
+        return PermanentError(text)
+    return None
+
+
+errors: Final = ClientErrors(
+    "W&B",
+    "wandb",
+    (
+        *("CommError", "MailboxClosed", "HandleAbandoned", "BrokenPipe", "ServicePoll"),
+        *("AlreadyJoined", "RunCancelled", "ServiceStart"),
+    ),
+    _own_error,
+)
