@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import BY_DEFAULT, run_script
+from tests.support.scripts import run_script
 from tracelet_otel.delivery.spool.spool import folders, read
 
 SCRIPTS = {
@@ -43,12 +43,13 @@ writer = SummaryWriter('logs')
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "variables"), [*((name, BY_DEFAULT) for name in SCRIPTS), ("tight_loop", {})]
+    "name",
+    [*SCRIPTS, pytest.param("tight_loop", marks=pytest.mark.in_thread("the other way"), id="in-thread")],
 )
-def test_fifty_thousand_points(tmp_path: Path, database: Path, name: str, variables: dict[str, str]) -> None:
+def test_fifty_thousand_points(tmp_path: Path, database: Path, name: str) -> None:
     body = SCRIPTS[name].replace("\n        ", "\n")
     code = START + body + "\nwriter.close()"
-    done = run_script(tmp_path, code, variables=variables)
+    done = run_script(tmp_path, code)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     (run,) = mlflow.runs(database)
     assert run.status == "FINISHED"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import BY_DEFAULT, clean_environment
+from tests.support.scripts import clean_environment
 from tests.test_zero_code import otlp_server
 from tracelet_otel.otlp.decoding import decode_series
 
@@ -50,7 +50,6 @@ def test_torchrun_with_four_ranks_is_one_run(folder: Path, empty_database: Path,
         shell=True,
         cwd=folder / "torchrun",
         env=clean_environment(
-            **BY_DEFAULT,
             PATH=path,
             OTEL_METRICS_EXPORTER="mlflow",
             XDG_STATE_HOME=str(folder),
