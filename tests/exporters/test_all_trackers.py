@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support.contract_data import LoggedPoint, blobs, check_points
-from tests.support.scripts import clean_environment, write_script
+from tests.support.scripts import check_failures, clean_environment, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import TRACKERS, backends, subjects_in
 from tracelet_otel.delivery.spool.spool import read
@@ -133,6 +133,7 @@ def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
             process.kill()
             process.wait()
     said = (tmp_path / "log.txt").read_text()
+    check_failures(said)
     for name in (*TRACKERS, "file"):
         assert f"{name}: captured {POINTS:,} points and " in said, said
     assert said.count("delivered all") == len(TRACKERS) + 1, said

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import Agents
-from tests.support.scripts import clean_environment, run_script
+from tests.support.scripts import FAILED, clean_environment, run_script
 from tracelet_otel.foundation import guard
 
 FAILING = """
@@ -68,6 +68,6 @@ def test_a_failure_in_an_agent_and_a_file_that_it_leaves_fail_its_test(
 ) -> None:
     folder = tmp_path / "tracelet-otel-0"
     folder.mkdir()
-    (folder / name).write_text(f"a place {guard.FAILED}: RuntimeError('broken')\n")
+    (folder / name).write_text(f"a place {FAILED}: RuntimeError('broken')\n")
     with pytest.raises(AssertionError, match=says):
         Agents(tmp_path).finish()

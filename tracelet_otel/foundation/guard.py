@@ -10,14 +10,11 @@ import logging
 import threading
 import time
 from types import TracebackType
-from typing import Final
 
 from tracelet_otel.foundation.logs import get_logger
 
 logger = get_logger()
 
-FAILED: Final = "failed; training goes on"
-"""In the log line of every failure that is kept away from training."""
 raises = False
 """Whether failures are raised all the same. Only the project's tests set it, so that none passes over one."""
 _INTERVAL_S = 60.0
@@ -60,6 +57,6 @@ class Guard:
     ) -> bool:
         if raises or not isinstance(error, Exception):
             return False
-        log_once(self._place, logging.WARNING, "%s %s: %r", self._place, FAILED, error)
+        log_once(self._place, logging.WARNING, "%s failed; training goes on: %r", self._place, error)
         logger.debug("traceback of the failure in %s", self._place, exc_info=error)
         return True
