@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support import mlflow_content as mlflow
+from tests.support.agents import Agents
 from tests.support.scripts import run_script
 from tracelet_otel.delivery.spool.spool import folders, read
 
@@ -173,19 +174,22 @@ def test_a_hundred_megabyte_image(tmp_path: Path, database: Path) -> None:
     assert len(mlflow.points(database)["loss"]) == 1
 
 
-def test_an_unwritable_folder_is_said_and_training_goes_on(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_said_and_training_goes_on(tmp_path: Path, agents: Agents) -> None:
     code = """
     import tracelet_otel
     for step in range(100):
         tracelet_otel.log_scalar("loss", 1.0, step)
     print("trained")
     """
-    done = run_script(
-        tmp_path, code, variables={"MLFLOW_TRACKING_URI": "sqlite:////proc/no/such/folder/mlflow.db"}
-    )
+    variables = {
+        "MLFLOW_TRACKING_URI": "sqlite:////proc/no/such/folder/mlflow.db",
+        "TRACELET_SHUTDOWN_TIMEOUT": "5",  # in vain
+    }
+    done = run_script(tmp_path, code, variables=variables)
     assert (done.returncode, done.stdout) == (0, "trained\n")
     assert "captured 100 points, delivered nothing, spooled 100 points: " in done.stderr
     assert "deliver it with: tracelet-otel replay " in done.stderr
+    agents.wait_until_gone()
     (spool,) = folders(tmp_path / "state")
     assert sum(batch.points for batch in read(spool)) == 100
     assert "No such file or directory: '/proc/no'" in done.stderr
