@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types docs wheel pythons bench bench-docs format clean
+.PHONY: help install demo test lint types docs mutants wheel pythons bench bench-docs format clean
 
 help: ## show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## check style, formatting, and that imports go one way
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
 
+mutants: $(INSTALLED) ## change the code in one place at a time; which changes do tests not notice? ARGUMENTS="--count 50 PATH"
+	@$(BIN)/python -m tools.mutants $(ARGUMENTS)
+
 types: $(INSTALLED) ## check types
 	@$(BIN)/pyright --warnings
 
@@ -57,5 +60,5 @@ format: $(INSTALLED) ## format the code
 	@$(BIN)/ruff format .
 
 clean: ## remove all that was made here, except .venv
-	@rm -rf dist build demo-output .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf dist build demo-output mutants .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find tracelet_otel exporters tests examples benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

@@ -3,13 +3,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.scripts import clean_environment, run_script
+from tests.support.agents import Agents
+from tests.support.scripts import OURS, clean_environment, run_script
+from tracelet_otel.foundation import guard
 
 settings.register_profile(
     "ci",
@@ -25,16 +28,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+@pytest.fixture
+def agents() -> Iterator[Agents]:
+    """The agents of the test. None of them, and no file of one, may be left at its end."""
+    with tempfile.TemporaryDirectory(prefix="agents-") as folder:  # pytest's own has too long a path
+        made = Agents(Path(folder))
+        yield made
+        made.finish()
+
+
 @pytest.fixture(autouse=True)
-def _steady_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _steady_environment(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, agents: Agents
+) -> Iterator[None]:
     """No setting from outside, our failures raise, nothing is written outside, and nothing is left behind."""
     environment = dict(os.environ)
-    for name in os.environ.keys() - clean_environment().keys():
-        if name != "PYTEST_CURRENT_TEST":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("TRACELET_TEST_RAISE", "1")
-    monkeypatch.setenv("TRACELET_ISOLATION", "thread")  # tests/agent is about the default
+    monkeypatch.delenv("TRACELET_ISOLATION", raising=False)
+    for name in os.environ.keys() - clean_environment().keys() - {"PYTEST_CURRENT_TEST"}:
+        monkeypatch.delenv(name)
+    for name, value in OURS.items():
+        monkeypatch.setenv(name, value)
+    marker = request.node.get_closest_marker("in_thread")
+    if marker is not None:
+        assert marker.args, "in_thread needs a reason"
+        monkeypatch.setenv("TRACELET_ISOLATION", "thread")
+    monkeypatch.setattr(guard, "raises", True)
+    monkeypatch.setenv("TMPDIR", str(agents.folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     yield

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support import event_files
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import BY_DEFAULT, run_script
+from tests.support.agents import Agents
+from tests.support.scripts import run_script
 from tracelet_otel.delivery.spool.spool import folders, read
 
 SCRIPTS = {
@@ -43,12 +44,13 @@ writer = SummaryWriter('logs')
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "variables"), [*((name, BY_DEFAULT) for name in SCRIPTS), ("tight_loop", {})]
+    "name",
+    [*SCRIPTS, pytest.param("tight_loop", marks=pytest.mark.in_thread("the other way"), id="in-thread")],
 )
-def test_fifty_thousand_points(tmp_path: Path, database: Path, name: str, variables: dict[str, str]) -> None:
+def test_fifty_thousand_points(tmp_path: Path, database: Path, name: str) -> None:
     body = SCRIPTS[name].replace("\n        ", "\n")
     code = START + body + "\nwriter.close()"
-    done = run_script(tmp_path, code, variables=variables)
+    done = run_script(tmp_path, code)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     (run,) = mlflow.runs(database)
     assert run.status == "FINISHED"
@@ -172,19 +174,22 @@ def test_a_hundred_megabyte_image(tmp_path: Path, database: Path) -> None:
     assert len(mlflow.points(database)["loss"]) == 1
 
 
-def test_an_unwritable_folder_is_said_and_training_goes_on(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_said_and_training_goes_on(tmp_path: Path, agents: Agents) -> None:
     code = """
     import tracelet_otel
     for step in range(100):
         tracelet_otel.log_scalar("loss", 1.0, step)
     print("trained")
     """
-    done = run_script(
-        tmp_path, code, variables={"MLFLOW_TRACKING_URI": "sqlite:////proc/no/such/folder/mlflow.db"}
-    )
+    variables = {
+        "MLFLOW_TRACKING_URI": "sqlite:////proc/no/such/folder/mlflow.db",
+        "TRACELET_SHUTDOWN_TIMEOUT": "5",  # in vain
+    }
+    done = run_script(tmp_path, code, variables=variables)
     assert (done.returncode, done.stdout) == (0, "trained\n")
     assert "captured 100 points, delivered nothing, spooled 100 points: " in done.stderr
     assert "deliver it with: tracelet-otel replay " in done.stderr
+    agents.wait_until_gone()
     (spool,) = folders(tmp_path / "state")
     assert sum(batch.points for batch in read(spool)) == 100
     assert "No such file or directory: '/proc/no'" in done.stderr

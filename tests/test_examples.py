@@ -16,7 +16,7 @@ import pytest
 from examples import demo
 from tests.support import mlflow_content as mlflow
 from tests.support.clearml_server import ClearMLServer
-from tests.support.scripts import BY_DEFAULT, clean_environment
+from tests.support.scripts import run_command
 
 DEMO = Path(demo.__file__)
 
@@ -27,14 +27,8 @@ def test_the_demo_finds_everything_in_mlflow(tmp_path: Path, empty_database: Pat
     output = tmp_path / "output"
     output.mkdir()
     shutil.copy(empty_database, output / "mlflow.db")
-    done = subprocess.run(
-        [sys.executable, str(DEMO), "--output", str(output), "--epochs", "2"],
-        cwd=tmp_path,
-        env=clean_environment(**BY_DEFAULT),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
+    done = run_command(
+        [sys.executable, str(DEMO), "--output", str(output), "--epochs", "2"], tmp_path, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {
@@ -93,15 +87,7 @@ EXAMPLES = DEMO.parent / "trackers"
 
 
 def run_example(name: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        cwd=folder,
-        env=clean_environment(**{**BY_DEFAULT, **variables}),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_command([sys.executable, str(EXAMPLES / name)], folder, variables)
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 import tracelet_otel
+from tests.support.scripts import OURS
 from tracelet_otel.settings import ConfigurationError, Settings, resolve
 
 
 @pytest.fixture(autouse=True)
 def no_variable_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRACELET_ISOLATION")
+    for name in OURS:
+        monkeypatch.delenv(name)
 
 
 def test_nothing_set_is_mlflow() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tensorboard.compat.proto.graph_pb2 import GraphDef  # pyright: ignore[reportAttributeAccessIssue]
 
 from tests.support import event_files
-from tests.support.scripts import BY_DEFAULT, run_script
+from tests.support.scripts import run_script
 
 SCRIPT = """
 import sys
@@ -70,9 +70,7 @@ def timeless(event: Any) -> bytes:
 def what_a_run_leaves(folder: Path, *, zero_code: bool) -> tuple[Any, ...]:
     folder.mkdir()
     # the order of nodes in a graph depends on the hash seed
-    done = run_script(
-        folder, SCRIPT, zero_code=zero_code, variables={**BY_DEFAULT, "PYTHONHASHSEED": "0"}, timeout=110
-    )
+    done = run_script(folder, SCRIPT, zero_code=zero_code, variables={"PYTHONHASHSEED": "0"}, timeout=110)
     ours = {"mlflow.db", "mlruns"}
     files: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

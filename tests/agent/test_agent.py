@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.agent.conftest import Agents
 from tests.delivery.otlp.receiver import receiver
 from tests.gateway.process import install_json_tracker
 from tests.gateway.support import Job
 from tests.support import mlflow_content as mlflow
+from tests.support.agents import Agents
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
 from tracelet_otel.agent.protocol import Source

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.agent.conftest import Agents
 from tests.support import mlflow_content as mlflow
+from tests.support.agents import Agents
 from tests.support.scripts import run_script
 
 

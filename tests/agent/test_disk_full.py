@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.agent.conftest import Agents
+from tests.support.agents import Agents
 from tests.support.clearml_subject import ClearMLSubject
 from tests.support.contract_data import LoggedPoint, check_points
 from tests.support.scripts import run_script

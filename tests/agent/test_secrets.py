@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.agent.conftest import Agents
 from tests.delivery.otlp.receiver import Inbox, receiver
 from tests.resource.test_environment import run_git
+from tests.support.agents import Agents
 from tests.support.scripts import script_command, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import backends, subjects_in

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import BY_DEFAULT, clean_environment
+from tests.support.scripts import check_failures, clean_environment
 from tests.test_zero_code import otlp_server
 from tracelet_otel.otlp.decoding import decode_series
 
@@ -50,7 +50,6 @@ def test_torchrun_with_four_ranks_is_one_run(folder: Path, empty_database: Path,
         shell=True,
         cwd=folder / "torchrun",
         env=clean_environment(
-            **BY_DEFAULT,
             PATH=path,
             OTEL_METRICS_EXPORTER="mlflow",
             XDG_STATE_HOME=str(folder),
@@ -62,6 +61,7 @@ def test_torchrun_with_four_ranks_is_one_run(folder: Path, empty_database: Path,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    check_failures(done.stderr)
     database = folder / "torchrun" / "mlflow.db"
     assert len(mlflow.runs(database)) == 1
     steps = {
@@ -102,6 +102,7 @@ def test_slurms_tasks_are_one_run(folder: Path, path: str) -> None:
             check=False,
         )
     assert done.returncode == 0, done.stderr
+    check_failures(done.stderr)
     found: dict[tuple[str, int], list[int]] = {}
     runs: set[str] = set()
     for request in received:

@@ -15,7 +15,7 @@ from tests.documents.not_run import NOT_RUN, reason
 from tests.documents.pages import ALL, Block
 from tests.support import mlflow_content as mlflow
 from tests.support.clearml_server import ClearMLServer
-from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, write_script
+from tests.support.scripts import check_failures, clean_environment, run_script, write_script
 
 FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
 RUNS = {"console", "python", "sh"}
@@ -56,7 +56,7 @@ def test_blocks_run(tmp_path: Path, database: Path, page: str) -> None:
         elif block.kind == "python":
             parts.append(block.code)
     if parts:
-        done = run_script(tmp_path, "\n".join(parts), zero_code=False, variables=BY_DEFAULT, name="page.py")
+        done = run_script(tmp_path, "\n".join(parts), zero_code=False, name="page.py")
         assert done.returncode == 0, done.stderr
         assert_nothing_went_wrong(done.stderr)
     run_commands(tmp_path, [block for block in blocks if block.kind != "python"])
@@ -74,7 +74,7 @@ def run_commands(folder: Path, blocks: list[Block]) -> None:
     commands = [command for block in blocks for command in block.commands]
     expected = [line for block in blocks for line in block.code.splitlines() if not line.startswith("$ ")]
     with closing(ClearMLServer()) as server:
-        environment = clean_environment(**BY_DEFAULT, **server.variables())
+        environment = clean_environment(**server.variables())
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         done = subprocess.run(
             ["bash", "-e", "-c", "\n".join(commands)],
@@ -87,6 +87,7 @@ def run_commands(folder: Path, blocks: list[Block]) -> None:
             check=False,
         )
     assert done.returncode == 0, done.stdout
+    check_failures(done.stdout)
     assert_nothing_went_wrong(done.stdout)
     printed = iter([general(line) for line in done.stdout.splitlines()])
     for line in expected:

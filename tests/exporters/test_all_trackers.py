@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support.contract_data import LoggedPoint, blobs, check_points
-from tests.support.scripts import BY_DEFAULT, clean_environment, write_script
+from tests.support.scripts import check_failures, clean_environment, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import TRACKERS, backends, subjects_in
 from tracelet_otel.delivery.spool.spool import read
@@ -116,7 +116,7 @@ def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
     asked = {**backends(tmp_path), "file": {"path": str(tmp_path / "kept")}}
     command = [sys.executable, str(script), json.dumps(asked)]
     with (tmp_path / "log.txt").open("wb") as log:
-        environment = clean_environment(**BY_DEFAULT)
+        environment = clean_environment()
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         try:
             while not (tmp_path / "half").exists():
@@ -133,6 +133,7 @@ def test_every_point_is_in_every_tracker_after_an_outage_and_a_replay(
             process.kill()
             process.wait()
     said = (tmp_path / "log.txt").read_text()
+    check_failures(said)
     for name in (*TRACKERS, "file"):
         assert f"{name}: captured {POINTS:,} points and " in said, said
     assert said.count("delivered all") == len(TRACKERS) + 1, said

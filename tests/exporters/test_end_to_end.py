@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from tests.support.scripts import BY_DEFAULT, clean_environment, run_script, write_script
+from tests.support.scripts import check_failures, clean_environment, run_script, write_script
 
 SCRIPT = """
 import numpy as np
@@ -88,7 +88,7 @@ for thread in threads:
 def test_runs_in_threads_and_processes_at_once(tmp_path: Path, server_uri: str) -> None:
     """Three runs in a process, of which one fails, and one of both processes."""
     script = write_script(tmp_path, SIDE_BY_SIDE)
-    environment = clean_environment(**BY_DEFAULT, MLFLOW_TRACKING_URI=server_uri, TMPDIR=str(tmp_path))
+    environment = clean_environment(MLFLOW_TRACKING_URI=server_uri)
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), *names],
@@ -103,6 +103,7 @@ def test_runs_in_threads_and_processes_at_once(tmp_path: Path, server_uri: str) 
     for process in processes:
         out, err = process.communicate(timeout=100)
         assert (process.returncode, out) == (0, ""), err
+        check_failures(err)
         assert "captured 2,100 points and 3 records, delivered all -> " in err
 
     client = MlflowClient(server_uri)

@@ -16,7 +16,7 @@ import pytest
 from tests.support import mlflow_content
 from tests.support.clearml_subject import ClearMLSubject
 from tests.support.contract_data import LoggedPoint, check_points
-from tests.support.scripts import BY_DEFAULT, run_script
+from tests.support.scripts import run_script
 from tests.support.subject import Subject
 from tests.support.wandb_subject import records, rows
 
@@ -101,7 +101,7 @@ class Place:
         """Runs the script; what is the user's."""
         clearml = self.subjects["clearml"]
         assert isinstance(clearml, ClearMLSubject)
-        variables = {**BY_DEFAULT, **clearml.server.variables(), "HOME": str(self.folder)}
+        variables = {**clearml.server.variables(), "HOME": str(self.folder)}
         if ours:
             options: dict[str, Any] = {
                 "mlflow": {},

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.agent.conftest import Agents, agents  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from tests.faults.evidence import FilePlace, Place
 from tests.faults.trial import Trial
 from tests.support import mlflow_content
+from tests.support.agents import Agents
 from tests.support.clearml_subject import ClearMLSubject
 from tests.support.mlflow_server import Proxy, mlflow_server
 from tests.support.mlflow_subject import MLflowSubject
@@ -19,7 +19,7 @@ from tests.support.subject import StoredPoint
 
 
 @pytest.fixture
-def trial(tmp_path: Path, database: Path, agents: Agents) -> Trial:  # noqa: F811
+def trial(tmp_path: Path, database: Path, agents: Agents) -> Trial:
     """A row, not started yet, with an MLflow database."""
     return Trial(tmp_path, agents)
 

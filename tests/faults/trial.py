@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.agent.conftest import Agents
+from tests.support.agents import Agents
 from tests.support.scripts import script_command, write_script
 
 RUN_ID = "row"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.scripts import run_script
+from tracelet_otel.foundation import guard
 from tracelet_otel.instrumentation import argparse as ours
 from tracelet_otel.instrumentation.argparse import ArgparseInstrumentor, captured, on_parsed
 
@@ -178,7 +179,7 @@ def test_a_value_that_cannot_be_text_costs_the_script_nothing(
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    monkeypatch.delenv("TRACELET_TEST_RAISE")
+    monkeypatch.setattr(guard, "raises", False)
     command(monkeypatch)
     made = argparse.ArgumentParser()
     made.set_defaults(x=Broken())

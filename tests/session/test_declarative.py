@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from tests.support import event_files
 from tests.support import mlflow_content as mlflow
-from tests.support.scripts import BY_DEFAULT, run_script
+from tests.support.scripts import run_script
 from tests.test_zero_code import otlp_server
 from tracelet_otel import semconv
 from tracelet_otel.otlp.decoding import decode_series
@@ -29,12 +29,6 @@ COUNT = """
 from opentelemetry import metrics
 metrics.get_meter("user").create_counter("batches").add(3)
 """
-THREAD = """
-distribution:
-  tracelet:
-    isolation: thread
-"""
-"""One process fewer a test."""
 CONSOLE = """
 meter_provider:
   readers:
@@ -96,7 +90,7 @@ def blocks(language: str) -> list[str]:
 def test_the_documented_file_delivers_every_point(tmp_path: Path, database: Path) -> None:
     (configuration,), (code,) = blocks("yaml"), blocks("python")
     (tmp_path / "otel.yaml").write_text(configuration, encoding="utf-8")
-    done = run_script(tmp_path, code, variables={"OTEL_CONFIG_FILE": "otel.yaml", **BY_DEFAULT})
+    done = run_script(tmp_path, code, variables={"OTEL_CONFIG_FILE": "otel.yaml"})
     assert done.returncode == 0, done.stderr
     said = re.findall(r"^tracelet-otel: run .*$", blocks("console")[0], re.M)
     assert [line for line in done.stderr.splitlines() if line.startswith("tracelet-otel: run ")] == said
@@ -126,7 +120,7 @@ meter_provider:
     - periodic: {exporter: {mlflow: }}
     - periodic: {exporter: {console: {}}}
 """
-    done = run_with(tmp_path, configuration + THREAD, LOG + COUNT)
+    done = run_with(tmp_path, configuration, LOG + COUNT)
     assert done.returncode == 0, done.stderr
     assert stored(database) == LOGGED
     assert mlflow.points(database)["batches"][-1].value == 3
@@ -147,7 +141,7 @@ meter_provider:
 """
     code = LOG + "tracelet_otel.log_scalar('debug', 1.5, 3)"
     with otlp_server() as (endpoint, received), otlp_server() as (own, received_by_own):
-        done = run_with(tmp_path, configuration + THREAD, code, ENDPOINT=endpoint, OWN=own)
+        done = run_with(tmp_path, configuration, code, ENDPOINT=endpoint, OWN=own)
     assert done.returncode == 0, done.stderr
     assert stored(database) == LOGGED
     assert set(mlflow.points(database)) == {"loss"}
@@ -187,7 +181,7 @@ logger_provider:
         "from opentelemetry._logs import LogRecord, get_logger\n"
         "get_logger('user').emit(LogRecord(body='theirs'))\n"
     )
-    done = run_with(tmp_path, configuration + THREAD, code)
+    done = run_with(tmp_path, configuration, code)
     assert done.returncode == 0, done.stderr
     assert stored(database) == LOGGED
     (run,) = mlflow.runs(database)
@@ -287,7 +281,7 @@ def test_the_documented_mistake(tmp_path: Path) -> None:
 
 def test_what_a_reader_of_ours_does_not_use_is_said(tmp_path: Path) -> None:
     configuration = "meter_provider: {readers: [{periodic: {timeout: 5, exporter: {file: {path: points}}}}]}"
-    done = run_with(tmp_path, configuration + THREAD, LOG)
+    done = run_with(tmp_path, configuration, LOG)
     assert "otel.yaml: meter_provider.readers[0].periodic.timeout is not used" in done.stderr
     assert spooled(tmp_path / "points") == {"loss": LOGGED}
 
@@ -325,7 +319,7 @@ for kind in (TensorBoardInstrumentor, TensorBoardXInstrumentor, SystemMetricsIns
     print(kind().is_instrumented_by_opentelemetry)
 """
     )
-    done = run_with(tmp_path, configuration + THREAD, code)
+    done = run_with(tmp_path, configuration, code)
     assert done.stdout.split() == ["False", "True", "False"], done.stderr
     assert "Attempting" not in done.stderr
     records = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "points").rglob("*.jsonl"))

@@ -1,7 +1,4 @@
-"""How a process ends, with isolation ``thread``: what it logged is delivered, and its end is its own.
-
-With the default isolation it is in tests/faults.
-"""
+"""How a process ends: what it logged is delivered, and its end is its own. See also tests/faults."""
 
 from __future__ import annotations
 
@@ -37,6 +34,7 @@ def check(database: Path, status: str, points: int = 100) -> None:
     assert [(point.step, point.value) for point in logged] == [(step, step / 7) for step in range(points)]
 
 
+@pytest.mark.in_thread("tests/faults has the ends of a process with the default isolation")
 @pytest.mark.parametrize(
     ("ending", "status", "code"),
     [

@@ -6,11 +6,17 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-BY_DEFAULT = {"TRACELET_ISOLATION": "process", "TRACELET_SHUTDOWN_TIMEOUT": "100"}
-"""For tests of what a user gets who sets nothing; with the patience that a busy machine needs."""
+OURS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONUNBUFFERED": "1",
+    "TRACELET_SHUTDOWN_TIMEOUT": "100",  # the patience that a busy machine needs
+}
+"""In the environment of every test. The isolation is the default, unless a test is marked ``in_thread``."""
+FAILED = "failed; training goes on"
+"""In what the guard logs, see tests/foundation/test_guard.py."""
 _INSTRUMENT = str(Path(sys.executable).parent / "opentelemetry-instrument")
 
 
@@ -33,13 +39,14 @@ def clean_environment(**extra: str) -> dict[str, str]:
     environment.pop("PYTHONPATH", None)
     # A test process must not inherit pytest's marks, or MLflow thinks that it is tested itself.
     environment.pop("PYTEST_CURRENT_TEST", None)
-    ours = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONUNBUFFERED": "1",
-        # One process fewer a test; tests/agent and some others are about the default.
-        "TRACELET_ISOLATION": "thread",
-    }
-    return {**environment, **ours, **extra}
+    isolation = {key: value for key, value in os.environ.items() if key == "TRACELET_ISOLATION"}
+    return {**environment, **OURS, **isolation, **extra}
+
+
+def check_failures(said: str) -> None:
+    """Fails if a process said that something of ours failed: tests in this process see that raised."""
+    failures = [line for line in said.splitlines() if FAILED in line]
+    assert not failures, "\n".join(failures)
 
 
 def script_command(path: Path, *arguments: str, zero_code: bool = True) -> list[str]:
@@ -64,9 +71,17 @@ def run_script(
     timeout: float = 100,
     name: str = "train.py",
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script to its end, in ``folder``."""
-    return subprocess.run(
-        script_command(write_script(folder, code, name), *arguments, zero_code=zero_code),
+    """Runs a script to its end, in ``folder``; see :func:`run_command`."""
+    command = script_command(write_script(folder, code, name), *arguments, zero_code=zero_code)
+    return run_command(command, folder, variables, timeout)
+
+
+def run_command(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None, timeout: float = 100
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end. Fails if it says that anything of ours failed, whatever its exit code."""
+    done = subprocess.run(
+        command,
         cwd=folder,
         env=clean_environment(**variables or {}),
         capture_output=True,
@@ -74,3 +89,5 @@ def run_script(
         timeout=timeout,
         check=False,
     )
+    check_failures(done.stderr)
+    return done

@@ -77,7 +77,6 @@ def _check(name: str, options: Mapping[str, Any], state: Path, timeout: float) -
 def _answer(given: Mapping[str, Any], folder: str, answer_path: Path, timeout: float) -> dict[str, str]:
     output = Path(folder, "output.txt")
     environment = {**os.environ, "TMPDIR": folder, "PYTHONWARNINGS": "ignore"}
-    environment.pop("TRACELET_TEST_RAISE", None)
     with output.open("wb") as file:
         child = subprocess.Popen(
             [sys.executable, "-m", "tracelet_otel.cli.probe", json.dumps(given, default=str)],

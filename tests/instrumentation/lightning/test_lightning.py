@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tracelet_otel import recording
+from tracelet_otel.foundation import guard
 from tracelet_otel.instrumentation.hooks import silenced
 from tracelet_otel.instrumentation.lightning import checkpoints as lightning_checkpoints
 from tracelet_otel.instrumentation.lightning.instrumentor import (
@@ -95,11 +96,6 @@ class Capture(recording.Recorder):
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
-
-
-@pytest.fixture(autouse=True)
-def _raising(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRACELET_TEST_RAISE", "1")
 
 
 @pytest.fixture
@@ -831,7 +827,7 @@ def test_trainer_is_the_same_with_and_without_us(
 def test_our_failures_stay_ours(
     pl: Any, instrumentor: Any, capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("TRACELET_TEST_RAISE")
+    monkeypatch.setattr(guard, "raises", False)
 
     def fail(*args: Any) -> None:
         raise RuntimeError("broken recorder")

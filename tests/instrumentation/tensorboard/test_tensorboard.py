@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import math
-import subprocess
 import sys
 import textwrap
 import threading
@@ -23,8 +22,9 @@ import wrapt
 
 from tests.instrumentation.conftest import Captured, Library
 from tests.support import event_files
-from tests.support.scripts import clean_environment
+from tests.support.scripts import run_command
 from tracelet_otel import recording
+from tracelet_otel.foundation import guard
 from tracelet_otel.instrumentation.hooks import silence_loggers
 from tracelet_otel.instrumentation.tensorboard.instrumentor import (
     TensorBoardInstrumentor,
@@ -654,8 +654,8 @@ def test_a_value_that_cannot_be_decoded_costs_no_other(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.delenv("TRACELET_TEST_RAISE")
-    monkeypatch.setattr("tracelet_otel.foundation.guard._last", {})
+    monkeypatch.setattr(guard, "raises", False)
+    monkeypatch.setattr(guard, "_last", {})
     event = library.Event(step=1)
     event.summary.value.add(tag="before", simple_value=1)
     broken: Any = None
@@ -876,14 +876,7 @@ def test_a_large_image_is_passed_on_once(library: Library, captured: Captured, t
 
 # -- processes of their own ---------------------------------------------------------------------
 def run(code: str, *command: str) -> str:
-    done = subprocess.run(
-        [*(command or (sys.executable,)), "-c", textwrap.dedent(code)],
-        env=clean_environment(TRACELET_TEST_RAISE="1"),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = run_command([*(command or (sys.executable,)), "-c", textwrap.dedent(code)], Path.cwd())
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

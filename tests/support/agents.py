@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
-from tests.support.scripts import clean_environment
+from tests.support.scripts import check_failures, clean_environment
 
 PATIENT = "100"
 """Seconds for what takes three on an idle machine."""
 
 
 class Agents:
-    """The agents that processes with :attr:`variables` start."""
+    """The agents that processes with :attr:`variables` start.
+
+    Args:
+        temporary: the temporary folder of these processes. Its path is short, since a socket's is limited.
+    """
 
     def __init__(self, temporary: Path) -> None:
         self.variables = {
@@ -32,6 +33,8 @@ class Agents:
 
     def alive(self) -> list[psutil.Process]:
         """Those that run."""
+        if not self.files():  # looking at all processes takes a while, and an agent has files until it ends
+            return []
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def wait_until_gone(self, seconds: float = 100) -> None:
@@ -40,13 +43,24 @@ class Agents:
         assert not left, f"agents are left:\n{self.log()}"
 
     def wait_until_gone_without_a_trace(self) -> None:
-        """Fails if one is left, has said anything, or has left a file."""
+        """Fails if one is left, has logged anything, or has left a file."""
         self.wait_until_gone()
         assert self.log() == ""
         assert self.files() == []
 
+    def finish(self, seconds: float = 60) -> None:
+        """Ends all. Fails if one had to be killed, has left a file, or has logged a failure of ours."""
+        _, left = psutil.wait_procs(self.alive(), seconds)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left)
+        assert not left, f"agents are left:\n{self.log()}"
+        check_failures(self.log())
+        kept = [name for name in self.files() if not name.endswith(".log")]
+        assert not kept, f"agents have left files:\n{kept}"
+
     def log(self) -> str:
-        """What they have said."""
+        """What they have logged."""
         return "".join(path.read_text() for path in self.folder.glob("tracelet-otel-*/*.log"))
 
     def files(self) -> list[str]:
@@ -59,16 +73,3 @@ class Agents:
             return is_agent and process.environ().get("TMPDIR") == str(self.folder)
         except psutil.Error:  # it has just ended
             return False
-
-
-@pytest.fixture
-def agents() -> Iterator[Agents]:
-    # Not below pytest's own folder: a socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="agents-") as folder:
-        made = Agents(Path(folder))
-        yield made
-        _, left = psutil.wait_procs(made.alive(), 10)  # one that ends at this moment is none
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left)
-        assert not left, f"agents are left:\n{made.log()}"
