@@ -53,9 +53,9 @@ from tracelet_otel.delivery.destination import Batch  # noqa: E402
 from tracelet_otel.delivery.file import FileDestination  # noqa: E402
 from tracelet_otel.delivery.spool.durable import DurableSpool  # noqa: E402
 from tracelet_otel.delivery.spool.lines import encode_metrics  # noqa: E402
-from tracelet_otel.gateway.answers import ACCEPTED  # noqa: E402
-from tracelet_otel.gateway.items import check_metrics  # noqa: E402
-from tracelet_otel.gateway.seen import Seen  # noqa: E402
+from tracelet_otel.gateway.deduplication import Deduplicator  # noqa: E402
+from tracelet_otel.gateway.intake_result import ACCEPTED  # noqa: E402
+from tracelet_otel.gateway.validation import validate_metrics  # noqa: E402
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics  # noqa: E402
 from tracelet_otel.tracker.exporter import TrackerExporter  # noqa: E402
 
@@ -233,14 +233,14 @@ def send_part(address: str, data: list[bytes]) -> None:
 
 
 def check(data: list[bytes]) -> float:
-    seen = Seen()
+    deduplicator = Deduplicator()
 
     def work() -> None:
         for one in data:
-            for item in check_metrics(parse_metrics(one)).items:
-                parts = seen.missing(item)
+            for element in validate_metrics(parse_metrics(one)).elements:
+                parts = deduplicator.missing(element)
                 assert parts is not None
-                seen.add(item, parts)
+                deduplicator.add(element, parts)
 
     return cpu(work)
 

@@ -24,7 +24,7 @@ from tests.gateway.support import Job
 from tests.support import mlflow_content as mlflow
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
-from tracelet_otel.agent.protocol import Source
+from tracelet_otel.agent.protocol import TrainingProcess
 from tracelet_otel.agent.server import Agent
 
 LOG = """
@@ -587,16 +587,16 @@ def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
         for name, ends_runs in (("owner", True), ("late", False)):
             with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
                 started = psutil.Process(process.pid).create_time()
-                agent._sources.add(name, Source(process.pid, started, ends_runs, 10.0))
+                agent._sources.add(name, TrainingProcess(process.pid, started, ends_runs, 10.0))
                 for request in job.begin() * ends_runs + job.steps(name, range(5)):
                     take = agent._intake.metrics if request.signal == "metrics" else agent._intake.logs
                     assert take(request.data, name).kind == "accepted"
                 assert agent._has_work()
-                assert agent._outlets[0].delivery.flush(100)
+                assert agent._queues[0].delivery.flush(100)
                 assert status(tmp_path) == "running"
                 process.kill()
             agent._has_work()
-            assert agent._outlets[0].delivery.flush(100)
+            assert agent._queues[0].delivery.flush(100)
             assert status(tmp_path) == "killed"
     finally:
         agent.close()

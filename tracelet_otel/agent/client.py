@@ -21,7 +21,7 @@ from tracelet_otel.agent.protocol import (
     REPORT_PATH,
     SOURCE_PATH,
     Report,
-    Source,
+    TrainingProcess,
 )
 from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
@@ -177,7 +177,7 @@ class AgentClient:
         """Tells an agent that is there about this process; whether there is one."""
         import psutil
 
-        us = Source(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
+        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
         except (OSError, ValueError, PermanentError):

@@ -84,13 +84,13 @@ class AgentDelivery(Delivery):
 
     def _settled(self, idle_timeout: float, deadline: float | None) -> bool:
         """Waits for the agent's backends; whether they have everything."""
-        seen: tuple[float, ...] | None = None
+        before: tuple[float, ...] | None = None
         moved = time.monotonic()
         while self.client.used and not self._is_handed_on:
             now = time.monotonic()
             end = moved + idle_timeout if deadline is None else min(deadline, moved + idle_timeout)
             # At first only to know what progress is to be compared with.
-            wait = 0.0 if seen is None else min(LONGEST_WAIT_S, max(0.0, end - now))
+            wait = 0.0 if before is None else min(LONGEST_WAIT_S, max(0.0, end - now))
             report = self.client.report(wait)
             if report is None:
                 return False
@@ -101,9 +101,9 @@ class AgentDelivery(Delivery):
                 return True
             if all(item.unusable for item in report.backends if item.waits):
                 return False
-            if seen is not None and report.progress != seen:
+            if before is not None and report.progress != before:
                 moved = time.monotonic()
-            seen = report.progress
+            before = report.progress
             if time.monotonic() >= end and (deadline is not None or moved < now):
                 return False
         return True

@@ -3,7 +3,7 @@
 Each request names its source, the training process, in the header
 :data:`~tracelet_otel.delivery.destination.SOURCE_HEADER`, and so do those of OTLP.
 
-``POST /agent/source``: a :class:`Source` says that it is there; again is harmless.
+``POST /agent/source``: a :class:`TrainingProcess` says that it is there; again is harmless.
 ``GET /agent/report?<seconds>``: a :class:`Report`, once everything of this source is delivered, or after the
 wait.
 ``POST /agent/end``: the source leaves; what it sent is delivered all the same.
@@ -22,7 +22,7 @@ LONGEST_WAIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TrainingProcess:
     """One training process."""
 
     pid: int

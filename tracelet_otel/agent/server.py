@@ -20,15 +20,15 @@ import uvicorn
 
 from tracelet_otel.agent import places
 from tracelet_otel.agent.address import SPOOL_PREFIX
-from tracelet_otel.agent.desk import Desk
+from tracelet_otel.agent.endpoints import Endpoints
 from tracelet_otel.agent.lock import Lock
-from tracelet_otel.agent.sources import Sources
+from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
+from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
 from tracelet_otel.gateway.http_app import App
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs, status_request
 
 KEEP_ALIVE_S: Final = 3600
@@ -63,12 +63,12 @@ class Agent:
         self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
         # Two machines may share the folder, or two processes with other temporary folders.
         self._spools, self._held = places.held(self._spools)
-        self._sources = Sources()
+        self._sources = TrainingProcesses()
         self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
-        self._outlets: list[Outlet] = []
+        self._queues: list[BackendQueue] = []
         for name, options in config["backends"].items():
-            self._outlets.append(
-                make_outlet(
+            self._queues.append(
+                make_queue(
                     name,
                     options,
                     spools=self._spools,
@@ -80,7 +80,7 @@ class Agent:
                 )
             )
         # Without fsync: what a process has written survives it; and training's machine going down ends all.
-        self._intake = Intake(self._outlets, self._runs, fsync=False, drops=True, media=None)
+        self._intake = Intake(self._queues, self._runs, fsync=False, drops=True, media=None)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="tracelet-intake")
         self._deadline: float | None = None
         self._orphaned = False
@@ -96,20 +96,20 @@ class Agent:
         """Ends the deliveries; what is left stays in the spool."""
         left: float = 0.0 if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         last_call = LAST_CALL_S if self._deadline is None else left
-        for outlet in self._outlets:
-            outlet.delivery.begin_closing()
-        for outlet in self._outlets:
-            if not outlet.delivery.finish_closing(left, last_call=last_call) and outlet.spool:
+        for queue in self._queues:
+            queue.delivery.begin_closing()
+        for queue in self._queues:
+            if not queue.delivery.finish_closing(left, last_call=last_call) and queue.spool:
                 _log.warning(
                     "%s: %d points and %d records stay in %s: %s",
-                    outlet.delivery.name,
-                    outlet.spool.points,
-                    outlet.spool.records,
-                    outlet.spool.folder,
-                    outlet.delivery.last_error,
+                    queue.delivery.name,
+                    queue.spool.points,
+                    queue.spool.records,
+                    queue.spool.folder,
+                    queue.delivery.last_error,
                 )
         self._executor.shutdown()
-        if not any(outlet.spool for outlet in self._outlets):
+        if not any(queue.spool for queue in self._queues):
             shutil.rmtree(self._spools, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty
                 self._spools.parent.rmdir()
@@ -118,7 +118,7 @@ class Agent:
 
     async def _serve(self, listener: socket.socket) -> None:
         app = App(self._intake, executor=self._executor, knows=self._sources.knows)
-        Desk(self._sources, self._outlets, self._warning).open(app)
+        Endpoints(self._sources, self._queues, self._warning).open(app)
         settings = uvicorn.Config(
             app,
             http="h11",
@@ -158,7 +158,7 @@ class Agent:
         if not self._alone_since:
             self._wait_for_backends(True)
             self._alone_since = now
-        return any(outlet.spool and self._is_worth_waiting(outlet, now) for outlet in self._outlets)
+        return any(queue.spool and self._is_worth_waiting(queue, now) for queue in self._queues)
 
     @property
     def is_overdue(self) -> bool:
@@ -183,11 +183,11 @@ class Agent:
     def _wait_for_backends(self, wanted: bool) -> None:
         """Once nobody is left, the deliveries' back-offs are short: this is their last chance."""
         if bool(self._alone_since) != wanted:
-            for outlet in self._outlets:
-                outlet.delivery.hasten(wanted)
+            for queue in self._queues:
+                queue.delivery.hasten(wanted)
 
-    def _is_worth_waiting(self, outlet: Outlet, now: float) -> bool:
-        link = outlet.delivery.link
+    def _is_worth_waiting(self, queue: BackendQueue, now: float) -> bool:
+        link = queue.delivery.link
         moved = max(link.progress, self._alone_since)
         return now - moved < self._sources.patience or 0 < link.busy_for < CALL_S
 

@@ -19,18 +19,18 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.gateway.answers import (
-    Answer,
+from tracelet_otel.gateway.auth import Certificates
+from tracelet_otel.gateway.budget import Budget, OverloadedError
+from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
+from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.gateway.intake_result import (
+    IntakeResult,
     logs_response,
     metrics_response,
     traces_response,
     unavailable,
 )
-from tracelet_otel.gateway.auth import Certificates
-from tracelet_otel.gateway.budget import Budget, OverloadedError
-from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
-from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.measured import Requests
+from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.settings import ConfigurationError
 
 _PACKAGE: Final = "opentelemetry.proto.collector"
@@ -83,7 +83,7 @@ class GrpcServer:
         self._budget = budget
         self._authorize = authorize
         self._server: Any = grpc.aio.server(options=_OPTIONS)
-        services: dict[str, tuple[Callable[[bytes], Answer], Callable[[Answer], Any]]] = {
+        services: dict[str, tuple[Callable[[bytes], IntakeResult], Callable[[IntakeResult], Any]]] = {
             f"{_PACKAGE}.metrics.v1.MetricsService": (intake.metrics, metrics_response),
             f"{_PACKAGE}.logs.v1.LogsService": (intake.logs, logs_response),
             f"{_PACKAGE}.trace.v1.TraceService": (intake.traces, traces_response),
@@ -109,7 +109,7 @@ class GrpcServer:
         await self._server.stop(grace)
 
     def _handler(
-        self, method: str, take: Callable[[bytes], Answer], describe: Callable[[Answer], Any]
+        self, method: str, take: Callable[[bytes], IntakeResult], describe: Callable[[IntakeResult], Any]
     ) -> Any:
         async def export(data: bytes, context: Any) -> bytes:
             began = time.monotonic()
@@ -128,9 +128,9 @@ class GrpcServer:
 
         return cast("Any", grpc.unary_unary_rpc_method_handler(export))
 
-    async def _take(self, take: Callable[[bytes], Answer], data: bytes, context: Any) -> Answer:
+    async def _take(self, take: Callable[[bytes], IntakeResult], data: bytes, context: Any) -> IntakeResult:
         if self._authorize is not None and not self._authorize(_authorization(context)):
-            return Answer("unauthenticated", message="a bearer token is needed")
+            return IntakeResult("unauthenticated", message="a bearer token is needed")
         try:
             with self._budget.admit() as admission:
                 admission.take(len(data))
@@ -144,7 +144,7 @@ def _authorization(context: Any) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
-async def _abort(context: Any, code: Any, answer: Answer) -> NoReturn:
+async def _abort(context: Any, code: Any, answer: IntakeResult) -> NoReturn:
     status = Status(code=code.value[0], message=answer.message)
     trailing: list[tuple[str, bytes]] = []
     if answer.kind == "unavailable":

@@ -16,7 +16,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
-class RefusedError(Exception):
+class HttpError(Exception):
     """A request that is answered with an error.
 
     Args:
@@ -82,13 +82,13 @@ class Request:
         """The body, decompressed as far as it may be.
 
         Raises:
-            RefusedError: it is too long, or no gzip, or compressed otherwise.
+            HttpError: it is too long, or no gzip, or compressed otherwise.
             OverloadedError: too much is in hand.
             DisconnectedError: the client has gone.
         """
         encoding = self.header("content-encoding").strip().lower()
         if encoding not in ("", "identity", "gzip"):
-            raise RefusedError(415, f"content-encoding {encoding!r}: gzip or none is taken")
+            raise HttpError(415, f"content-encoding {encoding!r}: gzip or none is taken")
         length = self.header("content-length")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_long()
@@ -100,14 +100,14 @@ class Request:
             try:
                 part = inflater.feed(chunk, left + 1) if inflater is not None else chunk
             except zlib.error as error:
-                raise RefusedError(400, f"the body is no gzip: {error}") from error
+                raise HttpError(400, f"the body is no gzip: {error}") from error
             if len(part) > left:
                 raise self._too_long()
             admission.take(len(part))
             size += len(part)
             parts.append(part)
         if inflater is not None and not inflater.is_complete:
-            raise RefusedError(400, "the body is no gzip: it ends too early")
+            raise HttpError(400, "the body is no gzip: it ends too early")
         return b"".join(parts)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
@@ -119,8 +119,8 @@ class Request:
             yield message.get("body", b"")
             more = message.get("more_body", False)
 
-    def _too_long(self) -> RefusedError:
-        return RefusedError(413, f"the body has over {self._max_bytes} bytes", {"connection": "close"})
+    def _too_long(self) -> HttpError:
+        return HttpError(413, f"the body has over {self._max_bytes} bytes", {"connection": "close"})
 
 
 class _Inflater:

@@ -21,12 +21,12 @@ from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
+from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.folder_lock import FolderLock
 from tracelet_otel.gateway.grpc_server import GrpcServer
 from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS, App
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.telemetry import Telemetry
 from tracelet_otel.settings import ConfigurationError
@@ -95,30 +95,30 @@ class _Gateway:
         options = self._options
         spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
         lock = FolderLock(spools)
-        outlets: list[Outlet] = []
+        queues: list[BackendQueue] = []
         telemetry = Telemetry()
         try:
             listening = _listen(options.http) if options.http else None
             try:
                 runs = Runs(spools / RUNS, silence=options.silence)
                 for name, given in options.backends.items():
-                    outlets.append(self._outlet(name, given, spools, runs, telemetry))
-                intake = Intake(outlets, runs, media=options.media)
+                    queues.append(self._queue(name, given, spools, runs, telemetry))
+                intake = Intake(queues, runs, media=options.media)
                 await self._serve(intake, listening, telemetry)
             finally:
                 if listening is not None:
                     listening.close()
         finally:
-            await asyncio.to_thread(_finish, [outlet.delivery for outlet in outlets], options.stop_timeout)
+            await asyncio.to_thread(_finish, [queue.delivery for queue in queues], options.stop_timeout)
             telemetry.close()
             lock.release()
 
-    def _outlet(
+    def _queue(
         self, name: str, given: Mapping[str, Any], spools: Path, runs: Runs, telemetry: Telemetry
-    ) -> Outlet:
+    ) -> BackendQueue:
         started = time.monotonic()
         try:
-            outlet = make_outlet(
+            queue = make_queue(
                 name,
                 given,
                 spools=spools,
@@ -130,15 +130,15 @@ class _Gateway:
             )
         except OSError as error:
             raise ConfigurationError(f"the spool of {name} cannot be used: {error}") from error
-        if outlet.spool.points or outlet.spool.records:
+        if queue.spool.points or queue.spool.records:
             fields = {
                 "backend": name,
-                "points": outlet.spool.points,
-                "records": outlet.spool.records,
+                "points": queue.spool.points,
+                "records": queue.spool.records,
                 "seconds": round(time.monotonic() - started, 1),
             }
             _log.info("an earlier process left data, which is delivered now", extra={"fields": fields})
-        return outlet
+        return queue
 
     async def _serve(self, intake: Intake, listening: socket.socket | None, telemetry: Telemetry) -> None:
         options = self._options

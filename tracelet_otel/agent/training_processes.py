@@ -8,7 +8,7 @@ from typing import Final
 
 import psutil
 
-from tracelet_otel.agent.protocol import Source
+from tracelet_otel.agent.protocol import TrainingProcess
 
 _STARTS_AGREE_S: Final = 2.0
 """The start of a process is known to a clock tick and a second of the boot time."""
@@ -18,18 +18,18 @@ FIRST_PATIENCE_S: Final = 60.0
 """How long an agent that nobody has used yet waits for the process that started it."""
 
 
-class Sources:
+class TrainingProcesses:
     """The training processes; used by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._there: dict[str, tuple[Source, psutil.Process | None]] = {}
+        self._there: dict[str, tuple[TrainingProcess, psutil.Process | None]] = {}
         self._known: set[str] = set()
         self._since = time.monotonic()
         self.patience = LEAST_PATIENCE_S
         """Seconds without progress after which a backend is given up, once all of them are gone."""
 
-    def add(self, name: str, source: Source) -> None:
+    def add(self, name: str, source: TrainingProcess) -> None:
         """A process says that it is there."""
         process = _process(source)
         with self._lock:
@@ -46,7 +46,7 @@ class Sources:
         with self._lock:
             self._there.pop(name, None)
 
-    def lost(self) -> dict[str, Source]:
+    def lost(self) -> dict[str, TrainingProcess]:
         """Those that have ended without a word, each once."""
         with self._lock:
             gone = {name: source for name, (source, process) in self._there.items() if not _is_alive(process)}
@@ -67,7 +67,7 @@ class Sources:
             return not self._known and time.monotonic() - self._since < FIRST_PATIENCE_S
 
 
-def _process(source: Source) -> psutil.Process | None:
+def _process(source: TrainingProcess) -> psutil.Process | None:
     """The process, by its number and start; None if it has ended."""
     try:
         process = psutil.Process(source.pid)

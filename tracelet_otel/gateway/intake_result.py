@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class IntakeResult:
     """The answer to one request."""
 
     kind: Literal["accepted", "partial", "invalid", "unavailable", "unauthenticated"]
@@ -25,20 +25,20 @@ class Answer:
     """Seconds."""
 
 
-ACCEPTED = Answer("accepted")
+ACCEPTED = IntakeResult("accepted")
 
 
-def invalid(message: str) -> Answer:
+def invalid(message: str) -> IntakeResult:
     """The request never will be taken."""
-    return Answer("invalid", message=message)
+    return IntakeResult("invalid", message=message)
 
 
-def unavailable(message: str, retry_after: float) -> Answer:
+def unavailable(message: str, retry_after: float) -> IntakeResult:
     """The request may be taken after some seconds."""
-    return Answer("unavailable", message=message, retry_after=retry_after)
+    return IntakeResult("unavailable", message=message, retry_after=retry_after)
 
 
-def metrics_response(answer: Answer) -> ExportMetricsServiceResponse:
+def metrics_response(answer: IntakeResult) -> ExportMetricsServiceResponse:
     """OTLP's response to metrics that were taken, in whole or in part."""
     response = ExportMetricsServiceResponse()
     if answer.kind == "partial":
@@ -47,7 +47,7 @@ def metrics_response(answer: Answer) -> ExportMetricsServiceResponse:
     return response
 
 
-def logs_response(answer: Answer) -> ExportLogsServiceResponse:
+def logs_response(answer: IntakeResult) -> ExportLogsServiceResponse:
     """OTLP's response to records that were taken, in whole or in part."""
     response = ExportLogsServiceResponse()
     if answer.kind == "partial":
@@ -56,6 +56,6 @@ def logs_response(answer: Answer) -> ExportLogsServiceResponse:
     return response
 
 
-def traces_response(answer: Answer) -> ExportTraceServiceResponse:
+def traces_response(answer: IntakeResult) -> ExportTraceServiceResponse:
     """OTLP's response to spans."""
     return ExportTraceServiceResponse()

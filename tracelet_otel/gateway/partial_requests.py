@@ -11,27 +11,27 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
 from tracelet_otel import semconv
-from tracelet_otel.gateway.items import Item, Range
+from tracelet_otel.gateway.validation import Element, Range
 
-Chosen = tuple[Item, tuple[Range, ...]]
-"""An item and the parts of it that are wanted; of one without a number all of it."""
+Chosen = tuple[Element, tuple[Range, ...]]
+"""An element and the parts of it that are wanted; of one without a number all of it."""
 
 
 def is_whole(chosen: Chosen) -> bool:
-    """Whether nothing of the item is left out."""
-    item, parts = chosen
-    return item.first is None or parts == ((item.first, item.first + item.points),)
+    """Whether nothing of the element is left out."""
+    element, parts = chosen
+    return element.first is None or parts == ((element.first, element.first + element.points),)
 
 
 def count_points(chosen: Iterable[Chosen]) -> int:
-    """The logged points in some items."""
+    """The logged points in some elements."""
     return sum(
-        item.points if item.first is None else sum(end - start for start, end in parts)
-        for item, parts in chosen
+        element.points if element.first is None else sum(end - start for start, end in parts)
+        for element, parts in chosen
     )
 
 
-def metrics_piece(
+def partial_metrics(
     request: ExportMetricsServiceRequest, chosen: Sequence[Chosen]
 ) -> ExportMetricsServiceRequest:
     """The chosen data points, with what is around them, as a request of their own."""
@@ -39,26 +39,26 @@ def metrics_piece(
     resources: dict[int, Any] = {}
     scopes: dict[tuple[int, ...], Any] = {}
     metrics: dict[tuple[int, ...], Any] = {}
-    for item, parts in chosen:
-        resource, scope, metric, _ = item.place
-        data_points = metrics.get(item.place[:3])
+    for element, parts in chosen:
+        resource, scope, metric, _ = element.place
+        data_points = metrics.get(element.place[:3])
         if data_points is None:
             source = request.resource_metrics[resource]
             if resource not in resources:
                 made = resources[resource] = piece.resource_metrics.add(schema_url=source.schema_url)
                 made.resource.CopyFrom(source.resource)
             inner = source.scope_metrics[scope]
-            if item.place[:2] not in scopes:
+            if element.place[:2] not in scopes:
                 made = resources[resource].scope_metrics.add(schema_url=inner.schema_url)
                 made.scope.CopyFrom(inner.scope)
-                scopes[item.place[:2]] = made
-            data_points = _copy_metric(inner.metrics[metric], scopes[item.place[:2]].metrics.add())
-            metrics[item.place[:3]] = data_points
-        if is_whole((item, parts)):
-            data_points.add().CopyFrom(item.message)
+                scopes[element.place[:2]] = made
+            data_points = _copy_metric(inner.metrics[metric], scopes[element.place[:2]].metrics.add())
+            metrics[element.place[:3]] = data_points
+        if is_whole((element, parts)):
+            data_points.add().CopyFrom(element.message)
         else:
             for part in parts:
-                _cut(item, part, data_points.add())
+                _cut(element, part, data_points.add())
     return piece
 
 
@@ -77,12 +77,12 @@ def _copy_metric(source: Metric, target: Metric) -> Any:
     return copied.data_points
 
 
-def _cut(item: Item, part: Range, target: NumberDataPoint) -> None:
+def _cut(element: Element, part: Range, target: NumberDataPoint) -> None:
     """A data point with some of the exemplars only; the first of them says its number."""
-    assert item.first is not None
-    target.CopyFrom(item.message)
-    del target.exemplars[part[1] - item.first :]
-    del target.exemplars[: part[0] - item.first]
+    assert element.first is not None
+    target.CopyFrom(element.message)
+    del target.exemplars[part[1] - element.first :]
+    del target.exemplars[: part[0] - element.first]
     filtered = target.exemplars[0].filtered_attributes
     others = [one for one in filtered if one.key != semconv.SEQUENCE]
     others.append(KeyValue(key=semconv.SEQUENCE, value=AnyValue(int_value=part[0])))
@@ -90,14 +90,14 @@ def _cut(item: Item, part: Range, target: NumberDataPoint) -> None:
     filtered.extend(others)
 
 
-def logs_piece(request: ExportLogsServiceRequest, chosen: Sequence[Chosen]) -> ExportLogsServiceRequest:
+def partial_logs(request: ExportLogsServiceRequest, chosen: Sequence[Chosen]) -> ExportLogsServiceRequest:
     """The chosen records as a request of their own."""
     piece = ExportLogsServiceRequest()
     resources: dict[int, Any] = {}
     scopes: dict[tuple[int, ...], Any] = {}
-    for item, _ in chosen:
-        resource, scope, _ = item.place
-        if item.place[:2] not in scopes:
+    for element, _ in chosen:
+        resource, scope, _ = element.place
+        if element.place[:2] not in scopes:
             source = request.resource_logs[resource]
             if resource not in resources:
                 made = resources[resource] = piece.resource_logs.add(schema_url=source.schema_url)
@@ -105,6 +105,6 @@ def logs_piece(request: ExportLogsServiceRequest, chosen: Sequence[Chosen]) -> E
             inner = source.scope_logs[scope]
             made = resources[resource].scope_logs.add(schema_url=inner.schema_url)
             made.scope.CopyFrom(inner.scope)
-            scopes[item.place[:2]] = made
-        scopes[item.place[:2]].log_records.add().CopyFrom(item.message)
+            scopes[element.place[:2]] = made
+        scopes[element.place[:2]].log_records.add().CopyFrom(element.message)
     return piece

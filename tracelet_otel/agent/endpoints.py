@@ -16,30 +16,30 @@ from tracelet_otel.agent.protocol import (
     SOURCE_PATH,
     BackendReport,
     Report,
-    Source,
+    TrainingProcess,
 )
-from tracelet_otel.agent.sources import Sources
+from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.delivery.destination import SOURCE_HEADER
+from tracelet_otel.gateway.backend_queues import BackendQueue
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_app import JSON, App
-from tracelet_otel.gateway.http_messages import RefusedError, Request, Response
-from tracelet_otel.gateway.outlets import Outlet
+from tracelet_otel.gateway.http_messages import HttpError, Request, Response
 
 _PAUSE_S: Final = 0.02
 
 
-class Desk:
+class Endpoints:
     """Answers the agent's own requests, those of OTLP aside.
 
     Args:
         sources: the processes.
-        outlets: that deliver what they send.
+        queues: that deliver what they send.
         warning: what each is to say to its user; empty if nothing.
     """
 
-    def __init__(self, sources: Sources, outlets: Sequence[Outlet], warning: str) -> None:
+    def __init__(self, sources: TrainingProcesses, queues: Sequence[BackendQueue], warning: str) -> None:
         self._sources = sources
-        self._outlets = outlets
+        self._queues = queues
         self._warning = warning
 
     def open(self, app: App) -> None:
@@ -52,9 +52,9 @@ class Desk:
         with Budget(1, 2**20).admit() as admission:
             body = await request.body(admission)
         try:
-            source = Source(**json.loads(body))
+            source = TrainingProcess(**json.loads(body))
         except (ValueError, TypeError) as error:
-            raise RefusedError(400, f"no source: {error}") from error
+            raise HttpError(400, f"no source: {error}") from error
         self._sources.add(_name(request), source)
         return Response(body=json.dumps({"agent": os.getpid()}).encode(), content_type=JSON)
 
@@ -65,28 +65,28 @@ class Desk:
     async def _report_soon(self, request: Request) -> Response:
         name = _name(request)
         if not self._sources.knows(name):
-            raise RefusedError(404, "there is no such source")
+            raise HttpError(404, "there is no such source")
         try:
             wait = min(float(request.scope["query_string"] or 0), LONGEST_WAIT_S)
         except ValueError as error:
-            raise RefusedError(400, "the wait is no number of seconds") from error
+            raise HttpError(400, "the wait is no number of seconds") from error
         end = time.monotonic() + wait
-        for outlet in self._outlets:
-            outlet.delivery.hasten(True)
+        for queue in self._queues:
+            queue.delivery.hasten(True)
         try:
             while (report := self._report(name)).waits and time.monotonic() < end:
                 await asyncio.sleep(_PAUSE_S)
         finally:
-            for outlet in self._outlets:
-                outlet.delivery.hasten(False)
+            for queue in self._queues:
+                queue.delivery.hasten(False)
         return Response(body=json.dumps(report.to_json()).encode(), content_type=JSON)
 
     def _report(self, source: str) -> Report:
         report = Report(os.getpid(), warning=self._warning)
-        for outlet in self._outlets:
-            delivery = outlet.delivery
+        for queue in self._queues:
+            delivery = queue.delivery
             counts, waits = delivery.counts_of(source), delivery.waits_for(source)
-            unwritten_points, unwritten_records = outlet.spool.unwritten(source)
+            unwritten_points, unwritten_records = queue.spool.unwritten(source)
             report.backends.append(
                 BackendReport(
                     delivery.name,
@@ -103,9 +103,9 @@ class Desk:
                     works=not delivery.link.is_away,
                     progress=delivery.link.progress,
                     error=delivery.last_error,
-                    disk_error=outlet.spool.disk_error,
+                    disk_error=queue.spool.disk_error,
                     refusals=delivery.destination.refusals(),
-                    spool=str(outlet.spool.folder),
+                    spool=str(queue.spool.folder),
                     locations=delivery.destination.locations(),
                 )
             )
