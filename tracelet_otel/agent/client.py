@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tracelet_otel.agent import launch
 from tracelet_otel.agent.address import Address
+from tracelet_otel.agent.http import PROTOBUF, ask
 from tracelet_otel.agent.protocol import (
     END_PATH,
     LONGEST_WAIT_S,
@@ -24,16 +23,15 @@ from tracelet_otel.agent.protocol import (
     TrainingProcess,
 )
 from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-
-if TYPE_CHECKING:
-    from tracelet_otel.delivery.otlp.http import HttpClient
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 
 START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
 REQUEST_SECONDS: Final = 30.0
+"""For one request, from connecting to the end of the answer."""
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.25
+_OTLP: Final = {"content-type": PROTOBUF}
 
 
 class AgentClient:
@@ -75,22 +73,12 @@ class AgentClient:
         self._folder = folder
         self._ends_runs = ends_runs
         self._patience = patience
-        self._client: HttpClient | None = None
         self._known = False
         """Whether the agent that listens knows us."""
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Imports the client of OTLP over HTTP."""
-        from tracelet_otel.delivery.otlp.http import HttpClient
-        from tracelet_otel.delivery.otlp.settings import over_socket
-
-        if self._client is None:
-            connections = over_socket(str(self.address.socket), timeout=REQUEST_SECONDS)
-            headers = ((SOURCE_HEADER, self.source),)
-            self._client = HttpClient(
-                {signal: replace(item, headers=headers) for signal, item in connections.items()}
-            )
+        """Has nothing to import."""
 
     def connect(self) -> None:
         """Reaches the agent, or starts one and reaches that.
@@ -118,16 +106,14 @@ class AgentClient:
             TransientError: the agent has ended or has no place; the next call starts another.
             PermanentError: it refuses the batch.
         """
-        client = self._client
-        assert client is not None, "load() comes first"
         try:
             self.connect()
             if isinstance(batch.logs, bytes):
-                client.send_logs(batch.logs)
+                self._post("POST", "/v1/logs", batch.logs, _OTLP)
             if isinstance(batch.metrics, bytes):
-                client.send_metrics(batch.metrics)
+                self._post("POST", "/v1/metrics", batch.metrics, _OTLP)
         except TransientError as error:
-            if error.retry_after is None:  # no answer at all: it is gone, or no more the one that knows us
+            if error.retry_after is None:  # the agent has ended, or it is another one that does not know us
                 self._known = False
             raise
         return Receipt(batch.points, batch.records)
@@ -144,7 +130,7 @@ class AgentClient:
         for _ in range(2):
             try:
                 return Report.from_json(self._ask("GET", path))
-            except (OSError, ValueError, KeyError, TypeError, PermanentError):
+            except (ValueError, KeyError, TypeError, DeliveryError):
                 self._known = False  # it has ended, or another has taken its place
             try:
                 self.connect()
@@ -157,13 +143,11 @@ class AgentClient:
         if self.used:
             try:
                 self._ask("POST", END_PATH)
-            except (OSError, ValueError, PermanentError):
+            except (ValueError, DeliveryError):
                 return  # it sees the end of this process
 
     def close(self) -> None:
-        """Ends the connection."""
-        if self._client is not None:
-            self._client.close()
+        """Has no connection to end: each request has its own."""
 
     def locations(self) -> list[str]:
         """The agent's backends have some; see :meth:`report`."""
@@ -180,7 +164,7 @@ class AgentClient:
         us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
-        except (OSError, ValueError, PermanentError):
+        except (ValueError, DeliveryError):
             return False
         agent = int(answer.get("agent", 0))
         if not self.agents or self.agents[-1] != agent:
@@ -188,38 +172,16 @@ class AgentClient:
         self.used = True
         return True
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One question and its answer.
+    def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One question in JSON and its answer.
 
         Raises:
-            OSError: nobody answers.
             ValueError: the answer is not JSON.
-            PermanentError: the agent refuses.
+            DeliveryError: as :func:`~tracelet_otel.agent.http.ask` has it.
         """
-        connection = _Connection(self.address.socket)
-        try:
-            content = json.dumps(body) if body is not None else None
-            connection.request(method, path, content, {SOURCE_HEADER: self.source})
-            response = connection.getresponse()
-            answer = response.read()
-        except http.client.HTTPException as error:
-            raise ConnectionError(repr(error)) from error
-        finally:
-            connection.close()
-        if response.status >= 400:
-            raise PermanentError(f"the agent answers {response.status}: {answer[:200]!r}")
-        return json.loads(answer) if answer else {}
+        body = json.dumps(content).encode() if content is not None else None
+        return json.loads(self._post(method, path, body, {}))
 
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=REQUEST_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises OSError where nobody listens."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+    def _post(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+        headers = {SOURCE_HEADER: self.source, **headers}
+        return ask(self.address.socket, method, path, body, headers, timeout=REQUEST_SECONDS)

@@ -38,7 +38,7 @@ class Endpoints:
     """
 
     def __init__(self, sources: TrainingProcesses, queues: Sequence[BackendQueue], warning: str) -> None:
-        self._sources = sources
+        self._processes = sources
         self._queues = queues
         self._warning = warning
 
@@ -55,16 +55,16 @@ class Endpoints:
             source = TrainingProcess(**json.loads(body))
         except (ValueError, TypeError) as error:
             raise HttpError(400, f"no source: {error}") from error
-        self._sources.add(_name(request), source)
+        self._processes.add(_name(request), source)
         return Response(body=json.dumps({"agent": os.getpid()}).encode(), content_type=JSON)
 
     async def _end(self, request: Request) -> Response:
-        self._sources.end(_name(request))
+        self._processes.end(_name(request))
         return Response(body=b"{}", content_type=JSON)
 
     async def _report_soon(self, request: Request) -> Response:
         name = _name(request)
-        if not self._sources.knows(name):
+        if not self._processes.knows(name):
             raise HttpError(404, "there is no such source")
         try:
             wait = min(float(request.scope["query_string"] or 0), LONGEST_WAIT_S)

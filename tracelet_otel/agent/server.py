@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import uvicorn
 
-from tracelet_otel.agent import places
 from tracelet_otel.agent.address import SPOOL_PREFIX
 from tracelet_otel.agent.endpoints import Endpoints
-from tracelet_otel.agent.lock import Lock
+from tracelet_otel.agent.folders import lock_spools, writable_state
+from tracelet_otel.agent.lock import listen, sole_agent
 from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.foundation.logs import REDACTING, get_logger
@@ -31,8 +31,6 @@ from tracelet_otel.gateway.http_app import App
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
 
-KEEP_ALIVE_S: Final = 3600
-"""How long a connection may be idle: a script that logs once an epoch keeps its own."""
 LOOK_S: Final = 0.5
 """Between two looks at the training processes."""
 CALL_S: Final = 600.0
@@ -57,13 +55,11 @@ class Agent:
     """
 
     def __init__(self, config: Mapping[str, Any], key: str) -> None:
-        state, self._warning = places.writable(
-            Path(config["state"]), Path(config["address"]["socket"]).parent
-        )
+        state, self._warning = writable_state(Path(config["state"]), Path(config["address"]["socket"]).parent)
         self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
         # Two machines may share the folder, or two processes with other temporary folders.
-        self._spools, self._held = places.held(self._spools)
-        self._sources = TrainingProcesses()
+        self._spools, self._lock = lock_spools(self._spools)
+        self._processes = TrainingProcesses()
         self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
         self._queues: list[BackendQueue] = []
         for name, options in config["backends"].items():
@@ -114,11 +110,11 @@ class Agent:
             with contextlib.suppress(OSError):  # not empty
                 self._spools.parent.rmdir()
                 self._spools.parent.parent.rmdir()
-        self._held.release()
+        self._lock.release()
 
     async def _serve(self, listener: socket.socket) -> None:
-        app = App(self._intake, executor=self._executor, knows=self._sources.knows)
-        Endpoints(self._sources, self._queues, self._warning).open(app)
+        app = App(self._intake, executor=self._executor, knows=self._processes.knows)
+        Endpoints(self._processes, self._queues, self._warning).open(app)
         settings = uvicorn.Config(
             app,
             http="h11",
@@ -126,7 +122,6 @@ class Agent:
             lifespan="off",
             log_config=None,
             access_log=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
         )
         server = Server(settings)
         loop = asyncio.get_running_loop()
@@ -168,14 +163,14 @@ class Agent:
     @property
     def is_needed(self) -> bool:
         """Whether a training process is there, or may still come."""
-        return self._sources.is_needed()
+        return self._processes.is_needed()
 
     def _look_after_runs(self) -> None:
-        if any(source.ends_runs for source in self._sources.lost().values()):
+        if any(process.ends_runs for process in self._processes.lost()):
             self._orphaned = True
-            if not self._sources.has_owner():
+            if not self._processes.has_owner():
                 self._end_runs()  # now, so that it shows; a value of another rank opens them again
-        if self._sources.has_owner():
+        if self._processes.has_owner():
             self._orphaned = False  # torchrun has started it again
         if self._orphaned and not self.is_needed:
             self._end_runs()  # at each look: a late process, or request, may have opened it again
@@ -189,7 +184,7 @@ class Agent:
     def _is_worth_waiting(self, queue: BackendQueue, now: float) -> bool:
         link = queue.delivery.link
         moved = max(link.progress, self._alone_since)
-        return now - moved < self._sources.patience or 0 < link.busy_for < CALL_S
+        return now - moved < self._processes.patience or 0 < link.busy_for < CALL_S
 
     def _end_runs(self) -> None:
         """The process that ends the runs is gone without a word: killed, out of memory, crashed."""
@@ -207,19 +202,19 @@ def main() -> None:
         handler.addFilter(REDACTING)  # what trackers' clients log too
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     paths = {name: Path(path) for name, path in config["address"].items() if name != "key"}
-    with Lock(paths["lock"], paths["socket"]) as lock:
-        if lock is None:
+    with sole_agent(paths["lock"], paths["socket"]) as is_sole:
+        if not is_sole:
             return
         agent: Agent | None = None
         try:
             while agent is None or agent.is_needed:  # also by one who came while it was about to end
-                with lock.listen() as listener:  # before anything that takes long, so that training finds it
+                with listen(paths["socket"]) as listener:  # before slow imports, so that training finds it
                     agent = agent or Agent(config, config["address"]["key"])
                     agent.serve(listener)
                 if agent.is_overdue:
                     break
         finally:
-            lock.leave()
+            paths["socket"].unlink(missing_ok=True)
             if agent is not None:
                 agent.close()
     with contextlib.suppress(OSError):

@@ -18,12 +18,12 @@ import uvicorn
 
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.foundation.locks import acquire_folder
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
 from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
 from tracelet_otel.gateway.budget import Budget
-from tracelet_otel.gateway.folder_lock import FolderLock
 from tracelet_otel.gateway.grpc_server import GrpcServer
 from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS, App
 from tracelet_otel.gateway.intake import Intake
@@ -94,7 +94,12 @@ class _Gateway:
         """From the lock of the folder to its release."""
         options = self._options
         spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
-        lock = FolderLock(spools)
+        try:
+            lock = acquire_folder(spools)
+        except OSError as error:
+            raise ConfigurationError(f"{spools} cannot be written to: {error}") from error
+        if lock is None:
+            raise ConfigurationError(f"another gateway uses {spools}: give this one a --name of its own")
         queues: list[BackendQueue] = []
         telemetry = Telemetry()
         try:
