@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ Behave = Callable[[socket.socket], None]
 
 
 @contextlib.contextmanager
-def agent(behave: Behave) -> Iterator[Path]:
+def agent(behave: Behave) -> Generator[Path]:
     """The path of a socket on which one connection is answered by ``behave``."""
     # Not below pytest's own folder: a socket's path is short.
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:

@@ -6,14 +6,15 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tracelet_otel.agent.client import AgentClient
-from tracelet_otel.agent.protocol import LONGEST_WAIT_S, BackendReport, Report
+from tracelet_otel.agent.protocol import LONGEST_WAIT_S, Report
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.spool.spool import Spool
-from tracelet_otel.delivery.summary import Line
+from tracelet_otel.delivery.summary import BackendReport
 from tracelet_otel.foundation.guard import log_once
 
 NAME: Final = "agent"
@@ -77,7 +78,7 @@ class AgentDelivery(Delivery):
         self.client.end()
         return done
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[BackendReport]:
         """For the closing lines: one a backend, as the agent reports."""
         by_name = {item.name: item for item in self._last.backends} if self._last else {}
         return [self._line(name, by_name.get(name)) for name in self.backends]
@@ -108,46 +109,40 @@ class AgentDelivery(Delivery):
                 return False
         return True
 
-    def _line(self, name: str, found: BackendReport | None) -> Line:
-        line = Line(name)
+    def _line(self, name: str, found: BackendReport | None) -> BackendReport:
         mine = self.counts
-        if found is None:  # no agent answers: it is all in our spool, in that of the last one, or dropped
-            line.captured_points, line.captured_records = mine.captured_points, mine.captured_records
-            line.spooled_points = mine.spooled_points + mine.delivered_points
-            line.spooled_records = mine.spooled_records + mine.delivered_records
-            line.error = self.last_error or "the agent has ended"
-            line.left = bool(self.spool) or self.client.used
-            if self.spool is not None:
-                ours, agents = self.spool.folder, self.client.spools / name
-                line.spool = str(ours if self.spool else agents)
-            return line
+        if found is None:  # no agent answers: all is in our spool, in that of the last agent, or dropped
+            agents_spool = str(self.client.spools / name)
+            return BackendReport(
+                name=name,
+                captured_points=mine.captured_points,
+                captured_records=mine.captured_records,
+                spooled_points=mine.spooled_points + mine.delivered_points,
+                spooled_records=mine.spooled_records + mine.delivered_records,
+                left=bool(self.spool) or self.client.used,
+                spool=str(self.spool.folder) if self.spool else agents_spool,
+                error=self.last_error or "the agent has ended",
+            )
+        line = replace(found, error=found.error or found.refusals)
         # What the agent has not got is missing at each of its backends.
         missing_points = mine.captured_points - mine.delivered_points
         missing_records = mine.captured_records - mine.delivered_records
-        line.captured_points = found.captured_points + missing_points
-        line.captured_records = found.captured_records + missing_records
-        line.delivered_points, line.delivered_records = found.delivered_points, found.delivered_records
+        line.captured_points += missing_points
+        line.captured_records += missing_records
         if len(self.client.agents) > 1 and self._backends[name]:
-            # What the agents before had taken and this one does not know of, they had delivered.
-            line.captured_points = mine.captured_points
-            line.captured_records = mine.captured_records
+            # This agent does not know what earlier agents took, and they delivered all of that.
+            line.captured_points, line.captured_records = mine.captured_points, mine.captured_records
             line.delivered_points += mine.delivered_points - found.captured_points
             line.delivered_records += mine.delivered_records - found.captured_records
-        line.locations = found.locations
-        line.error = found.error or found.refusals
         if missing_points or missing_records:
             line.error = self.last_error or line.error
             line.spooled_points, line.spooled_records = mine.spooled_points, mine.spooled_records
             line.left = bool(self.spool)
             line.spool = str(self.spool.folder) if self.spool is not None else ""
         if found.waits:
-            line.waiting_points, line.waiting_records = found.waiting_points, found.waiting_records
-            line.unwritten_points, line.unwritten_records = found.unwritten_points, found.unwritten_records
+            line.agent = self._last.agent if self._last is not None else 0
             if found.unwritten_points or found.unwritten_records:
                 line.error = found.disk_error
-            line.agent = self._last.agent if self._last is not None else 0
-            line.works = found.works
-            line.agent_spool = found.spool
         return line
 
 

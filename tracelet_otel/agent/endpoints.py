@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Final
 
 from tracelet_otel.agent.protocol import (
@@ -14,12 +15,12 @@ from tracelet_otel.agent.protocol import (
     LONGEST_WAIT_S,
     REPORT_PATH,
     SOURCE_PATH,
-    BackendReport,
     Report,
     TrainingProcess,
 )
 from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.delivery.destination import SOURCE_HEADER
+from tracelet_otel.delivery.summary import BackendReport
 from tracelet_otel.gateway.backend_queues import BackendQueue
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_app import JSON, App
@@ -85,27 +86,21 @@ class Endpoints:
         report = Report(os.getpid(), warning=self._warning)
         for queue in self._queues:
             delivery = queue.delivery
-            counts, waits = delivery.counts_of(source), delivery.waits_for(source)
             unwritten_points, unwritten_records = queue.spool.unwritten(source)
             report.backends.append(
                 BackendReport(
-                    delivery.name,
-                    captured_points=counts.captured_points,
-                    captured_records=counts.captured_records,
-                    delivered_points=counts.delivered_points,
-                    delivered_records=counts.delivered_records,
-                    waiting_points=counts.spooled_points,
-                    waiting_records=counts.spooled_records,
+                    **asdict(delivery.counts_of(source)),
+                    name=delivery.name,
                     unwritten_points=unwritten_points,
                     unwritten_records=unwritten_records,
-                    waits=waits,
+                    waits=delivery.waits_for(source),
                     unusable=delivery.link.is_unusable,
                     works=not delivery.link.is_away,
                     progress=delivery.link.progress,
                     error=delivery.last_error,
                     disk_error=queue.spool.disk_error,
                     refusals=delivery.destination.refusals(),
-                    spool=str(queue.spool.folder),
+                    agent_spool=str(queue.spool.folder),
                     locations=delivery.destination.locations(),
                 )
             )

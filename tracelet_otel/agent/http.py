@@ -85,10 +85,10 @@ class _Socket(socket.socket):
         self._set_timeout()
         super().sendall(*arguments)
 
-    def recv_into(self, *arguments: Any) -> int:
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """See :meth:`socket.socket.recv_into`."""
         self._set_timeout()
-        return super().recv_into(*arguments)
+        return super().recv_into(buffer, nbytes, flags)
 
     def _set_timeout(self) -> None:
         left = self._deadline - time.monotonic()

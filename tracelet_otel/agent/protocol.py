@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from tracelet_otel.delivery.summary import BackendReport
+
 SOURCE_PATH: Final = "/agent/source"
 REPORT_PATH: Final = "/agent/report"
 END_PATH: Final = "/agent/end"
@@ -32,36 +34,6 @@ class TrainingProcess:
     """Whether its end is the end of the runs that it wrote."""
     patience: float
     """Seconds without progress after which the agent gives a backend up, once all sources are gone."""
-
-
-@dataclass(slots=True)
-class BackendReport:
-    """What became of one source's points and records at one backend."""
-
-    name: str
-    captured_points: int = 0
-    captured_records: int = 0
-    delivered_points: int = 0
-    delivered_records: int = 0
-    waiting_points: int = 0
-    waiting_records: int = 0
-    unwritten_points: int = 0
-    """Of these, what is in the agent's memory alone: its spool cannot be written."""
-    unwritten_records: int = 0
-    waits: bool = False
-    """Whether anything is still to be delivered, the end of a run included."""
-    unusable: bool = False
-    """Whether the backend cannot be used as it is set up: waiting for it is in vain."""
-    works: bool = True
-    """Whether the backend takes data, as far as is known; a client that is being imported counts as that."""
-    progress: float = 0.0
-    """Grows whenever the backend has taken something, and while its client is being imported."""
-    error: str = ""
-    disk_error: str = ""
-    """Why something is in memory alone."""
-    refusals: str = ""
-    spool: str = ""
-    locations: list[str] = field(default_factory=list[str])
 
 
 @dataclass(slots=True)
