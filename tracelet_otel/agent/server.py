@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import uvicorn
-
 from tracelet_otel.agent.address import SPOOL_PREFIX
 from tracelet_otel.agent.endpoints import Endpoints
 from tracelet_otel.agent.folders import lock_spools, writable_state
@@ -115,15 +113,7 @@ class Agent:
     async def _serve(self, listener: socket.socket) -> None:
         app = App(self._intake, executor=self._executor, knows=self._processes.knows)
         Endpoints(self._processes, self._queues, self._warning).open(app)
-        settings = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-        )
-        server = Server(settings)
+        server = Server(app)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._hurry)
         serving = asyncio.create_task(server.serve([listener]))

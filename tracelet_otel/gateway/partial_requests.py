@@ -35,31 +35,55 @@ def partial_metrics(
     request: ExportMetricsServiceRequest, chosen: Sequence[Chosen]
 ) -> ExportMetricsServiceRequest:
     """The chosen data points, with what is around them, as a request of their own."""
-    piece = ExportMetricsServiceRequest()
-    resources: dict[int, Any] = {}
-    scopes: dict[tuple[int, ...], Any] = {}
+    part = ExportMetricsServiceRequest()
+    scopes = _Scopes(request.resource_metrics, part.resource_metrics, "scope_metrics")
     metrics: dict[tuple[int, ...], Any] = {}
-    for element, parts in chosen:
-        resource, scope, metric, _ = element.place
-        data_points = metrics.get(element.place[:3])
-        if data_points is None:
-            source = request.resource_metrics[resource]
-            if resource not in resources:
-                made = resources[resource] = piece.resource_metrics.add(schema_url=source.schema_url)
-                made.resource.CopyFrom(source.resource)
-            inner = source.scope_metrics[scope]
-            if element.place[:2] not in scopes:
-                made = resources[resource].scope_metrics.add(schema_url=inner.schema_url)
-                made.scope.CopyFrom(inner.scope)
-                scopes[element.place[:2]] = made
-            data_points = _copy_metric(inner.metrics[metric], scopes[element.place[:2]].metrics.add())
-            metrics[element.place[:3]] = data_points
-        if is_whole((element, parts)):
-            data_points.add().CopyFrom(element.message)
+    for element, ranges in chosen:
+        place = element.place[:3]
+        if place not in metrics:
+            source, target = scopes.get(place)
+            metrics[place] = _copy_metric(source.metrics[place[2]], target.metrics.add())
+        if is_whole((element, ranges)):
+            metrics[place].add().CopyFrom(element.message)
         else:
-            for part in parts:
-                _cut(element, part, data_points.add())
-    return piece
+            for one in ranges:
+                _cut(element, one, metrics[place].add())
+    return part
+
+
+def partial_logs(request: ExportLogsServiceRequest, chosen: Sequence[Chosen]) -> ExportLogsServiceRequest:
+    """The chosen records as a request of their own."""
+    part = ExportLogsServiceRequest()
+    scopes = _Scopes(request.resource_logs, part.resource_logs, "scope_logs")
+    for element, _ in chosen:
+        scopes.get(element.place)[1].log_records.add().CopyFrom(element.message)
+    return part
+
+
+class _Scopes:
+    """Copies the resources and scopes of a request, each when it is first needed, without their content."""
+
+    def __init__(self, sources: Any, targets: Any, name: str) -> None:
+        self._sources = sources
+        self._targets = targets
+        self._name = name
+        """The name of the field with a resource's scopes."""
+        self._resources: dict[int, Any] = {}
+        self._scopes: dict[tuple[int, ...], Any] = {}
+
+    def get(self, place: tuple[int, ...]) -> tuple[Any, Any]:
+        """The scope at this place of the request, and its copy."""
+        number, scope = place[:2]
+        source = self._sources[number]
+        if number not in self._resources:
+            resource = self._resources[number] = self._targets.add(schema_url=source.schema_url)
+            resource.resource.CopyFrom(source.resource)
+        inner = getattr(source, self._name)[scope]
+        if place[:2] not in self._scopes:
+            made = getattr(self._resources[number], self._name).add(schema_url=inner.schema_url)
+            made.scope.CopyFrom(inner.scope)
+            self._scopes[place[:2]] = made
+        return inner, self._scopes[place[:2]]
 
 
 def _copy_metric(source: Metric, target: Metric) -> Any:
@@ -88,23 +112,3 @@ def _cut(element: Element, part: Range, target: NumberDataPoint) -> None:
     others.append(KeyValue(key=semconv.SEQUENCE, value=AnyValue(int_value=part[0])))
     del filtered[:]
     filtered.extend(others)
-
-
-def partial_logs(request: ExportLogsServiceRequest, chosen: Sequence[Chosen]) -> ExportLogsServiceRequest:
-    """The chosen records as a request of their own."""
-    piece = ExportLogsServiceRequest()
-    resources: dict[int, Any] = {}
-    scopes: dict[tuple[int, ...], Any] = {}
-    for element, _ in chosen:
-        resource, scope, _ = element.place
-        if element.place[:2] not in scopes:
-            source = request.resource_logs[resource]
-            if resource not in resources:
-                made = resources[resource] = piece.resource_logs.add(schema_url=source.schema_url)
-                made.resource.CopyFrom(source.resource)
-            inner = source.scope_logs[scope]
-            made = resources[resource].scope_logs.add(schema_url=inner.schema_url)
-            made.scope.CopyFrom(inner.scope)
-            scopes[element.place[:2]] = made
-        scopes[element.place[:2]].log_records.add().CopyFrom(element.message)
-    return piece

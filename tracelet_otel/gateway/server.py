@@ -1,4 +1,4 @@
-"""The gateway as a process: both servers, from the first socket to the last byte in the spool."""
+"""The gateway's process: starts both servers and the backends' queues, and ends them in order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import uvicorn
 
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
@@ -33,7 +31,7 @@ from tracelet_otel.settings import ConfigurationError
 
 TICK_S: Final = 1.0
 THREADS: Final = 16
-"""That take requests. One works at a time, the others wait for the disk, together."""
+"""Threads that take requests. One works at a time, and the others wait for the disk together."""
 KEEP_ALIVE_S: Final = 75
 RUNS: Final = "runs.log"
 _log = get_logger("tracelet_otel.gateway")
@@ -67,7 +65,7 @@ def run(options: Options) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: something of the options cannot be.
+        ConfigurationError: an option cannot be used.
     """
     asyncio.run(_Gateway(options).serve())
 
@@ -91,7 +89,7 @@ class _Gateway:
         self._is_ready = False
 
     async def serve(self) -> None:
-        """From the lock of the folder to its release."""
+        """Serves while it holds the lock of its folder."""
         options = self._options
         spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
         try:
@@ -161,7 +159,7 @@ class _Gateway:
                 requests=telemetry.requests,
             )
             app.add_route("GET", "/metrics", telemetry.serve)
-            web = Server(_config(app, options)) if listening is not None else None
+            web = _web_server(app, options) if listening is not None else None
             calls = (
                 GrpcServer(
                     intake,
@@ -196,9 +194,9 @@ class _Gateway:
                 await self._close_servers(calls, web, tasks)
 
     async def _close_servers(
-        self, calls: GrpcServer | None, web: uvicorn.Server | None, tasks: list[asyncio.Task[None]]
+        self, calls: GrpcServer | None, web: Server | None, tasks: list[asyncio.Task[None]]
     ) -> None:
-        """Takes nothing new; what is in hand is answered."""
+        """Takes no new requests, and answers those in hand."""
         tasks[0].cancel()
         if web is not None:
             web.should_exit = True
@@ -219,7 +217,7 @@ class _Gateway:
 
 
 def _finish(deliveries: list[Delivery], timeout: float) -> None:
-    """Delivers for some more seconds; the rest stays in the spools."""
+    """Delivers for some more seconds. The rest stays in the spools."""
     deadline = time.monotonic() + timeout
     for delivery in deliveries:
         delivery.begin_closing()
@@ -239,7 +237,7 @@ def _finish(deliveries: list[Delivery], timeout: float) -> None:
 
 
 async def _first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Waits until it is to stop, or something has ended by itself."""
+    """Waits until the gateway should stop, or a task has ended by itself."""
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -247,17 +245,17 @@ async def _first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
 
 @contextlib.contextmanager
 def _stopping(stop: asyncio.Event) -> Generator[None]:
-    """SIGTERM and SIGINT stop the gateway; a second one ends it at once, which loses nothing."""
+    """SIGTERM and SIGINT stop the gateway. A second signal ends it at once, which loses nothing."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
-    def heard() -> None:
+    def on_signal() -> None:
         stop.set()
         for number in signals:
             loop.remove_signal_handler(number)
 
     for number in signals:
-        loop.add_signal_handler(number, heard)
+        loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:
@@ -265,16 +263,11 @@ def _stopping(stop: asyncio.Event) -> Generator[None]:
             loop.remove_signal_handler(number)
 
 
-def _config(app: App, options: Options) -> uvicorn.Config:
+def _web_server(app: App, options: Options) -> Server:
     tls = options.tls
     has_ca = tls is not None and tls.client_ca is not None
-    return uvicorn.Config(
+    return Server(
         app,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(options.stop_timeout),
