@@ -1,4 +1,4 @@
-"""The training process's end of the way to its agent."""
+"""How the training process reaches its agent."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _OTLP: Final = {"content-type": PROTOBUF}
 
 
 class AgentClient:
-    """A destination that hands everything to the agent, which it starts where there is none.
+    """A destination that hands everything to the agent, and starts the agent if there is none.
 
-    Nothing is imported, and no agent started, before there is something to deliver.
+    It does not start an agent before there is something to deliver.
 
     Args:
-        address: the agent's.
-        source: this process's id for the agent.
+        address: of the agent.
+        source: the name of this process for the agent.
         config: for an agent that is started.
-        folder: its current folder.
+        folder: the current folder of such an agent.
         ends_runs: whether the end of this process is the end of the runs that it writes.
         spools: the agent's spools, by their backends' names.
-        patience: seconds without progress after which the agent gives a backend up, once training is gone.
+        patience: seconds without progress after which the agent gives a backend up, once training has ended.
     """
 
     takes_otlp = True
@@ -68,23 +68,23 @@ class AgentClient:
         self.used = False
         """Whether an agent has ever answered."""
         self.agents: list[int] = []
-        """The process ids of the agents, the last one's at the end."""
+        """The process ids of the agents so far, in their order."""
         self._config = config
         self._folder = folder
         self._ends_runs = ends_runs
         self._patience = patience
         self._known = False
-        """Whether the agent that listens knows us."""
+        """Whether the agent that listens knows this process."""
         self._lock = threading.Lock()
 
     def load(self) -> None:
         """Has nothing to import."""
 
     def connect(self) -> None:
-        """Reaches the agent, or starts one and reaches that.
+        """Reaches the agent. Starts one if there is none.
 
         Raises:
-            TransientError: there is none after :data:`START_SECONDS`.
+            TransientError: no agent answers after :data:`START_SECONDS`.
         """
         with self._lock:
             if self._known:
@@ -100,11 +100,11 @@ class AgentClient:
             self._known = True
 
     def send(self, batch: Batch) -> Receipt:
-        """Hands a batch over; the agent has it on the disk then.
+        """Hands a batch over. The agent has written it to the disk then.
 
         Raises:
-            TransientError: the agent has ended or has no place; the next call starts another.
-            PermanentError: it refuses the batch.
+            TransientError: the agent has ended or has no room. The next call starts another if needed.
+            PermanentError: the agent refuses the batch.
         """
         try:
             self.connect()
@@ -119,10 +119,10 @@ class AgentClient:
         return Receipt(batch.points, batch.records)
 
     def report(self, wait: float = 0.0) -> Report | None:
-        """What became of everything sent. If the agent has ended, of its successor; None if there is none.
+        """What became of everything sent. If the agent has ended, its successor says so; None without one.
 
         Args:
-            wait: seconds to wait for everything to be delivered, :data:`LONGEST_WAIT_S` at most.
+            wait: seconds to wait until everything is delivered, :data:`LONGEST_WAIT_S` at most.
         """
         if not self.used:
             return None
@@ -139,26 +139,26 @@ class AgentClient:
         return None
 
     def end(self) -> None:
-        """Tells the agent that nothing more comes."""
+        """Tells the agent that this process sends nothing more."""
         if self.used:
             try:
                 self._ask("POST", END_PATH)
             except (ValueError, DeliveryError):
-                return  # it sees the end of this process
+                return  # the agent notices the end of this process
 
     def close(self) -> None:
         """Has no connection to end: each request has its own."""
 
     def locations(self) -> list[str]:
-        """The agent's backends have some; see :meth:`report`."""
+        """Nothing: those of the agent's backends are in :meth:`report`."""
         return []
 
     def refusals(self) -> str:
-        """The agent's backends have some; see :meth:`report`."""
+        """Nothing: those of the agent's backends are in :meth:`report`."""
         return ""
 
     def _register(self) -> bool:
-        """Tells an agent that is there about this process; whether there is one."""
+        """Registers this process with the agent. Returns whether there is an agent."""
         import psutil
 
         us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)

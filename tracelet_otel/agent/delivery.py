@@ -1,4 +1,4 @@
-"""The delivery to an agent: like any other, but at its end the agent still has work to do."""
+"""The delivery to an agent. At its end the agent may still have work to do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _CONTAINERS: Final = ("/.dockerenv", "/run/.containerenv")
 
 
 class AgentDelivery(Delivery):
-    """Hands everything to the agent; waiting for it means waiting for the agent's backends.
+    """Hands everything to the agent. To wait for it is to wait for the agent's backends.
 
     Args:
-        client: to the agent.
-        backends: the names of the agent's, each with whether it gets everything.
-        max_queue_bytes: what waits for the agent beyond this goes to the spool.
+        client: of the agent.
+        backends: the names of the agent's backends, each with whether it gets everything.
+        max_queue_bytes: what waits for the agent beyond this size goes to the spool.
         spool: where batches go while there is no agent.
     """
 
@@ -41,32 +41,32 @@ class AgentDelivery(Delivery):
         self._backends = dict(backends)
         self._is_handed_on = False
         self._last: Report | None = None
-        # It does not rest: what it does is little, and what the agent has survives the end of training.
+        # It does not rest: it has little to do, and what the agent has survives the end of training.
         super().__init__(NAME, client, max_queue_bytes=max_queue_bytes, spool=spool, rests=False)
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The agent's."""
+        """The names of the agent's backends."""
         return tuple(self._backends)
 
     def hand_on(self) -> None:
-        """See :meth:`Delivery.hand_on`: what the agent has it delivers for the next session too."""
+        """See :meth:`Delivery.hand_on`: the agent delivers what it has during the next session, too."""
         self._is_handed_on = True
 
     def flush(self, idle_timeout: float) -> bool:
-        """See :meth:`Delivery.flush`; until the agent's backends have everything."""
+        """See :meth:`Delivery.flush`. Waits until the agent's backends have everything."""
         return super().flush(idle_timeout) and self._settled(idle_timeout, None)
 
     def finish_closing(
         self, idle_timeout: float, deadline: float | None = None, *, last_call: float | None = None
     ) -> bool:
-        """See :meth:`Delivery.close`; the agent goes on with what is left after ``idle_timeout`` in all.
+        """See :meth:`Delivery.close`. After ``idle_timeout`` in all, the agent goes on with what is left.
 
-        Where it would be ended with this process, it is waited for as long as its backends take anything.
+        Where the agent would end with this process, the wait lasts as long as its backends take anything.
         """
         patience, hand_over = idle_timeout, deadline
         if deadline is None:
-            # The agent may only just have been started, and must have everything before it can go on.
+            # The agent may have just started, and needs everything before it can go on alone.
             patience = max(idle_timeout, HAND_OVER_S)
             if not ends_with_us():
                 deadline = time.monotonic() + idle_timeout
@@ -79,18 +79,18 @@ class AgentDelivery(Delivery):
         return done
 
     def lines(self) -> list[BackendReport]:
-        """For the closing lines: one a backend, as the agent reports."""
+        """For the closing lines: one for each backend, as the agent reports."""
         by_name = {item.name: item for item in self._last.backends} if self._last else {}
         return [self._line(name, by_name.get(name)) for name in self.backends]
 
     def _settled(self, idle_timeout: float, deadline: float | None) -> bool:
-        """Waits for the agent's backends; whether they have everything."""
+        """Waits for the agent's backends. Returns whether they have everything."""
         before: tuple[float, ...] | None = None
         moved = time.monotonic()
         while self.client.used and not self._is_handed_on:
             now = time.monotonic()
             end = moved + idle_timeout if deadline is None else min(deadline, moved + idle_timeout)
-            # At first only to know what progress is to be compared with.
+            # The first report only says with what later progress is compared.
             wait = 0.0 if before is None else min(LONGEST_WAIT_S, max(0.0, end - now))
             report = self.client.report(wait)
             if report is None:
@@ -147,9 +147,9 @@ class AgentDelivery(Delivery):
 
 
 def ends_with_us() -> bool:
-    """Whether an agent would be ended with this process: in a container, a pod, a Slurm job.
+    """Whether an agent would end with this process, as in a container, a pod or a Slurm job.
 
-    Their supervisors end all processes once the one that they have started has ended.
+    Their supervisors end all processes once the process that they started has ended.
     """
     variables = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "container")
     return (

@@ -1,4 +1,4 @@
-"""Where training's processes say that they are there, ask what became of what they sent, and take leave."""
+"""The agent's own HTTP endpoints: training processes register, ask for a report, and sign off."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _PAUSE_S: Final = 0.02
 
 
 class Endpoints:
-    """Answers the agent's own requests, those of OTLP aside.
+    """Answers the requests that are not OTLP.
 
     Args:
-        sources: the processes.
-        queues: that deliver what they send.
-        warning: what each is to say to its user; empty if nothing.
+        processes: the training processes.
+        queues: deliver what the processes send.
+        warning: what each process tells its user; empty if nothing.
     """
 
-    def __init__(self, sources: TrainingProcesses, queues: Sequence[BackendQueue], warning: str) -> None:
-        self._processes = sources
+    def __init__(self, processes: TrainingProcesses, queues: Sequence[BackendQueue], warning: str) -> None:
+        self._processes = processes
         self._queues = queues
         self._warning = warning
 
     def open(self, app: App) -> None:
-        """Has the application bring its requests here."""
+        """Adds the endpoints to the application."""
         app.add_route("POST", SOURCE_PATH, self._add)
         app.add_route("GET", REPORT_PATH, self._report_soon)
         app.add_route("POST", END_PATH, self._end)
@@ -55,7 +55,7 @@ class Endpoints:
         try:
             source = TrainingProcess(**json.loads(body))
         except (ValueError, TypeError) as error:
-            raise HttpError(400, f"no source: {error}") from error
+            raise HttpError(400, f"not a training process: {error}") from error
         self._processes.add(_name(request), source)
         return Response(body=json.dumps({"agent": os.getpid()}).encode(), content_type=JSON)
 
@@ -66,11 +66,11 @@ class Endpoints:
     async def _report_soon(self, request: Request) -> Response:
         name = _name(request)
         if not self._processes.knows(name):
-            raise HttpError(404, "there is no such source")
+            raise HttpError(404, "this training process is not known")
         try:
             wait = min(float(request.scope["query_string"] or 0), LONGEST_WAIT_S)
         except ValueError as error:
-            raise HttpError(400, "the wait is no number of seconds") from error
+            raise HttpError(400, "the wait is not a number of seconds") from error
         end = time.monotonic() + wait
         for queue in self._queues:
             queue.delivery.hasten(True)

@@ -1,4 +1,4 @@
-"""The agent's process: a gateway for one run's processes on this machine, that ends when its work is done."""
+"""The agent's process: a gateway for one run's processes on this machine. It ends when its work is done."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
 
 LOOK_S: Final = 0.5
-"""Between two looks at the training processes."""
+"""Between two checks of the training processes."""
 CALL_S: Final = 600.0
 """How long one call to a backend may take: a large upload, the end of a run."""
 LAST_CALL_S: Final = 60.0
 """How long a client may take to end once it has everything."""
 SIGNAL_S: Final = 25.0
-"""What is left to an agent after SIGTERM. Slurm and Kubernetes kill after 30 s by default."""
+"""How long an agent goes on after SIGTERM. Slurm and Kubernetes kill after 30 s by default."""
 _log: Final = get_logger("tracelet_otel.agent")
 
 
 class Agent:
-    """Serves on a socket that listens already.
+    """Serves on a socket that already listens.
 
     Args:
         config: what :func:`tracelet_otel.agent.launch.launch` was given.
-        key: the agent's.
+        key: of the agent's address.
 
     Raises:
-        ConfigurationError: another agent uses the spools, or a backend cannot be used.
+        ConfigurationError: a backend cannot be used, or no folder for the spools is free.
         OSError: the spools cannot be read or written.
     """
 
     def __init__(self, config: Mapping[str, Any], key: str) -> None:
         state, self._warning = writable_state(Path(config["state"]), Path(config["address"]["socket"]).parent)
         self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
-        # Two machines may share the folder, or two processes with other temporary folders.
+        # Two machines may share the folder, or two processes whose temporary folders differ.
         self._spools, self._lock = lock_spools(self._spools)
         self._processes = TrainingProcesses()
         self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
@@ -73,21 +73,21 @@ class Agent:
                     goes_on=True,
                 )
             )
-        # Without fsync: what a process has written survives it; and training's machine going down ends all.
+        # Without fsync: what a process has written survives it. A crash of the machine ends training, too.
         self._intake = Intake(self._queues, self._runs, fsync=False, drops=True, media=None)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="tracelet-intake")
         self._deadline: float | None = None
         self._orphaned = False
-        """Whether a process that would have ended runs has gone without a word."""
+        """Whether a process whose end is the end of runs has ended without a message."""
         self._alone_since = 0.0
-        """Since when no process needs the agent; 0 while one does."""
+        """Since when no process needs the agent; 0 while one needs it."""
 
     def serve(self, listener: socket.socket) -> None:
-        """Serves until no training process needs it and everything is delivered, or cannot be."""
+        """Serves until no training process needs it and everything is delivered or given up."""
         asyncio.run(self._serve(listener))
 
     def close(self) -> None:
-        """Ends the deliveries; what is left stays in the spool."""
+        """Ends the deliveries. What is left stays in the spool."""
         left: float = 0.0 if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         last_call = LAST_CALL_S if self._deadline is None else left
         for queue in self._queues:
@@ -124,13 +124,13 @@ class Agent:
             server.should_exit = True
             await serving
         while await loop.run_in_executor(self._executor, self._has_work) and not self.is_needed:
-            await asyncio.sleep(LOOK_S)  # for what was in hand when it ceased to serve
+            await asyncio.sleep(LOOK_S)  # for what was in hand when it stopped to serve
 
     def _hurry(self) -> None:
         self._deadline = self._deadline or time.monotonic() + SIGNAL_S
 
     def _has_work(self) -> bool:
-        """Does what is due; whether there is a reason to stay."""
+        """Does what is due. Returns whether there is a reason to stay."""
         self._intake.tick()
         now = time.monotonic()
         self._look_after_runs()
@@ -152,21 +152,21 @@ class Agent:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a training process is there, or may still come."""
+        """Whether a training process is present, or may still come."""
         return self._processes.is_needed()
 
     def _look_after_runs(self) -> None:
         if any(process.ends_runs for process in self._processes.lost()):
             self._orphaned = True
             if not self._processes.has_owner():
-                self._end_runs()  # now, so that it shows; a value of another rank opens them again
+                self._end_runs()  # at once, so that trackers show it; another rank's value opens them again
         if self._processes.has_owner():
             self._orphaned = False  # torchrun has started it again
         if self._orphaned and not self.is_needed:
-            self._end_runs()  # at each look: a late process, or request, may have opened it again
+            self._end_runs()  # at each check: a late process or request may have opened a run again
 
     def _wait_for_backends(self, wanted: bool) -> None:
-        """Once nobody is left, the deliveries' back-offs are short: this is their last chance."""
+        """Shortens the deliveries' back-offs once no process is left: this is their last chance."""
         if bool(self._alone_since) != wanted:
             for queue in self._queues:
                 queue.delivery.hasten(wanted)
@@ -177,19 +177,19 @@ class Agent:
         return now - moved < self._processes.patience or 0 < link.busy_for < CALL_S
 
     def _end_runs(self) -> None:
-        """The process that ends the runs is gone without a word: killed, out of memory, crashed."""
+        """Ends the open runs as killed: the process that ends them was killed or has crashed."""
         for info in self._runs.open():
-            _log.warning("run %s: its process has ended without a word", info.id)
+            _log.warning("run %s: its process has ended without its status", info.id)
             self._intake.logs(status_request(info, "killed", time.time_ns(), inferred=True))
 
 
 def main() -> None:
-    """The process's way from its standard input to its end."""
+    """Runs an agent, with its configuration from standard input."""
     config: dict[str, Any] = json.load(sys.stdin.buffer)
     sys.path += [path for path in config["sys_path"] if path not in sys.path]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     for handler in logging.getLogger().handlers:
-        handler.addFilter(REDACTING)  # what trackers' clients log too
+        handler.addFilter(REDACTING)  # also what trackers' clients log
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     paths = {name: Path(path) for name, path in config["address"].items() if name != "key"}
     with sole_agent(paths["lock"], paths["socket"]) as is_sole:
@@ -197,7 +197,7 @@ def main() -> None:
             return
         agent: Agent | None = None
         try:
-            while agent is None or agent.is_needed:  # also by one who came while it was about to end
+            while agent is None or agent.is_needed:  # a process may come while the agent is about to end
                 with listen(paths["socket"]) as listener:  # before slow imports, so that training finds it
                     agent = agent or Agent(config, config["address"]["key"])
                     agent.serve(listener)

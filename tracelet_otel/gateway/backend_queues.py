@@ -57,10 +57,10 @@ def make_queue(
         runs: that are known; those that only the spool knows are added.
         max_queue_bytes: of what is in the spool this much is also kept in memory.
         max_spool_bytes: bound of the spool.
-        rests: whether the process has better things to do, see
+        rests: whether the process has other work to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
         goes_on: see :class:`~tracelet_otel.delivery.spool.durable.DurableSpool`.
-        exports: measure what is sent, if somebody wants to know.
+        exports: measures what is sent; None without measurements.
 
     Raises:
         ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
@@ -97,7 +97,7 @@ def open_queue(
     rests: bool = False,
     goes_on: bool = False,
 ) -> BackendQueue:
-    """The same for any destination that takes OTLP; ``folder`` is that of the spool."""
+    """The same for any destination that takes OTLP. ``folder`` is the spool's."""
     deduplicator = Deduplicator()
     left: list[Batch] = []
 
@@ -135,7 +135,7 @@ def _destination(
 
 
 def remember(batch: Batch, deduplicator: Deduplicator, runs: Runs) -> None:
-    """Notes what an earlier process had kept. What is known of its runs goes before what its spool says."""
+    """Notes what an earlier process kept. What is known of its runs wins over what its spool says."""
     if isinstance(batch.metrics, bytes):
         validated = validate_metrics(parse_metrics(batch.metrics))
     elif isinstance(batch.logs, bytes):

@@ -1,7 +1,7 @@
 """OTLP/gRPC: the three services, on the bytes of their requests.
 
 Source: OpenTelemetry Protocol 1.x, "OTLP/gRPC"; the messages of ``google.rpc``. A Collector tries again after
-UNAVAILABLE, and after little else: whatever goes wrong here is that, unless the request is wrong.
+UNAVAILABLE and few other codes. So each failure here has that code, unless the request is wrong.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _METHOD: Final = "Export"
 _OPTIONS: Final = (
     # A message that inflates to more is refused before it is inflated whole.
     ("grpc.max_receive_message_length", MAX_BYTES),
-    ("grpc.so_reuseport", 0),  # a second gateway on the same port would take half of what comes
+    ("grpc.so_reuseport", 0),  # else a second gateway on the same port would take half of the requests
     # Collectors keep their connections alive with pings, also while nothing is sent.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -52,19 +52,19 @@ _log = get_logger("tracelet_otel.gateway")
 
 
 class GrpcServer:
-    """The server. To be made, started and stopped in one event loop.
+    """The server. Make, start and stop it in one event loop.
 
     Args:
-        intake: takes what comes.
+        intake: takes the requests.
         address: ``host:port``; port 0 is any.
         executor: threads that may wait for the disk.
-        budget: of what is in hand at once.
-        authorize: whether the ``authorization`` entry of a call's metadata lets it in. None: nobody is asked.
-        tls: None: without.
-        requests: measure what is answered, if somebody wants to know.
+        budget: bounds what is in hand at once.
+        authorize: whether a call with this ``authorization`` in its metadata may send. None: all may.
+        tls: None: without TLS.
+        requests: measures what is answered; None without measurements.
 
     Raises:
-        ConfigurationError: the address cannot be listened on, or a certificate is none.
+        ConfigurationError: the address cannot be listened on, or a certificate is not valid.
     """
 
     def __init__(

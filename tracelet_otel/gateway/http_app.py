@@ -42,7 +42,7 @@ from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.otlp.json import parse_line
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of a request after decompression."""
+"""The most of one request, after decompression."""
 MOST_REQUESTS: Final = 64
 """In hand at once."""
 MOST_BYTES: Final = 512 * 1024 * 1024
@@ -51,7 +51,7 @@ OVERLOAD_RETRY_S: Final = 1.0
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 MISDIRECTED: Final = 421
-"""The status for a sender that has to say first who it is; of HTTP, RFC 9110, section 15.5.20."""
+"""The status for a sender that has to register first; RFC 9110, section 15.5.20."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 Take = Callable[[bytes, str], IntakeResult]
@@ -65,13 +65,12 @@ class App:
         intake: takes what comes.
         executor: threads that may wait for the disk; the event loop's if None.
         budget: of what is in hand at once; 64 requests and 512 MiB if None.
-        authorize: whether the ``Authorization`` header of a request that sends something lets it in. None:
-            nobody is asked.
-        max_bytes: of a request after decompression.
-        knows: whether it knows the sender that :data:`SOURCE_HEADER` names; of one that it does not, nothing
-            is taken. None: the header is not listened to, since what is counted for each sender has no bound.
+        authorize: whether a request with this ``Authorization`` header may send. None: all may.
+        max_bytes: the most of one request after decompression.
+        knows: whether the sender that :data:`SOURCE_HEADER` names is registered; others may not send. None:
+            the header is ignored, since the counts by sender have no bound.
         is_ready: whether requests are taken at present.
-        requests: measure what is answered, if somebody wants to know.
+        requests: measures what is answered; None without measurements.
     """
 
     def __init__(
@@ -168,7 +167,7 @@ class App:
                 data = await request.body(admission)
                 source = request.header(SOURCE_HEADER) if self._knows is not None else ""
                 if self._knows is not None and not self._knows(source):
-                    raise HttpError(MISDIRECTED, "who sends this?")
+                    raise HttpError(MISDIRECTED, "the sender is not registered")
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(
                     self._executor, lambda: _taken(take, data, source, content_type == JSON)
@@ -178,7 +177,7 @@ class App:
 
 
 _codes: Final = {400: 3, 401: 16, 413: 8, 415: 3, 503: 14}
-"""By HTTP's status the code of gRPC, as ``google.rpc.Status`` has it."""
+"""The codes of gRPC in ``google.rpc.Status``, by HTTP's status."""
 
 
 def _taken(take: Take, data: bytes, source: str, as_json: bool) -> IntakeResult:

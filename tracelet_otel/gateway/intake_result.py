@@ -1,4 +1,4 @@
-"""What a sender is told about a request, whatever the protocol."""
+"""The result of a request, for the sender, in any protocol."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """The answer to one request."""
+    """What became of one request."""
 
     kind: Literal["accepted", "partial", "invalid", "unavailable", "unauthenticated"]
-    """``accepted``: all is durable. ``partial``: all but what is refused for ever. ``invalid``: nothing is,
-    for ever. ``unavailable``: send the whole request again; what is kept of it already is not kept twice.
+    """``accepted``: all is durable. ``partial``: all except what is refused for ever. ``invalid``: all is
+    refused for ever. ``unavailable``: the sender should repeat the whole request; nothing is kept twice.
     ``unauthenticated``: the sender may not send."""
     rejected: int = 0
     """Data points or records that are refused for ever."""
@@ -29,7 +29,7 @@ ACCEPTED = IntakeResult("accepted")
 
 
 def invalid(message: str) -> IntakeResult:
-    """The request never will be taken."""
+    """The request will never be taken."""
     return IntakeResult("invalid", message=message)
 
 

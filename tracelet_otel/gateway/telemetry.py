@@ -25,7 +25,7 @@ Find = Callable[[], Found]
 
 
 class Telemetry:
-    """What is measured as it happens, and what is read whenever somebody asks for it."""
+    """The measurements: some are taken as things happen, the others are read at each scrape."""
 
     def __init__(self) -> None:
         resource = Resource.create({"service.name": "tracelet-otel-gateway", "service.version": VERSION})
@@ -37,7 +37,7 @@ class Telemetry:
         self.requests = Requests(self._meter)
 
     def read(self, intake: Intake, budget: Budget) -> None:
-        """Has the numbers of an intake, and of what is in hand, read from now on."""
+        """Reads the numbers of an intake and of a budget at each scrape from now on."""
         finds: dict[Instrument, Find] = {
             instruments.POINTS_RECEIVED: _of_tally(intake, "points"),
             instruments.RECORDS_RECEIVED: _of_tally(intake, "records"),

@@ -1,9 +1,9 @@
-"""What a request consists of: its data points and records, validated, each with its run and its identity.
+"""Validates a request: its data points and records, each with its run and its identity.
 
-A data point with a sequence number is known by its series and the numbers of its exemplars, so that a part of
-it can be known too. Everything else is known by a digest of its bytes.
+The identity of a data point with a sequence number is its series and the numbers of its exemplars, so that a
+part of it can be a duplicate. The identity of everything else is a digest of its bytes.
 
-What is refused here is refused for ever: it could not be written to any run, or not as what it is.
+What is refused here is refused for ever: no run can have it, or not with its meaning.
 """
 
 from __future__ import annotations
@@ -52,37 +52,37 @@ class Element:
     kind: str
     """``scalar``, ``system``, or the kind of record."""
     tag: str
-    """What routes look at: the tag, or the name of another instrument's metric."""
+    """For routes: the tag, or the name of another instrument's metric."""
     place: tuple[int, ...]
-    """Where it is in the request."""
+    """Its indices in the request."""
     message: Any
     """The message itself."""
     key: bytes
-    """Its series if it is numbered, else itself; without the run."""
+    """A digest of its series if it is numbered, else of itself; without the run."""
     points: int = 0
     """Logged points in it."""
     first: int | None = None
     """Number of its first point."""
     ranges: tuple[Range, ...] = ()
-    """Numbers that are not in the request already."""
+    """Its numbers, except those that are earlier in the request."""
     record: Record | None = None
 
 
 @dataclass(slots=True)
 class Validated:
-    """The content of a request."""
+    """The valid content of a request, and what was refused."""
 
     elements: list[Element] = field(default_factory=list[Element])
     rejected: int = 0
     """Data points or records."""
     points: int = 0
-    """Logged points that came."""
+    """Logged points in the request."""
     rejected_points: int = 0
     repeated: int = 0
     """Data points or records that are in the request twice."""
     reasons: dict[str, int] = field(default_factory=dict[str, int])
     resources: list[RunInfo | None] = field(default_factory=list["RunInfo | None"])
-    """By the resource's number, the run that it describes."""
+    """The runs that the resources describe, by the resource's index."""
 
     def reject(self, reason: str, count: int = 1, points: int = 0) -> None:
         """Counts what is refused."""
@@ -98,7 +98,7 @@ class Validated:
 
 
 def validate_metrics(request: ExportMetricsServiceRequest) -> Validated:
-    """The data points of a request. Those of our gauge without new points are left out: they say nothing."""
+    """The data points of a request, without those of our gauge that have no new points."""
     validated = Validated()
     series: dict[tuple[str, bytes], Intervals] = {}
     others: set[tuple[str, bytes]] = set()
@@ -175,11 +175,11 @@ def _series_fault(name: str, attributes: dict[str, Any], data_point: NumberDataP
     if fault := _run_fault(attributes.get(semconv.RUN_ID)):
         return f"a data point {fault}"
     if type(attributes.get(semconv.RANK, 0)) is not int:
-        return f"a data point whose {semconv.RANK} is no whole number"
+        return f"a data point whose {semconv.RANK} is not a whole number"
     if name == semconv.SCALAR_NONFINITE and attributes.get(semconv.VALUE) not in _NONFINITE:
-        return f"a data point whose {semconv.VALUE} is none of {', '.join(_NONFINITE)}"
+        return f"a data point whose {semconv.VALUE} is not one of {', '.join(_NONFINITE)}"
     if not has_steps(data_point):
-        return f"a data point with a {semconv.STEP} that is no number"
+        return f"a data point with a {semconv.STEP} that is not a number"
     return ""
 
 
@@ -196,7 +196,7 @@ def _check_others(
     info: RunInfo | None,
     others: set[tuple[str, bytes]],
 ) -> None:
-    """Metrics of other instruments: they belong to the run that their resource names."""
+    """Checks metrics of other instruments, which belong to the run that their resource names."""
     kind = metric.WhichOneof("data")
     if kind is None:
         return
@@ -255,14 +255,14 @@ def _validated_record(
 ) -> tuple[str, Element | None]:
     """Why a record cannot be written, or the element."""
     if not log_record.event_name.startswith(semconv.EVENT_PREFIX):
-        return f"a log record that is no event {semconv.EVENT_PREFIX}*", None
+        return f"a log record that is not an event {semconv.EVENT_PREFIX}*", None
     record = decode_record(log_record)
     if record is None:
         return f"an event of unknown kind, or without {semconv.RUN_ID}", None
     if fault := _run_fault(record.run_id):
         return f"a record {fault}", None
     if record.kind == "status" and record.attributes.get(semconv.RUN_STATUS) not in _STATUSES:
-        return f"a status that is none of {', '.join(_STATUSES)}", None
+        return f"a status that is not one of {', '.join(_STATUSES)}", None
     if record.uri and not _is_allowed(record.uri, media):
         return "a payload in a place that this gateway does not read", None
     if record.kind == "run":
@@ -275,7 +275,7 @@ def _validated_record(
 
 
 def _is_allowed(uri: str, media: tuple[str, ...] | None) -> bool:
-    """Whether a payload's file may be read: who may send could read any file of this machine else."""
+    """Whether a payload's file may be read. Else a sender could read any file of this machine."""
     if media is None:
         return True
     path = local_path(uri)
