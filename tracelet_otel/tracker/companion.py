@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from tracelet_otel.foundation.processes import is_alive
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.interface import PointAside, RecordAside
 
@@ -103,12 +102,22 @@ def merge(folder: Path, run_id: str) -> None:
 
 def _is_left(path: Path) -> bool:
     pid = path.name.split(".")[-2]
-    return pid.isdigit() and not is_alive(int(pid))
+    return pid.isdigit() and not _is_alive(int(pid))
 
 
 def _quoted(run_id: str) -> str:
     # "*", "?" and "[" would be patterns, "." separates the writer's process id
     return quote(run_id, safe="").replace(".", "%2E")[:200]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _line(line: PointAside | RecordAside) -> dict[str, Any]:

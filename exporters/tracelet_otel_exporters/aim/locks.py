@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from tracelet_otel.foundation.errors import TransientError
-from tracelet_otel.foundation.processes import is_alive
 from tracelet_otel_exporters.aim.store import library
 
 WAIT_SECONDS: Final = 8.0
@@ -35,7 +34,7 @@ def take_run(path: Path) -> None:
     manager = library("aim.sdk.lock_manager").LockManager
     with contextlib.suppress(OSError, ValueError):
         machine, pid, *_ = path.read_text(encoding="utf-8").split("-")
-        if int(machine) == manager.machine_id and not is_alive(int(pid)):
+        if int(machine) == manager.machine_id and not _is_alive(int(pid)):
             path.unlink(missing_ok=True)
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -65,3 +64,13 @@ def exists_while(path: Path, what: str) -> Generator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -23,7 +23,6 @@ from typing import Any, Final, NamedTuple
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.foundation.retry_after import retry_after
 from tracelet_otel_exporters.shared.importing import IMPORTING, passes
 
 TIMEOUT: Final = (3.0, 15.0)
@@ -170,7 +169,7 @@ def _http_class() -> Any:
             if response.status_code in _TRANSIENT and "failed to index" not in response.text:
                 raise TransientError(
                     f"ClearML answered {response.status_code}: {response.text[:300]}",
-                    retry_after(response.headers.get("Retry-After")),
+                    _retry_after(response.headers),
                 )
             return response
 
@@ -338,6 +337,12 @@ def _content(response: Any, endpoint: str) -> Any:
         text = f"{endpoint}: {meta.get('result_msg')}"
         raise RefusedError(text, response.status_code, int(meta.get("result_subcode") or 0))
     return {} if data is None else data
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(headers.get("Retry-After", "")))
+    return None
 
 
 def json_lines(events: Iterable[Mapping[str, object]]) -> bytes:

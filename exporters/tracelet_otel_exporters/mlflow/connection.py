@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.locks import acquire
-from tracelet_otel.foundation.retry_after import retry_after
 from tracelet_otel_exporters.shared.importing import passes
 
 OVERRIDES: Final[Mapping[str, object]] = {
@@ -152,9 +151,7 @@ class Connection:
             json=body,
         )
         if response.status_code in _TRANSIENT_STATUS:
-            raise TransientError(
-                f"MLflow answered {response.status_code}", retry_after(response.headers.get("Retry-After"))
-            )
+            raise TransientError(f"MLflow answered {response.status_code}", _retry_after(response.headers))
         rest.verify_rest_response(response, endpoint)
 
 
@@ -230,7 +227,7 @@ def translated(error: Exception) -> DeliveryError:
     response = getattr(error, "response", None)
     if response is not None and hasattr(response, "status_code"):
         if response.status_code in _TRANSIENT_STATUS:
-            return TransientError(text, retry_after(response.headers.get("Retry-After")))
+            return TransientError(text, _retry_after(response.headers))
         return PermanentError(text)
     names = [kind.__name__ for kind in type(error).__mro__]
     if any(word in name for name in names for word in _TRANSIENT_WORDS):
@@ -253,6 +250,12 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
     if code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in text:
         return RefusedError(f"the run or its experiment was deleted in MLflow: {text}", _GONE)
     return RefusedError(text, code)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(headers.get("Retry-After", "")))
+    return None
 
 
 def _override() -> None:

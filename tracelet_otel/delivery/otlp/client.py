@@ -6,9 +6,12 @@ Throttling" and "OTLP/HTTP Throttling".
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from tracelet_otel.foundation.errors import PermanentError
+
+LONGEST_PATIENCE_S: Final = 600.0
+"""A receiver that asks for a longer wait is asked again after this one."""
 
 
 class Answer(NamedTuple):

@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from tracelet_otel.delivery.otlp.client import (
+    LONGEST_PATIENCE_S,
     Answer,
     DeniedError,
     MissingError,
@@ -27,7 +28,6 @@ from tracelet_otel.delivery.otlp.client import (
 )
 from tracelet_otel.delivery.otlp.settings import Connection
 from tracelet_otel.foundation.errors import PermanentError, TransientError
-from tracelet_otel.foundation.retry_after import LONGEST_PATIENCE_S
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
 

@@ -6,9 +6,12 @@ Source: OpenTelemetry protocol (OTLP) specification, section "OTLP/HTTP".
 from __future__ import annotations
 
 import gzip
+import math
 import socket
 import ssl
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +27,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from tracelet_otel.delivery.otlp.client import (
+    LONGEST_PATIENCE_S,
     Answer,
     DeniedError,
     MissingError,
@@ -31,7 +35,6 @@ from tracelet_otel.delivery.otlp.client import (
 )
 from tracelet_otel.delivery.otlp.settings import Connection, over_socket
 from tracelet_otel.foundation.errors import PermanentError, TransientError
-from tracelet_otel.foundation.retry_after import retry_after
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
 
@@ -216,7 +219,7 @@ def _failure(endpoint: str, response: httpx.Response, body: bytes) -> Exception:
     if status == HTTPStatus.MISDIRECTED_REQUEST:  # an agent that does not know us yet
         return TransientError(said)
     if status in RETRYABLE:
-        return TransientError(said, retry_after(response.headers.get("retry-after")))
+        return TransientError(said, _retry_after(response.headers.get("retry-after", "")))
     if status == 413:
         return TooLargeError(said)
     if status in (401, 403, 407):
@@ -239,3 +242,15 @@ def _message(response: httpx.Response, body: bytes) -> str:
     else:
         return ""
     return " ".join(text.split())[:_MOST_MESSAGE_LETTERS]
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds of a ``Retry-After`` header, which has seconds or a date; None without one."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(seconds, LONGEST_PATIENCE_S) if math.isfinite(seconds) and seconds > 0 else None
