@@ -23,12 +23,12 @@ from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.spool.durable import DurableSpool
 from tracelet_otel.delivery.spool.lines import encode_metrics
-from tracelet_otel.gateway.answers import ACCEPTED
 from tracelet_otel.gateway.budget import Budget
+from tracelet_otel.gateway.deduplication import Deduplicator
 from tracelet_otel.gateway.grpc_server import GrpcServer
 from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS
-from tracelet_otel.gateway.items import check_metrics
-from tracelet_otel.gateway.seen import Seen
+from tracelet_otel.gateway.intake_result import ACCEPTED
+from tracelet_otel.gateway.validation import validate_metrics
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 from tracelet_otel.tracker.exporter import TrackerExporter
 
@@ -105,14 +105,14 @@ def receive(data: list[bytes]) -> float:
 
 def check(data: list[bytes]) -> float:
     """Parses and validates each request, and finds what is new in it."""
-    seen = Seen()
+    deduplicator = Deduplicator()
 
     def work() -> None:
         for one in data:
-            for item in check_metrics(parse_metrics(one)).items:
-                parts = seen.missing(item)
+            for element in validate_metrics(parse_metrics(one)).elements:
+                parts = deduplicator.missing(element)
                 assert parts is not None
-                seen.add(item, parts)
+                deduplicator.add(element, parts)
 
     return cpu(work)
 

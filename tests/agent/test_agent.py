@@ -24,7 +24,7 @@ from tests.support import mlflow_content as mlflow
 from tests.support.agents import Agents
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
-from tracelet_otel.agent.protocol import Source
+from tracelet_otel.agent.protocol import TrainingProcess
 from tracelet_otel.agent.server import Agent
 
 LOG = """
@@ -525,7 +525,6 @@ def test_a_successor_asks_who_sends(tmp_path: Path, agents: Agents, json_variabl
         "os.kill(delivery.client.agents[-1], 9)\n"
         "child = 'import tracelet_otel; tracelet_otel.configure(); tracelet_otel.log_scalar(\"child\", 1.0, 0); assert tracelet_otel.flush()'\n"  # noqa: E501
         "subprocess.run([sys.executable, '-c', child], check=True)\n"
-        "time.sleep(6)\n"  # httpx forgets a connection after five seconds
         "tracelet_otel.log_scalar('loss', 0.25, 1)\n"
         "print(tracelet_otel.flush())\n"
     )
@@ -587,16 +586,16 @@ def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
         for name, ends_runs in (("owner", True), ("late", False)):
             with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
                 started = psutil.Process(process.pid).create_time()
-                agent._sources.add(name, Source(process.pid, started, ends_runs, 10.0))
+                agent._processes.add(name, TrainingProcess(process.pid, started, ends_runs, 10.0))
                 for request in job.begin() * ends_runs + job.steps(name, range(5)):
                     take = agent._intake.metrics if request.signal == "metrics" else agent._intake.logs
                     assert take(request.data, name).kind == "accepted"
                 assert agent._has_work()
-                assert agent._outlets[0].delivery.flush(100)
+                assert agent._queues[0].delivery.flush(100)
                 assert status(tmp_path) == "running"
                 process.kill()
             agent._has_work()
-            assert agent._outlets[0].delivery.flush(100)
+            assert agent._queues[0].delivery.flush(100)
             assert status(tmp_path) == "killed"
     finally:
         agent.close()

@@ -17,9 +17,9 @@ from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
 from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.foundation.errors import TransientError
-from tracelet_otel.gateway.answers import Answer
+from tracelet_otel.gateway.backend_queues import BackendQueue, open_queue
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.outlets import Outlet, open_outlet
+from tracelet_otel.gateway.intake_result import IntakeResult
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.recording.run import Run
@@ -133,12 +133,12 @@ class Station:
         arguments = {"clock": clock} if clock is not None else {}
         self.runs = Runs(folder / "runs.log", silence=silence, **arguments)
         limit = options.pop("max_spool_bytes", 100 * MB)
-        self.outlets: list[Outlet] = []
+        self.queues: list[BackendQueue] = []
         for name, given in (backends or {"json": {}}).items():
             route, _ = take_route(name, given)
             tracker = options.pop("tracker", None) or JsonFolderTracker(folder / name / "runs")
-            self.outlets.append(
-                open_outlet(
+            self.queues.append(
+                open_queue(
                     name,
                     TrackerExporter(tracker, companions=folder / "companions" / name, known=self.runs),
                     route,
@@ -148,9 +148,9 @@ class Station:
                     max_spool_bytes=limit,
                 )
             )
-        self.intake = Intake(self.outlets, self.runs, **options)
+        self.intake = Intake(self.queues, self.runs, **options)
 
-    def send(self, *requests: Iterable[Request]) -> list[Answer]:
+    def send(self, *requests: Iterable[Request]) -> list[IntakeResult]:
         """Hands requests over, in order; what was answered."""
         return [
             self.intake.metrics(one.data) if one.signal == "metrics" else self.intake.logs(one.data)
@@ -164,13 +164,13 @@ class Station:
 
     def flush(self) -> None:
         """Waits until everything is with the backends."""
-        for outlet in self.outlets:
-            assert outlet.delivery.flush(20)
+        for queue in self.queues:
+            assert queue.delivery.flush(20)
 
     def close(self) -> None:
         """Ends everything."""
-        for outlet in self.outlets:
-            outlet.delivery.close(20)
+        for queue in self.queues:
+            queue.delivery.close(20)
         self.runs.save()
 
     def subject(self, name: str = "json") -> FifthSubject:

@@ -20,7 +20,7 @@ from tests.gateway.process import ROOT, Client, Gateway
 from tests.gateway.support import Job
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.gateway import instruments
-from tracelet_otel.gateway.measured import Exports, MeasuredDestination, Requests
+from tracelet_otel.gateway.measurements import Exports, MeasuredDestination, Requests
 from tracelet_otel.otlp.records import Series
 from tracelet_otel.tracker.exporter import TrackerExporter
 from tracelet_otel.tracker.interface import Outcome, Problem

@@ -1,4 +1,4 @@
-"""Where an agent is found: the same run with the same backends, on this machine, has one."""
+"""Where an agent is found. One run with the same backends has one agent on a machine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _KEY_LETTERS: Final = 16
 
 
 class Address(NamedTuple):
-    """The names of one agent's files. The socket is in a folder that only this user can enter."""
+    """The names of one agent's files, in a folder that only this user can enter."""
 
     key: str
     socket: Path
     lock: Path
-    """Held by the agent as long as it lives."""
+    """The agent holds this lock as long as it lives."""
     log: Path
 
 
 def key_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, folder: str) -> str:
-    """The same for all processes that may share an agent.
+    """A key that is the same for all processes that may share an agent.
 
     Args:
         run_id: of the process's default run; ranks of one run share it.
         backends: with their options, all of JSON's types.
         state: folder of spools and companion files.
-        folder: that relative paths are relative to.
+        folder: the current folder, to which paths are relative.
     """
     # Machines may share the state folder, and containers the folder of sockets.
     named = json.dumps([socket.gethostname(), run_id, backends, str(state), folder], sort_keys=True)
@@ -46,7 +46,7 @@ def key_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, 
 
 
 def address(key: str) -> Address:
-    """The address of the agent with this key; makes the folder.
+    """The address of the agent with this key. Makes the folder.
 
     Raises:
         PermanentError: there is no folder that only this user can enter.
@@ -54,7 +54,7 @@ def address(key: str) -> Address:
     name = f"tracelet-otel-{os.getuid()}"
     try:
         parents = [tempfile.gettempdir()]
-    except OSError:  # none can be written to
+    except OSError:  # no temporary folder can be written to
         parents = []
     problem = ""
     for parent in dict.fromkeys([*parents, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "")]):
@@ -64,11 +64,11 @@ def address(key: str) -> Address:
         if problem := _claim(folder):
             continue
         return Address(key, folder / f"{key}.socket", folder / f"{key}.lock", folder / f"{key}.log")
-    raise PermanentError(f"no place for the agent's socket: {problem or 'no temporary folder'}")
+    raise PermanentError(f"there is no folder for the agent's socket: {problem or 'no temporary folder'}")
 
 
 def _claim(folder: Path) -> str:
-    """Makes the folder this user's alone; why that cannot be, or nothing."""
+    """Makes a folder that only this user can enter. Returns why that is impossible, or nothing."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -1,54 +1,52 @@
-"""The training process's end of the way to its agent."""
+"""How the training process reaches its agent."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tracelet_otel.agent import launch
 from tracelet_otel.agent.address import Address
+from tracelet_otel.agent.http import PROTOBUF, ask
 from tracelet_otel.agent.protocol import (
     END_PATH,
     LONGEST_WAIT_S,
     REPORT_PATH,
     SOURCE_PATH,
     Report,
-    Source,
+    TrainingProcess,
 )
 from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-
-if TYPE_CHECKING:
-    from tracelet_otel.delivery.otlp.http import HttpClient
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 
 START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
 REQUEST_SECONDS: Final = 30.0
+"""For one request, from connecting to the end of the answer."""
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.25
+_OTLP: Final = {"content-type": PROTOBUF}
 
 
 class AgentClient:
-    """A destination that hands everything to the agent, which it starts where there is none.
+    """A destination that hands everything to the agent, and starts the agent if there is none.
 
-    Nothing is imported, and no agent started, before there is something to deliver.
+    It does not start an agent before there is something to deliver.
 
     Args:
-        address: the agent's.
-        source: this process's id for the agent.
+        address: of the agent.
+        source: the name of this process for the agent.
         config: for an agent that is started.
-        folder: its current folder.
+        folder: the current folder of such an agent.
         ends_runs: whether the end of this process is the end of the runs that it writes.
         spools: the agent's spools, by their backends' names.
-        patience: seconds without progress after which the agent gives a backend up, once training is gone.
+        patience: seconds without progress after which the agent gives a backend up, once training has ended.
     """
 
     takes_otlp = True
@@ -70,33 +68,23 @@ class AgentClient:
         self.used = False
         """Whether an agent has ever answered."""
         self.agents: list[int] = []
-        """The process ids of the agents, the last one's at the end."""
+        """The process ids of the agents so far, in their order."""
         self._config = config
         self._folder = folder
         self._ends_runs = ends_runs
         self._patience = patience
-        self._client: HttpClient | None = None
         self._known = False
-        """Whether the agent that listens knows us."""
+        """Whether the agent that listens knows this process."""
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Imports the client of OTLP over HTTP."""
-        from tracelet_otel.delivery.otlp.http import HttpClient
-        from tracelet_otel.delivery.otlp.settings import over_socket
-
-        if self._client is None:
-            connections = over_socket(str(self.address.socket), timeout=REQUEST_SECONDS)
-            headers = ((SOURCE_HEADER, self.source),)
-            self._client = HttpClient(
-                {signal: replace(item, headers=headers) for signal, item in connections.items()}
-            )
+        """Has nothing to import."""
 
     def connect(self) -> None:
-        """Reaches the agent, or starts one and reaches that.
+        """Reaches the agent. Starts one if there is none.
 
         Raises:
-            TransientError: there is none after :data:`START_SECONDS`.
+            TransientError: no agent answers after :data:`START_SECONDS`.
         """
         with self._lock:
             if self._known:
@@ -112,31 +100,29 @@ class AgentClient:
             self._known = True
 
     def send(self, batch: Batch) -> Receipt:
-        """Hands a batch over; the agent has it on the disk then.
+        """Hands a batch over. The agent has written it to the disk then.
 
         Raises:
-            TransientError: the agent has ended or has no place; the next call starts another.
-            PermanentError: it refuses the batch.
+            TransientError: the agent has ended or has no room. The next call starts another if needed.
+            PermanentError: the agent refuses the batch.
         """
-        client = self._client
-        assert client is not None, "load() comes first"
         try:
             self.connect()
             if isinstance(batch.logs, bytes):
-                client.send_logs(batch.logs)
+                self._post("POST", "/v1/logs", batch.logs, _OTLP)
             if isinstance(batch.metrics, bytes):
-                client.send_metrics(batch.metrics)
+                self._post("POST", "/v1/metrics", batch.metrics, _OTLP)
         except TransientError as error:
-            if error.retry_after is None:  # no answer at all: it is gone, or no more the one that knows us
+            if error.retry_after is None:  # the agent has ended, or it is another one that does not know us
                 self._known = False
             raise
         return Receipt(batch.points, batch.records)
 
     def report(self, wait: float = 0.0) -> Report | None:
-        """What became of everything sent. If the agent has ended, of its successor; None if there is none.
+        """What became of everything sent. If the agent has ended, its successor says so; None without one.
 
         Args:
-            wait: seconds to wait for everything to be delivered, :data:`LONGEST_WAIT_S` at most.
+            wait: seconds to wait until everything is delivered, :data:`LONGEST_WAIT_S` at most.
         """
         if not self.used:
             return None
@@ -144,7 +130,7 @@ class AgentClient:
         for _ in range(2):
             try:
                 return Report.from_json(self._ask("GET", path))
-            except (OSError, ValueError, KeyError, TypeError, PermanentError):
+            except (ValueError, KeyError, TypeError, DeliveryError):
                 self._known = False  # it has ended, or another has taken its place
             try:
                 self.connect()
@@ -153,34 +139,32 @@ class AgentClient:
         return None
 
     def end(self) -> None:
-        """Tells the agent that nothing more comes."""
+        """Tells the agent that this process sends nothing more."""
         if self.used:
             try:
                 self._ask("POST", END_PATH)
-            except (OSError, ValueError, PermanentError):
-                return  # it sees the end of this process
+            except (ValueError, DeliveryError):
+                return  # the agent notices the end of this process
 
     def close(self) -> None:
-        """Ends the connection."""
-        if self._client is not None:
-            self._client.close()
+        """Has no connection to end: each request has its own."""
 
     def locations(self) -> list[str]:
-        """The agent's backends have some; see :meth:`report`."""
+        """Nothing: those of the agent's backends are in :meth:`report`."""
         return []
 
     def refusals(self) -> str:
-        """The agent's backends have some; see :meth:`report`."""
+        """Nothing: those of the agent's backends are in :meth:`report`."""
         return ""
 
     def _register(self) -> bool:
-        """Tells an agent that is there about this process; whether there is one."""
+        """Registers this process with the agent. Returns whether there is an agent."""
         import psutil
 
-        us = Source(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
+        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
-        except (OSError, ValueError, PermanentError):
+        except (ValueError, DeliveryError):
             return False
         agent = int(answer.get("agent", 0))
         if not self.agents or self.agents[-1] != agent:
@@ -188,38 +172,16 @@ class AgentClient:
         self.used = True
         return True
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One question and its answer.
+    def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One question in JSON and its answer.
 
         Raises:
-            OSError: nobody answers.
             ValueError: the answer is not JSON.
-            PermanentError: the agent refuses.
+            DeliveryError: as :func:`~tracelet_otel.agent.http.ask` has it.
         """
-        connection = _Connection(self.address.socket)
-        try:
-            content = json.dumps(body) if body is not None else None
-            connection.request(method, path, content, {SOURCE_HEADER: self.source})
-            response = connection.getresponse()
-            answer = response.read()
-        except http.client.HTTPException as error:
-            raise ConnectionError(repr(error)) from error
-        finally:
-            connection.close()
-        if response.status >= 400:
-            raise PermanentError(f"the agent answers {response.status}: {answer[:200]!r}")
-        return json.loads(answer) if answer else {}
+        body = json.dumps(content).encode() if content is not None else None
+        return json.loads(self._post(method, path, body, {}))
 
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=REQUEST_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises OSError where nobody listens."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+    def _post(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+        headers = {SOURCE_HEADER: self.source, **headers}
+        return ask(self.address.socket, method, path, body, headers, timeout=REQUEST_SECONDS)

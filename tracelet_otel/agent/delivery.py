@@ -1,4 +1,4 @@
-"""The delivery to an agent: like any other, but at its end the agent still has work to do."""
+"""The delivery to an agent. At its end the agent may still have work to do."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tracelet_otel.agent.client import AgentClient
-from tracelet_otel.agent.protocol import LONGEST_WAIT_S, BackendReport, Report
+from tracelet_otel.agent.protocol import LONGEST_WAIT_S, Report
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.spool.spool import Spool
-from tracelet_otel.delivery.summary import Line
+from tracelet_otel.delivery.summary import BackendReport
 from tracelet_otel.foundation.guard import log_once
 
 NAME: Final = "agent"
@@ -24,12 +25,12 @@ _CONTAINERS: Final = ("/.dockerenv", "/run/.containerenv")
 
 
 class AgentDelivery(Delivery):
-    """Hands everything to the agent; waiting for it means waiting for the agent's backends.
+    """Hands everything to the agent. To wait for it is to wait for the agent's backends.
 
     Args:
-        client: to the agent.
-        backends: the names of the agent's, each with whether it gets everything.
-        max_queue_bytes: what waits for the agent beyond this goes to the spool.
+        client: of the agent.
+        backends: the names of the agent's backends, each with whether it gets everything.
+        max_queue_bytes: what waits for the agent beyond this size goes to the spool.
         spool: where batches go while there is no agent.
     """
 
@@ -40,32 +41,32 @@ class AgentDelivery(Delivery):
         self._backends = dict(backends)
         self._is_handed_on = False
         self._last: Report | None = None
-        # It does not rest: what it does is little, and what the agent has survives the end of training.
+        # It does not rest: it has little to do, and what the agent has survives the end of training.
         super().__init__(NAME, client, max_queue_bytes=max_queue_bytes, spool=spool, rests=False)
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The agent's."""
+        """The names of the agent's backends."""
         return tuple(self._backends)
 
     def hand_on(self) -> None:
-        """See :meth:`Delivery.hand_on`: what the agent has it delivers for the next session too."""
+        """See :meth:`Delivery.hand_on`: the agent delivers what it has during the next session, too."""
         self._is_handed_on = True
 
     def flush(self, idle_timeout: float) -> bool:
-        """See :meth:`Delivery.flush`; until the agent's backends have everything."""
+        """See :meth:`Delivery.flush`. Waits until the agent's backends have everything."""
         return super().flush(idle_timeout) and self._settled(idle_timeout, None)
 
     def finish_closing(
         self, idle_timeout: float, deadline: float | None = None, *, last_call: float | None = None
     ) -> bool:
-        """See :meth:`Delivery.close`; the agent goes on with what is left after ``idle_timeout`` in all.
+        """See :meth:`Delivery.close`. After ``idle_timeout`` in all, the agent goes on with what is left.
 
-        Where it would be ended with this process, it is waited for as long as its backends take anything.
+        Where the agent would end with this process, the wait lasts as long as its backends take anything.
         """
         patience, hand_over = idle_timeout, deadline
         if deadline is None:
-            # The agent may only just have been started, and must have everything before it can go on.
+            # The agent may have just started, and needs everything before it can go on alone.
             patience = max(idle_timeout, HAND_OVER_S)
             if not ends_with_us():
                 deadline = time.monotonic() + idle_timeout
@@ -77,20 +78,20 @@ class AgentDelivery(Delivery):
         self.client.end()
         return done
 
-    def lines(self) -> list[Line]:
-        """For the closing lines: one a backend, as the agent reports."""
+    def lines(self) -> list[BackendReport]:
+        """For the closing lines: one for each backend, as the agent reports."""
         by_name = {item.name: item for item in self._last.backends} if self._last else {}
         return [self._line(name, by_name.get(name)) for name in self.backends]
 
     def _settled(self, idle_timeout: float, deadline: float | None) -> bool:
-        """Waits for the agent's backends; whether they have everything."""
-        seen: tuple[float, ...] | None = None
+        """Waits for the agent's backends. Returns whether they have everything."""
+        before: tuple[float, ...] | None = None
         moved = time.monotonic()
         while self.client.used and not self._is_handed_on:
             now = time.monotonic()
             end = moved + idle_timeout if deadline is None else min(deadline, moved + idle_timeout)
-            # At first only to know what progress is to be compared with.
-            wait = 0.0 if seen is None else min(LONGEST_WAIT_S, max(0.0, end - now))
+            # The first report only says with what later progress is compared.
+            wait = 0.0 if before is None else min(LONGEST_WAIT_S, max(0.0, end - now))
             report = self.client.report(wait)
             if report is None:
                 return False
@@ -101,60 +102,54 @@ class AgentDelivery(Delivery):
                 return True
             if all(item.unusable for item in report.backends if item.waits):
                 return False
-            if seen is not None and report.progress != seen:
+            if before is not None and report.progress != before:
                 moved = time.monotonic()
-            seen = report.progress
+            before = report.progress
             if time.monotonic() >= end and (deadline is not None or moved < now):
                 return False
         return True
 
-    def _line(self, name: str, found: BackendReport | None) -> Line:
-        line = Line(name)
+    def _line(self, name: str, found: BackendReport | None) -> BackendReport:
         mine = self.counts
-        if found is None:  # no agent answers: it is all in our spool, in that of the last one, or dropped
-            line.captured_points, line.captured_records = mine.captured_points, mine.captured_records
-            line.spooled_points = mine.spooled_points + mine.delivered_points
-            line.spooled_records = mine.spooled_records + mine.delivered_records
-            line.error = self.last_error or "the agent has ended"
-            line.left = bool(self.spool) or self.client.used
-            if self.spool is not None:
-                ours, agents = self.spool.folder, self.client.spools / name
-                line.spool = str(ours if self.spool else agents)
-            return line
+        if found is None:  # no agent answers: all is in our spool, in that of the last agent, or dropped
+            agents_spool = str(self.client.spools / name)
+            return BackendReport(
+                name=name,
+                captured_points=mine.captured_points,
+                captured_records=mine.captured_records,
+                spooled_points=mine.spooled_points + mine.delivered_points,
+                spooled_records=mine.spooled_records + mine.delivered_records,
+                left=bool(self.spool) or self.client.used,
+                spool=str(self.spool.folder) if self.spool else agents_spool,
+                error=self.last_error or "the agent has ended",
+            )
+        line = replace(found, error=found.error or found.refusals)
         # What the agent has not got is missing at each of its backends.
         missing_points = mine.captured_points - mine.delivered_points
         missing_records = mine.captured_records - mine.delivered_records
-        line.captured_points = found.captured_points + missing_points
-        line.captured_records = found.captured_records + missing_records
-        line.delivered_points, line.delivered_records = found.delivered_points, found.delivered_records
+        line.captured_points += missing_points
+        line.captured_records += missing_records
         if len(self.client.agents) > 1 and self._backends[name]:
-            # What the agents before had taken and this one does not know of, they had delivered.
-            line.captured_points = mine.captured_points
-            line.captured_records = mine.captured_records
+            # This agent does not know what earlier agents took, and they delivered all of that.
+            line.captured_points, line.captured_records = mine.captured_points, mine.captured_records
             line.delivered_points += mine.delivered_points - found.captured_points
             line.delivered_records += mine.delivered_records - found.captured_records
-        line.locations = found.locations
-        line.error = found.error or found.refusals
         if missing_points or missing_records:
             line.error = self.last_error or line.error
             line.spooled_points, line.spooled_records = mine.spooled_points, mine.spooled_records
             line.left = bool(self.spool)
             line.spool = str(self.spool.folder) if self.spool is not None else ""
         if found.waits:
-            line.waiting_points, line.waiting_records = found.waiting_points, found.waiting_records
-            line.unwritten_points, line.unwritten_records = found.unwritten_points, found.unwritten_records
+            line.agent = self._last.agent if self._last is not None else 0
             if found.unwritten_points or found.unwritten_records:
                 line.error = found.disk_error
-            line.agent = self._last.agent if self._last is not None else 0
-            line.works = found.works
-            line.agent_spool = found.spool
         return line
 
 
 def ends_with_us() -> bool:
-    """Whether an agent would be ended with this process: in a container, a pod, a Slurm job.
+    """Whether an agent would end with this process, as in a container, a pod or a Slurm job.
 
-    Their supervisors end all processes once the one that they have started has ended.
+    Their supervisors end all processes once the process that they started has ended.
     """
     variables = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "container")
     return (

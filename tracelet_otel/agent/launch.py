@@ -27,20 +27,20 @@ if sys.platform == "darwin":  # whose libraries do not work in a forked process
     os.execv(sys.executable, [sys.executable, "-c", {_SERVE!r}])
 {_SERVE}
 """
-"""Forked once more, so that it is no child of training: a script that waits for its children, whichever ends
-first, would get ours. And without the current folder in front, whose ``queue.py`` would be imported."""
+"""Forked once more, so that the agent is not a child of training: a script that waits for any of its children
+would get ours. And without the current folder in ``sys.path``: a ``queue.py`` there would be imported."""
 _MOST_LOG_BYTES: Final = 1024 * 1024
 
 
 def launch(address: Address, folder: str, config: Mapping[str, Any]) -> None:
-    """Starts an agent; it may find that there is one already, and end.
+    """Starts an agent, which ends at once if it finds another one.
 
-    Costs training no more than the start of a process; the agent's imports are its own matter.
+    Takes as long as the start of a process: it does not wait for the agent's imports.
 
     Args:
-        address: where it is to be found.
-        folder: its current folder.
-        config: for the agent, all of JSON's types. Not in its arguments, which everybody can read.
+        address: of the agent.
+        folder: the agent's current folder.
+        config: for the agent, in JSON's types. It is not in the arguments, which every user can read.
 
     Raises:
         TransientError: the process cannot be started.
@@ -48,7 +48,7 @@ def launch(address: Address, folder: str, config: Mapping[str, Any]) -> None:
     complete = {**config, "address": {"key": address.key, **_paths(address)}, "sys_path": _import_paths()}
     _shorten(address.log)
     try:
-        # Only its own files: who reads training's output to its end must not wait for the agent's.
+        # Only files of its own: a reader of training's output must not have to wait for the agent's end.
         with address.log.open("ab", buffering=0) as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN],
@@ -68,7 +68,7 @@ def _paths(address: Address) -> dict[str, str]:
 
 
 def _import_paths() -> list[str]:
-    """Where this process may import from: a script may have added to it. Not the script's own folder."""
+    """The import paths of this process, to which a script may have added, without the script's own folder."""
     script = sys.path[0] if sys.path else ""
     return [path for path in sys.path if path and path != script and Path(path).exists()]
 

@@ -16,7 +16,7 @@ import psutil
 
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.cli import spools
-from tracelet_otel.gateway.folder_lock import is_held
+from tracelet_otel.foundation.locks import is_folder_locked
 from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.resource import launcher
 from tracelet_otel.secrets.redaction import redacted_text, redacted_value
@@ -166,7 +166,7 @@ def spooled(state: Path) -> list[dict[str, Any]]:
                 "points": points,
                 "records": records,
                 "age_s": max(0, round(time.time() - newest)),
-                "being_written": is_held(source.path.parent)
+                "being_written": is_folder_locked(source.path.parent)
                 or (source.pid is not None and psutil.pid_exists(source.pid)),
             }
         )

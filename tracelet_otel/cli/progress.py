@@ -47,13 +47,6 @@ def watch(
     return stop.is_set()
 
 
-def amount(points: int, records: int) -> str:
-    """Points and records as a text; "nothing" if there are none."""
-    parts = [f"{points:,} point{'s' * (points != 1)}"] if points else []
-    parts += [f"{records:,} record{'s' * (records != 1)}"] if records else []
-    return " and ".join(parts) or "nothing"
-
-
 def size(number: float) -> str:
     """Bytes as a text."""
     for unit in ("bytes", "KiB", "MiB"):

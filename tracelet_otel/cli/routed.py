@@ -10,8 +10,8 @@ from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.routing import Route, take_route
 from tracelet_otel.delivery.spool.lines import batch_of
 from tracelet_otel.delivery.spool.spool import ROUTES
-from tracelet_otel.gateway.items import Item, check_logs, check_metrics
-from tracelet_otel.gateway.pieces import Chosen, logs_piece, metrics_piece
+from tracelet_otel.gateway.partial_requests import Chosen, partial_logs, partial_metrics
+from tracelet_otel.gateway.validation import Element, validate_logs, validate_metrics
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics
 from tracelet_otel.settings import ConfigurationError
 
@@ -38,14 +38,14 @@ def through(route: Route, batch: Batch, folder: Path) -> Batch:
         return batch
     if isinstance(batch.metrics, bytes):
         metrics = parse_metrics(batch.metrics)
-        chosen = _chosen(route, check_metrics(metrics).items)
-        return (batch_of(metrics_piece(metrics, chosen), folder) if chosen else None) or Batch()
+        chosen = _chosen(route, validate_metrics(metrics).elements)
+        return (batch_of(partial_metrics(metrics, chosen), folder) if chosen else None) or Batch()
     if isinstance(batch.logs, bytes):
         logs = parse_logs(batch.logs)
-        chosen = _chosen(route, check_logs(logs, None).items)
-        return (batch_of(logs_piece(logs, chosen), folder) if chosen else None) or Batch()
+        chosen = _chosen(route, validate_logs(logs, None).elements)
+        return (batch_of(partial_logs(logs, chosen), folder) if chosen else None) or Batch()
     return batch
 
 
-def _chosen(route: Route, items: list[Item]) -> list[Chosen]:
-    return [(item, item.ranges) for item in items if route.takes(item.kind, item.tag)]
+def _chosen(route: Route, elements: list[Element]) -> list[Chosen]:
+    return [(element, element.ranges) for element in elements if route.takes(element.kind, element.tag)]

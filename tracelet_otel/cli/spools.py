@@ -20,7 +20,7 @@ from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.routing import Route
 from tracelet_otel.delivery.spool import spool
 from tracelet_otel.delivery.spool.lines import batch_of
-from tracelet_otel.gateway.folder_lock import is_held
+from tracelet_otel.foundation.locks import is_folder_locked
 from tracelet_otel.otlp.json import parse_line
 from tracelet_otel.settings import ConfigurationError
 
@@ -122,7 +122,7 @@ def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str
     others = [name for name in source.backends if name in trackers and name not in names]
     if others:
         return f"it waits for {', '.join(others)}"
-    if is_held(source.path.parent):
+    if is_folder_locked(source.path.parent):
         return "a gateway or an agent uses it"
     if source.torn or source.skipped:
         return "it has lines that cannot be read"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracelet_otel.delivery.destination import Batch, Receipt
 
 
 @dataclass(slots=True)
 class Counts:
-    """Points and records of one delivery."""
+    """Points and records by what became of them."""
 
     captured_points: int = 0
     captured_records: int = 0
@@ -19,16 +19,19 @@ class Counts:
     spooled_points: int = 0
     """In the spool, at the end."""
     spooled_records: int = 0
+    waiting_points: int = 0
+    """Still to be delivered, by an agent."""
+    waiting_records: int = 0
 
     @property
     def dropped_points(self) -> int:
-        """Points that were captured and are neither delivered nor in the spool."""
-        return self.captured_points - self.delivered_points - self.spooled_points
+        """Points that were captured and are nowhere else."""
+        return self.captured_points - self.delivered_points - self.spooled_points - self.waiting_points
 
     @property
     def dropped_records(self) -> int:
-        """Records that were captured and are neither delivered nor in the spool."""
-        return self.captured_records - self.delivered_records - self.spooled_records
+        """Records that were captured and are nowhere else."""
+        return self.captured_records - self.delivered_records - self.spooled_records - self.waiting_records
 
     def capture(self, batch: Batch) -> None:
         """Counts a batch that was given to the delivery."""
@@ -42,39 +45,38 @@ class Counts:
 
 
 class SourceCounts:
-    """The same by :attr:`~tracelet_otel.delivery.destination.Batch.source`; ``spooled`` is what waits.
+    """The counts by :attr:`~tracelet_otel.delivery.destination.Batch.source`.
 
-    What is kept for each has no bound: only an agent listens to sources, the processes of one run.
+    They have no bound: only an agent counts by source, and its sources are the processes of one run.
     """
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
         self._batches: Counter[str] = Counter()
-        """That wait, also those that count as nothing, such as the end of a run."""
+        """Batches that wait, including those that count as nothing, such as the end of a run."""
 
     def capture(self, batch: Batch) -> None:
-        """Counts a batch that waits now."""
+        """Counts a batch that waits from now on."""
         if batch.source:
             counts = self._counts.setdefault(batch.source, Counts())
             counts.capture(batch)
             self._batches[batch.source] += 1
-            counts.spooled_points += batch.points
-            counts.spooled_records += batch.records
+            counts.waiting_points += batch.points
+            counts.waiting_records += batch.records
 
     def settle(self, batch: Batch, receipt: Receipt | None) -> None:
         """Counts a batch that does not wait any more: what the destination took of it, or None."""
         counts = self._counts.get(batch.source) if batch.source else None
         if counts is not None:
             self._batches[batch.source] -= 1
-            counts.spooled_points -= batch.points
-            counts.spooled_records -= batch.records
+            counts.waiting_points -= batch.points
+            counts.waiting_records -= batch.records
             if receipt is not None:
                 counts.deliver(receipt)
 
     def of(self, source: str) -> Counts:
         """A copy of the counts of one source."""
-        found = self._counts.get(source, Counts())
-        return Counts(*(getattr(found, name) for name in Counts.__slots__))
+        return replace(self._counts.get(source, Counts()))
 
     def waits(self, source: str) -> bool:
         """Whether a batch of this source waits."""

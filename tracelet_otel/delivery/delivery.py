@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from tracelet_otel.delivery.counts import Counts, SourceCounts
 from tracelet_otel.delivery.destination import Batch, Destination
@@ -15,7 +16,7 @@ from tracelet_otel.delivery.routing import Route
 from tracelet_otel.delivery.spool.backlog import Backlog, DurableBacklog
 from tracelet_otel.delivery.spool.durable import DurableSpool
 from tracelet_otel.delivery.spool.spool import Spool
-from tracelet_otel.delivery.summary import Line
+from tracelet_otel.delivery.summary import BackendReport
 from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, Urgency
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp.json import Signal
@@ -136,7 +137,7 @@ class Delivery:
             self.durable.sync()
 
     def counts_of(self, source: str) -> Counts:
-        """What became of the batches of one source, with a durable spool. ``spooled`` is what waits now."""
+        """What became of the batches of one source, with a durable spool."""
         with self._condition:
             return self._sources.of(source)
 
@@ -145,19 +146,13 @@ class Delivery:
         with self._condition:
             return self._sources.waits(source)
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[BackendReport]:
         """For the closing lines: what became of everything."""
-        counts = self.counts
         left = self.spool is not None and bool(self.spool)
         return [
-            Line(
-                self.name,
-                captured_points=counts.captured_points,
-                captured_records=counts.captured_records,
-                delivered_points=counts.delivered_points,
-                delivered_records=counts.delivered_records,
-                spooled_points=counts.spooled_points,
-                spooled_records=counts.spooled_records,
+            BackendReport(
+                **asdict(self.counts),
+                name=self.name,
                 left=left,
                 spool=str(self.spool.folder) if left and self.spool is not None else "",
                 error=self.last_error or self.destination.refusals(),

@@ -9,7 +9,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 
 SOURCE_HEADER: Final = "tracelet-source"
-"""The header of HTTP by which a sender names itself; see :attr:`Batch.source`."""
+"""The header of HTTP in which a sender gives its name; see :attr:`Batch.source`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Batch:
     points: int = 0
     records: int = 0
     size: int = 0
-    """Bytes it occupies in the queue, about."""
+    """The bytes that it takes in the queue, roughly."""
     ends: bool = False
-    """Whether it ends a run: nothing that was recorded before may come after it."""
+    """Whether it ends a run. Nothing that was recorded before may come after it."""
     source: str = ""
     """Who sent it, where several do; see :meth:`~tracelet_otel.delivery.delivery.Delivery.counts_of`."""
     line: bytes = b""
@@ -37,7 +37,7 @@ class Receipt:
     points: int = 0
     records: int = 0
     rejected: int = 0
-    """Data points or log records of which something never will be taken."""
+    """Data points or log records of which something will never be taken."""
 
 
 class Destination(Protocol):
@@ -47,7 +47,7 @@ class Destination(Protocol):
     """Whether it is given OTLP bytes; else the SDK's own objects."""
 
     def load(self) -> None:
-        """Imports what is needed, gets ready what is on this machine. Slow on a cold disk, but sure to end.
+        """Imports the client and prepares what is on this machine. Slow on a cold disk, but always ends.
 
         Raises:
             DeliveryError: transient or permanent.
@@ -71,11 +71,11 @@ class Destination(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the connection; not called when the deadline has passed."""
+        """Ends the connection. Not called after the deadline."""
         ...
 
     def locations(self) -> list[str]:
-        """Where a person finds what was delivered, if there is such a place."""
+        """Where a person finds what was delivered: paths or URLs, or nothing."""
         ...
 
     def refusals(self) -> str:

@@ -30,7 +30,7 @@ class Route:
         exclude: globs of which a tag must match none.
         kinds: kinds of value, of :data:`KINDS`; None allows all.
 
-    A record without a tag, such as parameters, is a matter of its kind alone.
+    For a record without a tag, such as parameters, only the kind counts.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Route:
 
     @property
     def takes_all(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Whether it lets everything through."""
         return self.identity == ((), (), None)
 
     @property
     def options(self) -> dict[str, list[str]]:
-        """What :func:`take_route` makes an equal route of; of JSON's types."""
+        """The options of which :func:`take_route` makes an equal route, in JSON's types."""
         include, exclude, kinds = self.identity
         given = {"include": include or None, "exclude": exclude or None, "kinds": kinds}
         return {name: sorted(texts) for name, texts in given.items() if texts is not None}

@@ -16,10 +16,10 @@ from tracelet_otel.settings import ConfigurationError
 
 
 class Tokens:
-    """The bearer tokens of a file, one a line, of which each lets in. Blank lines and ``#`` lines are none.
+    """The bearer tokens of a file, one a line. Blank lines and lines that begin with ``#`` do not count.
 
-    The file is read again when it changes. One that cannot be read then, or has no token, changes nothing,
-    and the log says so.
+    The file is read again when it changes. If it cannot be read then, or has no token, the tokens stay and
+    the log says so.
 
     Raises:
         ConfigurationError: the file cannot be read or has no token.
@@ -34,11 +34,13 @@ class Tokens:
             raise ConfigurationError(f"--token-file {path} cannot be used: {error}") from error
 
     def allow(self, authorization: str) -> bool:
-        """Whether the value of an ``Authorization`` header lets in."""
+        """Whether the value of an ``Authorization`` header has a known token."""
         self._read_again()
         scheme, _, token = authorization.partition(" ")
         given = token.strip().encode("utf-8", "replace")
-        known = [hmac.compare_digest(given, one) for one in self._tokens]  # all: the time says nothing
+        known = [
+            hmac.compare_digest(given, one) for one in self._tokens
+        ]  # all of them, so that the time tells nothing
         return scheme.lower() == "bearer" and any(known)
 
     def _read_again(self) -> None:
@@ -76,14 +78,14 @@ class Certificates:
     certificate: Path
     key: Path
     client_ca: Path | None = None
-    """Clients have to show a certificate that it signed."""
+    """If set, clients have to show a certificate that it signed."""
 
 
 def certificates(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Certificates | None:
-    """The files for TLS, or None if there is to be none.
+    """The files for TLS, or None without TLS.
 
     Raises:
-        ConfigurationError: one is missing or cannot be read.
+        ConfigurationError: a file is missing or cannot be read.
     """
     if certificate is None and key is None and client_ca is None:
         return None
@@ -91,7 +93,7 @@ def certificates(certificate: Path | None, key: Path | None, client_ca: Path | N
         raise ConfigurationError("--tls-cert and --tls-key belong together; --tls-client-ca needs both")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password="")  # never asks for one
+        context.load_cert_chain(certificate, key, password="")  # so that OpenSSL never asks for one
         if client_ca is not None:
             context.load_verify_locations(client_ca)
     except OSError as error:  # of which the library's own errors are a kind
@@ -101,21 +103,21 @@ def certificates(certificate: Path | None, key: Path | None, client_ca: Path | N
 
 
 def require_protection(hosts: list[str], *, protected: bool, insecure: bool) -> None:
-    """Refuses to let everybody in a network write.
+    """Refuses to let everyone in a network write.
 
     Raises:
-        ConfigurationError: an address is beyond this machine, and nobody is asked who they are.
+        ConfigurationError: an address is beyond this machine, and senders need no token and no certificate.
     """
     beyond = [host for host in hosts if not is_loopback(host)]
     if beyond and not protected and not insecure:
         raise ConfigurationError(
-            f"to listen on {beyond[0]} lets everybody write who reaches it: give --token-file, or "
+            f"to listen on {beyond[0]} lets everyone who reaches it write: give --token-file, or "
             "--tls-cert, --tls-key and --tls-client-ca; or --insecure if something else protects it"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine alone."""
+    """Whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:

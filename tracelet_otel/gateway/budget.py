@@ -1,4 +1,4 @@
-"""How many requests, and how many of their bytes, are in hand at once: what comes beyond waits outside."""
+"""Bounds how many requests, and how many bytes of them, are in hand at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class OverloadedError(Exception):
 
 
 class Budget:
-    """Counts what is in hand; used by any number of threads.
+    """Counts what is in hand. Used by any number of threads.
 
     Args:
-        requests: at most at once.
-        size: bytes at most at once, decompressed. One request alone may be larger.
+        requests: the most at once.
+        size: the most bytes at once, decompressed. A single request may be larger.
     """
 
     def __init__(self, requests: int, size: int) -> None:
@@ -26,7 +26,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def admit(self) -> Admission:
-        """One request more, as a context.
+        """Admits one more request, as a context.
 
         Raises:
             OverloadedError: there are too many.
@@ -38,7 +38,7 @@ class Budget:
         return Admission(self)
 
     def take(self, size: int, held: int) -> None:
-        """Some more bytes of a request that holds ``held`` already.
+        """Counts more bytes of a request that already holds ``held``.
 
         Raises:
             OverloadedError: there are too many.
@@ -50,14 +50,14 @@ class Budget:
             self.bytes += size
 
     def release(self, size: int) -> None:
-        """A request and its bytes are done with."""
+        """Frees a request and its bytes."""
         with self._lock:
             self.requests -= 1
             self.bytes -= size
 
 
 class Admission:
-    """A request that was admitted, until its context is left."""
+    """An admitted request, until its context ends."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget

@@ -1,7 +1,7 @@
 """OTLP/gRPC: the three services, on the bytes of their requests.
 
 Source: OpenTelemetry Protocol 1.x, "OTLP/gRPC"; the messages of ``google.rpc``. A Collector tries again after
-UNAVAILABLE, and after little else: whatever goes wrong here is that, unless the request is wrong.
+UNAVAILABLE and few other codes. So each failure here has that code, unless the request is wrong.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.gateway.answers import (
-    Answer,
+from tracelet_otel.gateway.auth import Certificates
+from tracelet_otel.gateway.budget import Budget, OverloadedError
+from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
+from tracelet_otel.gateway.intake import Intake
+from tracelet_otel.gateway.intake_result import (
+    IntakeResult,
     logs_response,
     metrics_response,
     traces_response,
     unavailable,
 )
-from tracelet_otel.gateway.auth import Certificates
-from tracelet_otel.gateway.budget import Budget, OverloadedError
-from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
-from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.measured import Requests
+from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.settings import ConfigurationError
 
 _PACKAGE: Final = "opentelemetry.proto.collector"
@@ -38,7 +38,7 @@ _METHOD: Final = "Export"
 _OPTIONS: Final = (
     # A message that inflates to more is refused before it is inflated whole.
     ("grpc.max_receive_message_length", MAX_BYTES),
-    ("grpc.so_reuseport", 0),  # a second gateway on the same port would take half of what comes
+    ("grpc.so_reuseport", 0),  # else a second gateway on the same port would take half of the requests
     # Collectors keep their connections alive with pings, also while nothing is sent.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -52,19 +52,19 @@ _log = get_logger("tracelet_otel.gateway")
 
 
 class GrpcServer:
-    """The server. To be made, started and stopped in one event loop.
+    """The server. Make, start and stop it in one event loop.
 
     Args:
-        intake: takes what comes.
+        intake: takes the requests.
         address: ``host:port``; port 0 is any.
         executor: threads that may wait for the disk.
-        budget: of what is in hand at once.
-        authorize: whether the ``authorization`` entry of a call's metadata lets it in. None: nobody is asked.
-        tls: None: without.
-        requests: measure what is answered, if somebody wants to know.
+        budget: bounds what is in hand at once.
+        authorize: whether a call with this ``authorization`` in its metadata may send. None: all may.
+        tls: None: without TLS.
+        requests: measures what is answered; None without measurements.
 
     Raises:
-        ConfigurationError: the address cannot be listened on, or a certificate is none.
+        ConfigurationError: the address cannot be listened on, or a certificate is not valid.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class GrpcServer:
         self._budget = budget
         self._authorize = authorize
         self._server: Any = grpc.aio.server(options=_OPTIONS)
-        services: dict[str, tuple[Callable[[bytes], Answer], Callable[[Answer], Any]]] = {
+        services: dict[str, tuple[Callable[[bytes], IntakeResult], Callable[[IntakeResult], Any]]] = {
             f"{_PACKAGE}.metrics.v1.MetricsService": (intake.metrics, metrics_response),
             f"{_PACKAGE}.logs.v1.LogsService": (intake.logs, logs_response),
             f"{_PACKAGE}.trace.v1.TraceService": (intake.traces, traces_response),
@@ -109,7 +109,7 @@ class GrpcServer:
         await self._server.stop(grace)
 
     def _handler(
-        self, method: str, take: Callable[[bytes], Answer], describe: Callable[[Answer], Any]
+        self, method: str, take: Callable[[bytes], IntakeResult], describe: Callable[[IntakeResult], Any]
     ) -> Any:
         async def export(data: bytes, context: Any) -> bytes:
             began = time.monotonic()
@@ -128,9 +128,9 @@ class GrpcServer:
 
         return cast("Any", grpc.unary_unary_rpc_method_handler(export))
 
-    async def _take(self, take: Callable[[bytes], Answer], data: bytes, context: Any) -> Answer:
+    async def _take(self, take: Callable[[bytes], IntakeResult], data: bytes, context: Any) -> IntakeResult:
         if self._authorize is not None and not self._authorize(_authorization(context)):
-            return Answer("unauthenticated", message="a bearer token is needed")
+            return IntakeResult("unauthenticated", message="a bearer token is needed")
         try:
             with self._budget.admit() as admission:
                 admission.take(len(data))
@@ -144,7 +144,7 @@ def _authorization(context: Any) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
-async def _abort(context: Any, code: Any, answer: Answer) -> NoReturn:
+async def _abort(context: Any, code: Any, answer: IntakeResult) -> NoReturn:
     status = Status(code=code.value[0], message=answer.message)
     trailing: list[tuple[str, bytes]] = []
     if answer.kind == "unavailable":

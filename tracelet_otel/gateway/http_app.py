@@ -18,31 +18,31 @@ from google.rpc.status_pb2 import Status
 
 from tracelet_otel.delivery.destination import SOURCE_HEADER
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.gateway.answers import (
-    ACCEPTED,
-    Answer,
-    invalid,
-    logs_response,
-    metrics_response,
-    traces_response,
-    unavailable,
-)
 from tracelet_otel.gateway.budget import Budget, OverloadedError
 from tracelet_otel.gateway.http_messages import (
     DisconnectedError,
+    HttpError,
     Receive,
-    RefusedError,
     Request,
     Response,
     Scope,
     Send,
 )
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.measured import Requests
+from tracelet_otel.gateway.intake_result import (
+    ACCEPTED,
+    IntakeResult,
+    invalid,
+    logs_response,
+    metrics_response,
+    traces_response,
+    unavailable,
+)
+from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.otlp.json import parse_line
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of a request after decompression."""
+"""The most of one request, after decompression."""
 MOST_REQUESTS: Final = 64
 """In hand at once."""
 MOST_BYTES: Final = 512 * 1024 * 1024
@@ -51,10 +51,10 @@ OVERLOAD_RETRY_S: Final = 1.0
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 MISDIRECTED: Final = 421
-"""The status for a sender that has to say first who it is; of HTTP, RFC 9110, section 15.5.20."""
+"""The status for a sender that has to register first; RFC 9110, section 15.5.20."""
 
 Handler = Callable[[Request], Awaitable[Response]]
-Take = Callable[[bytes, str], Answer]
+Take = Callable[[bytes, str], IntakeResult]
 _log = get_logger("tracelet_otel.gateway")
 
 
@@ -65,13 +65,12 @@ class App:
         intake: takes what comes.
         executor: threads that may wait for the disk; the event loop's if None.
         budget: of what is in hand at once; 64 requests and 512 MiB if None.
-        authorize: whether the ``Authorization`` header of a request that sends something lets it in. None:
-            nobody is asked.
-        max_bytes: of a request after decompression.
-        knows: whether it knows the sender that :data:`SOURCE_HEADER` names; of one that it does not, nothing
-            is taken. None: the header is not listened to, since what is counted for each sender has no bound.
+        authorize: whether a request with this ``Authorization`` header may send. None: all may.
+        max_bytes: the most of one request after decompression.
+        knows: whether the sender that :data:`SOURCE_HEADER` names is registered; others may not send. None:
+            the header is ignored, since the counts by sender have no bound.
         is_ready: whether requests are taken at present.
-        requests: measure what is answered, if somebody wants to know.
+        requests: measures what is answered; None without measurements.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class App:
             return await handler(Request(scope, receive, self._max_bytes))
         except DisconnectedError:
             raise
-        except RefusedError as error:
+        except HttpError as error:
             return Response(error.status, f"{error.message}\n".encode(), headers=error.headers)
         except Exception:
             _log.exception("%s %s failed", scope["method"], scope["path"])
@@ -146,29 +145,29 @@ class App:
     async def _readiness(self, request: Request) -> Response:
         return Response(body=b"ready\n") if self.is_ready() else Response(503, b"not ready\n")
 
-    def _otlp(self, take: Take, describe: Callable[[Answer], Message]) -> Handler:
+    def _otlp(self, take: Take, describe: Callable[[IntakeResult], Message]) -> Handler:
         async def handle(request: Request) -> Response:
             content_type = request.header("content-type").partition(";")[0].strip().lower()
             as_json = content_type == JSON
             try:
                 return _response(await self._take(request, content_type, take), describe, as_json)
-            except RefusedError as error:
+            except HttpError as error:
                 status = Status(code=_codes.get(error.status, 3), message=error.message)
                 return _encoded(error.status, status, as_json, error.headers)
 
         return handle
 
-    async def _take(self, request: Request, content_type: str, take: Take) -> Answer:
+    async def _take(self, request: Request, content_type: str, take: Take) -> IntakeResult:
         if self._authorize is not None and not self._authorize(request.header("authorization")):
-            raise RefusedError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
+            raise HttpError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
         if content_type not in (PROTOBUF, JSON):
-            raise RefusedError(415, f"content-type {content_type!r}: {PROTOBUF} or {JSON} is taken")
+            raise HttpError(415, f"content-type {content_type!r}: {PROTOBUF} or {JSON} is taken")
         try:
             with self._budget.admit() as admission:
                 data = await request.body(admission)
                 source = request.header(SOURCE_HEADER) if self._knows is not None else ""
                 if self._knows is not None and not self._knows(source):
-                    raise RefusedError(MISDIRECTED, "who sends this?")
+                    raise HttpError(MISDIRECTED, "the sender is not registered")
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(
                     self._executor, lambda: _taken(take, data, source, content_type == JSON)
@@ -178,10 +177,10 @@ class App:
 
 
 _codes: Final = {400: 3, 401: 16, 413: 8, 415: 3, 503: 14}
-"""By HTTP's status the code of gRPC, as ``google.rpc.Status`` has it."""
+"""The codes of gRPC in ``google.rpc.Status``, by HTTP's status."""
 
 
-def _taken(take: Take, data: bytes, source: str, as_json: bool) -> Answer:
+def _taken(take: Take, data: bytes, source: str, as_json: bool) -> IntakeResult:
     if as_json:
         try:
             parsed = parse_line(data)
@@ -195,7 +194,7 @@ def _taken(take: Take, data: bytes, source: str, as_json: bool) -> Answer:
     return take(data, source)
 
 
-def _response(answer: Answer, describe: Callable[[Answer], Message], as_json: bool) -> Response:
+def _response(answer: IntakeResult, describe: Callable[[IntakeResult], Message], as_json: bool) -> Response:
     if answer.kind == "invalid":
         return _encoded(400, Status(code=3, message=answer.message), as_json, {})
     if answer.kind == "unavailable":

@@ -1,4 +1,4 @@
-"""A request and a response of HTTP as an application of ASGI sees them."""
+"""A request and a response of HTTP, in an application of ASGI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
-class RefusedError(Exception):
+class HttpError(Exception):
     """A request that is answered with an error.
 
     Args:
@@ -33,12 +33,12 @@ class RefusedError(Exception):
 
 
 class DisconnectedError(Exception):
-    """The client has gone in the middle of its request."""
+    """The client has closed the connection in the middle of its request."""
 
 
 @dataclass(slots=True)
 class Response:
-    """What is answered."""
+    """The answer to a request."""
 
     status: int = 200
     body: bytes = b""
@@ -46,7 +46,7 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
     async def send(self, send: Send) -> None:
-        """Answers."""
+        """Sends the answer."""
         headers = {
             "content-type": self.content_type,
             "content-length": str(len(self.body)),
@@ -58,7 +58,7 @@ class Response:
 
 
 class Request:
-    """What is asked.
+    """A request.
 
     Args:
         scope: of ASGI.
@@ -75,20 +75,20 @@ class Request:
         }
 
     def header(self, name: str) -> str:
-        """A header's value; empty if it is not there."""
+        """A header's value; empty without that header."""
         return self._headers.get(name, "")
 
     async def body(self, admission: Admission) -> bytes:
-        """The body, decompressed as far as it may be.
+        """The body, decompressed up to the limit.
 
         Raises:
-            RefusedError: it is too long, or no gzip, or compressed otherwise.
+            HttpError: it is too long, is not gzip, or is compressed in another way.
             OverloadedError: too much is in hand.
-            DisconnectedError: the client has gone.
+            DisconnectedError: the client has closed the connection.
         """
         encoding = self.header("content-encoding").strip().lower()
         if encoding not in ("", "identity", "gzip"):
-            raise RefusedError(415, f"content-encoding {encoding!r}: gzip or none is taken")
+            raise HttpError(415, f"content-encoding {encoding!r}: gzip or none is taken")
         length = self.header("content-length")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_long()
@@ -100,14 +100,14 @@ class Request:
             try:
                 part = inflater.feed(chunk, left + 1) if inflater is not None else chunk
             except zlib.error as error:
-                raise RefusedError(400, f"the body is no gzip: {error}") from error
+                raise HttpError(400, f"the body is not gzip: {error}") from error
             if len(part) > left:
                 raise self._too_long()
             admission.take(len(part))
             size += len(part)
             parts.append(part)
         if inflater is not None and not inflater.is_complete:
-            raise RefusedError(400, "the body is no gzip: it ends too early")
+            raise HttpError(400, "the body is not gzip: it ends too early")
         return b"".join(parts)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
@@ -119,12 +119,12 @@ class Request:
             yield message.get("body", b"")
             more = message.get("more_body", False)
 
-    def _too_long(self) -> RefusedError:
-        return RefusedError(413, f"the body has over {self._max_bytes} bytes", {"connection": "close"})
+    def _too_long(self) -> HttpError:
+        return HttpError(413, f"the body has over {self._max_bytes} bytes", {"connection": "close"})
 
 
 class _Inflater:
-    """Decompresses gzip, of one member or several, as far as is asked for."""
+    """Decompresses gzip of one or more members, step by step."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP)
@@ -138,7 +138,7 @@ class _Inflater:
         """What ``data`` inflates to, but no more than ``most`` bytes.
 
         Raises:
-            zlib.error: it is no gzip.
+            zlib.error: it is not gzip.
         """
         parts: list[bytes] = []
         while data and most > 0:

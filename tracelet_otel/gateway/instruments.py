@@ -1,6 +1,6 @@
-"""The gateway's own metrics: names, units, and what is in their attributes.
+"""The gateway's own metrics: names, units, and the keys of their attributes.
 
-What OpenTelemetry has a convention for has its name and means what it means there. Source: "OpenTelemetry SDK
+Where OpenTelemetry has a convention, name and meaning are the convention's. Source: "OpenTelemetry SDK
 metrics", "HTTP metrics" and "RPC metrics" of the Semantic Conventions, as in
 ``opentelemetry-semantic-conventions`` 0.66b2. The rest begins with ``tracelet.gateway.``.
 """
@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 from opentelemetry.metrics import Histogram, Meter
 
 COMPONENT_NAME: Final = "otel.component.name"
-"""Of an exporter its backend's name."""
+"""The name of an exporter's backend."""
 COMPONENT_TYPE: Final = "otel.component.type"
 ERROR_TYPE: Final = "error.type"
 
@@ -29,7 +29,7 @@ class Instrument(NamedTuple):
 
 
 _SERVER_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""As the conventions of HTTP and RPC have them."""
+"""Those of the conventions of HTTP and RPC."""
 _EXPORT_BOUNDS: Final = (*_SERVER_BOUNDS, 30, 60, 300, 900, 3600)
 """An export goes on until its tracker is back; the conventions leave the bounds open."""
 
@@ -89,47 +89,31 @@ CONVENTIONS: Final = (
     RPC_DURATION,
 )
 
+
 # -- without a convention -----------------------------------------------------------------------
-_OURS: Final = "tracelet.gateway."
-POINTS_RECEIVED: Final = Instrument(
-    f"{_OURS}points.received", "counter", "{point}", "Logged points that came"
-)
-RECORDS_RECEIVED: Final = Instrument(f"{_OURS}records.received", "counter", "{record}", "Records that came")
-POINTS_REJECTED: Final = Instrument(
-    f"{_OURS}points.rejected", "counter", "{point}", "Points refused for ever"
-)
-RECORDS_REJECTED: Final = Instrument(
-    f"{_OURS}records.rejected", "counter", "{record}", "Records refused for ever"
-)
-DUPLICATES: Final = Instrument(
-    f"{_OURS}duplicates", "counter", "{item}", "Data points and records that a backend had already"
-)
-POINTS_DELIVERED: Final = Instrument(f"{_OURS}points.delivered", "counter", "{point}", "Points a backend has")
-RECORDS_DELIVERED: Final = Instrument(
-    f"{_OURS}records.delivered", "counter", "{record}", "Records a backend has"
-)
-POINTS_DROPPED: Final = Instrument(
-    f"{_OURS}points.dropped", "counter", "{point}", "Points that a backend refused"
-)
-RECORDS_DROPPED: Final = Instrument(
-    f"{_OURS}records.dropped", "counter", "{record}", "Records that a backend refused"
-)
-QUEUE_POINTS: Final = Instrument(
-    f"{_OURS}queue.points", "up_down_counter", "{point}", "Points that wait for a backend"
-)
-QUEUE_RECORDS: Final = Instrument(
-    f"{_OURS}queue.records", "up_down_counter", "{record}", "Records that wait for a backend"
-)
-SPOOL_SIZE: Final = Instrument(f"{_OURS}spool.size", "up_down_counter", "By", "Bytes of a backend's spool")
-SPOOL_LIMIT: Final = Instrument(
-    f"{_OURS}spool.limit", "up_down_counter", "By", "Bytes that a backend's spool may have"
-)
-RUNS: Final = Instrument(
-    f"{_OURS}runs", "up_down_counter", "{run}", "Runs that are open, have ended, or fell silent"
-)
-REQUESTS_ACTIVE: Final = Instrument(
-    f"{_OURS}requests.active", "up_down_counter", "{request}", "Requests in hand"
-)
+def _counter(name: str, unit: str, meaning: str) -> Instrument:
+    return Instrument(f"tracelet.gateway.{name}", "counter", unit, meaning)
+
+
+def _level(name: str, unit: str, meaning: str) -> Instrument:
+    return Instrument(f"tracelet.gateway.{name}", "up_down_counter", unit, meaning)
+
+
+POINTS_RECEIVED: Final = _counter("points.received", "{point}", "Logged points that came")
+RECORDS_RECEIVED: Final = _counter("records.received", "{record}", "Records that came")
+POINTS_REJECTED: Final = _counter("points.rejected", "{point}", "Points refused for ever")
+RECORDS_REJECTED: Final = _counter("records.rejected", "{record}", "Records refused for ever")
+DUPLICATES: Final = _counter("duplicates", "{item}", "Data points and records that a backend had already")
+POINTS_DELIVERED: Final = _counter("points.delivered", "{point}", "Points a backend has")
+RECORDS_DELIVERED: Final = _counter("records.delivered", "{record}", "Records a backend has")
+POINTS_DROPPED: Final = _counter("points.dropped", "{point}", "Points that a backend refused")
+RECORDS_DROPPED: Final = _counter("records.dropped", "{record}", "Records that a backend refused")
+QUEUE_POINTS: Final = _level("queue.points", "{point}", "Points that wait for a backend")
+QUEUE_RECORDS: Final = _level("queue.records", "{record}", "Records that wait for a backend")
+SPOOL_SIZE: Final = _level("spool.size", "By", "Bytes of a backend's spool")
+SPOOL_LIMIT: Final = _level("spool.limit", "By", "Bytes that a backend's spool may have")
+RUNS: Final = _level("runs", "{run}", "Runs that are open, have ended, or fell silent")
+REQUESTS_ACTIVE: Final = _level("requests.active", "{request}", "Requests in hand")
 
 
 def histogram(meter: Meter, instrument: Instrument) -> Histogram:

@@ -22,11 +22,17 @@ from tracelet_otel.delivery.spool.lines import encode_metrics
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.gateway.answers import ACCEPTED, Answer, invalid, unavailable
-from tracelet_otel.gateway.items import Checked, Item, check_logs, check_metrics
-from tracelet_otel.gateway.outlets import Outlet
-from tracelet_otel.gateway.pieces import Chosen, count_points, is_whole, logs_piece, metrics_piece
+from tracelet_otel.gateway.backend_queues import BackendQueue
+from tracelet_otel.gateway.intake_result import ACCEPTED, IntakeResult, invalid, unavailable
+from tracelet_otel.gateway.partial_requests import (
+    Chosen,
+    count_points,
+    is_whole,
+    partial_logs,
+    partial_metrics,
+)
 from tracelet_otel.gateway.runs import RunEntry, Runs, status_request
+from tracelet_otel.gateway.validation import Element, Validated, validate_logs, validate_metrics
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.semconv import ATTENDANTS, RUN_STATUS, STATUS_INFERRED
 
@@ -51,7 +57,7 @@ class Intake:
     """Takes requests. Used by any number of threads.
 
     Args:
-        outlets: the backends.
+        queues: the backends.
         runs: that are open and have ended; changed by this alone.
         drops: whether what a backend's spool has no room for is dropped there, and counted. Else the sender
             is asked to send it again, and every backend waits for that one.
@@ -63,14 +69,14 @@ class Intake:
 
     def __init__(
         self,
-        outlets: Sequence[Outlet],
+        queues: Sequence[BackendQueue],
         runs: Runs,
         *,
         fsync: bool = True,
         drops: bool = False,
         media: tuple[str, ...] | None = (),
     ) -> None:
-        self.outlets = list(outlets)
+        self.queues = list(queues)
         self.runs = runs
         self.tally = Tally()
         self._fsync = fsync
@@ -78,7 +84,7 @@ class Intake:
         self._media = media
         self._lock = threading.Lock()
 
-    def metrics(self, data: bytes, source: str = "") -> Answer:
+    def metrics(self, data: bytes, source: str = "") -> IntakeResult:
         """Takes a metrics request; never raises.
 
         Args:
@@ -87,11 +93,11 @@ class Intake:
         """
         return self._answered("metrics", lambda: self._metrics(data, source))
 
-    def logs(self, data: bytes, source: str = "") -> Answer:
+    def logs(self, data: bytes, source: str = "") -> IntakeResult:
         """Takes a logs request, likewise."""
         return self._answered("logs", lambda: self._logs(data, source))
 
-    def traces(self, data: bytes) -> Answer:
+    def traces(self, data: bytes) -> IntakeResult:
         """Accepts a request of spans and keeps none: no tracker takes them."""
         return self._answered("traces", lambda: self._traces(data))
 
@@ -111,11 +117,11 @@ class Intake:
                 _log.error("run %s cannot be closed now: %s", entry.info.id, answer.message)
         with self._lock:
             for run_id in self.runs.forget():
-                for outlet in self.outlets:
-                    outlet.seen.forget(run_id)
+                for queue in self.queues:
+                    queue.deduplicator.forget(run_id)
             self.runs.save()
 
-    def _answered(self, signal: str, take: Callable[[], Answer]) -> Answer:
+    def _answered(self, signal: str, take: Callable[[], IntakeResult]) -> IntakeResult:
         try:
             answer = take()
         except PermanentError as error:
@@ -135,19 +141,19 @@ class Intake:
             log_once(f"unavailable {signal}", logging.ERROR, "%s not taken now: %s", signal, answer.message)
         return answer
 
-    def _traces(self, data: bytes) -> Answer:
+    def _traces(self, data: bytes) -> IntakeResult:
         try:
             ExportTraceServiceRequest.FromString(data)
         except DecodeError as error:
             raise PermanentError(f"not an OTLP traces request: {error}") from error
         return ACCEPTED
 
-    def _metrics(self, data: bytes, source: str) -> Answer:
+    def _metrics(self, data: bytes, source: str) -> IntakeResult:
         request = parse_metrics(data)
-        checked = check_metrics(request)
+        validated = validate_metrics(request)
 
         def make(chosen: Sequence[Chosen], is_all: bool) -> Batch:
-            piece = data if is_all else metrics_piece(request, chosen).SerializeToString()
+            piece = data if is_all else partial_metrics(request, chosen).SerializeToString()
             return Batch(
                 metrics=piece,
                 points=count_points(chosen),
@@ -157,122 +163,122 @@ class Intake:
             )
 
         with self._lock:
-            self.tally.points += checked.points
-            self.tally.rejected_points += checked.rejected_points
-            problem = self._keep(checked, make)
-        return self._answer(checked, problem)
+            self.tally.points += validated.points
+            self.tally.rejected_points += validated.rejected_points
+            problem = self._keep(validated, make)
+        return self._answer(validated, problem)
 
-    def _logs(self, data: bytes, source: str) -> Answer:
+    def _logs(self, data: bytes, source: str) -> IntakeResult:
         request = parse_logs(data)
-        checked = check_logs(request, self._media)
+        validated = validate_logs(request, self._media)
 
         def make(chosen: Sequence[Chosen], is_all: bool) -> Batch:
-            piece = data if is_all else logs_piece(request, chosen).SerializeToString()
-            kinds = [item.kind for item, _ in chosen]
+            piece = data if is_all else partial_logs(request, chosen).SerializeToString()
+            kinds = [element.kind for element, _ in chosen]
             records = sum(1 for kind in kinds if kind not in ATTENDANTS)
             return Batch(logs=piece, records=records, size=len(piece), ends="status" in kinds, source=source)
 
         with self._lock:
-            self.tally.records += len(checked.items) + checked.rejected + checked.repeated
-            self.tally.rejected_records += checked.rejected
-            problem = self._keep(checked, make)
-        return self._answer(checked, problem)
+            self.tally.records += len(validated.elements) + validated.rejected + validated.repeated
+            self.tally.rejected_records += validated.rejected
+            problem = self._keep(validated, make)
+        return self._answer(validated, problem)
 
-    def _answer(self, checked: Checked, problem: str) -> Answer:
+    def _answer(self, validated: Validated, problem: str) -> IntakeResult:
         if problem:
             return unavailable(problem, RETRY_S)
         if self._fsync:  # also when all of it was known: it may be on its way to the disk in another thread
-            for outlet in self.outlets:
-                outlet.delivery.sync()
-        if checked.rejected:
-            return Answer("partial", checked.rejected, checked.message)
+            for queue in self.queues:
+                queue.delivery.sync()
+        if validated.rejected:
+            return IntakeResult("partial", validated.rejected, validated.message)
         return ACCEPTED
 
-    def _keep(self, checked: Checked, make: Callable[[Sequence[Chosen], bool], Batch]) -> str:
+    def _keep(self, validated: Validated, make: Callable[[Sequence[Chosen], bool], Batch]) -> str:
         """Appends what is new to every backend's spool; what went wrong, if something did."""
         problem = ""
         known: list[Chosen] | None = None
         batches: list[tuple[list[Chosen], Batch]] = []
-        for outlet in self.outlets:
-            chosen = self._choose(outlet, checked)
+        for queue in self.queues:
+            chosen = self._choose(queue, validated)
             if chosen != known:  # backends mostly get the same: it is encoded once
-                known, batches = chosen, _by_run(checked, chosen, make)
+                known, batches = chosen, _by_run(validated, chosen, make)
             for members, batch in batches:
                 try:
-                    outlet.delivery.put(batch)
+                    queue.delivery.put(batch)
                 except OSError as error:
                     if not self._drops:
-                        problem = f"{outlet.delivery.name}: {error}"
+                        problem = f"{queue.delivery.name}: {error}"
                         break
-                    outlet.delivery.drop(batch, str(error))
-                for item, parts in members:
-                    outlet.seen.add(item, parts)
+                    queue.delivery.drop(batch, str(error))
+                for element, parts in members:
+                    queue.deduplicator.add(element, parts)
         if not problem:
-            late = self._note_runs(checked)
+            late = self._note_runs(validated)
             problem = self._close_late(late)
         else:  # they are not silent: their sender tries again
-            for run_id in {item.run_id for item in checked.items if item.kind != "status"}:
+            for run_id in {element.run_id for element in validated.elements if element.kind != "status"}:
                 self.runs.hear(run_id)
         self.runs.save()
         return problem
 
-    def _choose(self, outlet: Outlet, checked: Checked) -> list[Chosen]:
+    def _choose(self, queue: BackendQueue, validated: Validated) -> list[Chosen]:
         chosen: list[Chosen] = []
-        route = outlet.delivery.route
-        for item in checked.items:
-            if not route.takes(item.kind, item.tag):
+        route = queue.delivery.route
+        for element in validated.elements:
+            if not route.takes(element.kind, element.tag):
                 continue
-            parts = outlet.seen.missing(item)
-            if parts is None or self._is_stale(item):
-                self.tally.repeated[outlet.delivery.name] += 1
+            parts = queue.deduplicator.missing(element)
+            if parts is None or self._is_stale(element):
+                self.tally.repeated[queue.delivery.name] += 1
             else:
-                chosen.append((item, parts))
+                chosen.append((element, parts))
         return chosen
 
-    def _is_stale(self, item: Item) -> bool:
+    def _is_stale(self, element: Element) -> bool:
         """Whether it is the end of an attempt that another one followed: it came before."""
-        if item.kind != "status" or item.record is None:
+        if element.kind != "status" or element.record is None:
             return False
-        entry = self.runs.get(item.run_id)
-        return entry is not None and item.record.time_unix_nano < entry.began
+        entry = self.runs.get(element.run_id)
+        return entry is not None and element.record.time_unix_nano < entry.began
 
-    def _note_runs(self, checked: Checked) -> dict[str, RunEntry]:
+    def _note_runs(self, validated: Validated) -> dict[str, RunEntry]:
         """Tells the runs what came; those that had ended before, and whose trackers do not know it."""
         late: dict[str, RunEntry] = {}
         valued: set[str] = set()
-        for item in checked.items:
-            record = item.record
+        for element in validated.elements:
+            record = element.record
             if record is not None and record.kind == "run":
                 self.runs.run(run_info(record), record.time_unix_nano)
             elif record is not None and record.kind == "status":
                 inferred = record.attributes.get(STATUS_INFERRED) is True
                 status = str(record.attributes[RUN_STATUS])
-                self.runs.status(item.run_id, status, record.time_unix_nano, inferred=inferred)
-                late.pop(item.run_id, None)
-            elif record is None and not item.points:
-                self.runs.hear(item.run_id)
-            elif item.run_id not in valued:
-                valued.add(item.run_id)
-                info = presumed_run(item.run_id, [checked.resources[item.place[0]]])
-                entry = self.runs.value(item.run_id, info)
+                self.runs.status(element.run_id, status, record.time_unix_nano, inferred=inferred)
+                late.pop(element.run_id, None)
+            elif record is None and not element.points:
+                self.runs.hear(element.run_id)
+            elif element.run_id not in valued:
+                valued.add(element.run_id)
+                info = presumed_run(element.run_id, [validated.resources[element.place[0]]])
+                entry = self.runs.value(element.run_id, info)
                 if entry.restored:
-                    late[item.run_id] = entry
+                    late[element.run_id] = entry
         return late
 
     def _close_late(self, late: dict[str, RunEntry]) -> str:
         """Says again how runs ended of which a value came late, after a restart."""
         for entry in late.values():
             data = status_request(entry.info, entry.status, time.time_ns(), inferred=False)
-            for outlet in self.outlets:
+            for queue in self.queues:
                 try:
-                    outlet.delivery.put(Batch(logs=data, size=len(data), ends=True))
+                    queue.delivery.put(Batch(logs=data, size=len(data), ends=True))
                 except OSError as error:
-                    return f"{outlet.delivery.name}: {error}"
+                    return f"{queue.delivery.name}: {error}"
         return ""
 
 
 def _by_run(
-    checked: Checked, chosen: list[Chosen], make: Callable[[Sequence[Chosen], bool], Batch]
+    validated: Validated, chosen: list[Chosen], make: Callable[[Sequence[Chosen], bool], Batch]
 ) -> list[tuple[list[Chosen], Batch]]:
     """A batch for each run: what is wrong with one costs no other."""
     runs: dict[str, list[Chosen]] = {}
@@ -280,9 +286,9 @@ def _by_run(
         runs.setdefault(one[0].run_id, []).append(one)
     is_all = (
         len(runs) == 1
-        and not checked.rejected
-        and not checked.repeated
-        and len(chosen) == len(checked.items)
+        and not validated.rejected
+        and not validated.repeated
+        and len(chosen) == len(validated.elements)
         and all(map(is_whole, chosen))
     )
     return [(members, make(members, is_all)) for members in runs.values()]

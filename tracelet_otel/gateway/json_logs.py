@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, for what collects the logs of a cluster."""
+"""Logs as one JSON object a line, for a cluster's log collector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def install() -> None:
-    """Has what is logged in this process written to stderr: our own from INFO on, others' from WARNING."""
+    """Writes the logs of this process to stderr: ours from INFO on, others' from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(REDACTING)

@@ -1,7 +1,7 @@
-"""Which runs are open here, and which have ended; kept over restarts.
+"""Which runs are open here, and which have ended. Survives restarts.
 
-A run is open from its first point or record on, until its status record; or until nothing was heard of it for
-a stated time: then it counts as killed. Data that comes after that opens it again.
+A run is open from its first point or record until its status record. If nothing of it comes for a given time,
+it counts as killed. Data that comes after that opens it again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp.records import RunInfo
 
 KEPT_S: Final = 24 * 3600.0
-"""How long a run that has ended is remembered: a late value does not leave it open, a second one is known."""
+"""How long a run that has ended is remembered, so that a late value does not leave it open."""
 MOST_ENDED: Final = 1000
-"""Runs that have ended and are remembered at most."""
+"""The most runs that have ended and are remembered."""
 
 State = Literal["open", "ended", "silent"]
 
@@ -37,26 +37,26 @@ class RunEntry:
 
     info: RunInfo
     state: State = "open"
-    """``ended``: by its own status. ``silent``: taken as killed, since nothing was heard."""
+    """``ended``: by its own status. ``silent``: taken as killed, since nothing came."""
     status: str = ""
     time_unix_nano: int = 0
     """Of the status."""
     began: int = 0
-    """Nanoseconds since 1970 of the run's latest description of itself: an earlier status is an old one."""
+    """Nanoseconds since 1970 of the run's latest description. An earlier status is of an older attempt."""
     heard: float = 0.0
-    """Of :func:`time.monotonic`; for one that has ended: when."""
+    """When something of it came last, or it ended; of :func:`time.monotonic`."""
     described: bool = False
-    """Whether the run itself has said what it is called, not just the resource of something of it."""
+    """Whether the run's own description came, and not only resources that name it."""
     restored: bool = False
-    """Whether it had ended before this process began, so that its trackers' clients do not know."""
+    """Whether it ended before this process began, so that its trackers' clients do not know it."""
 
 
 class Runs:
-    """The runs. Changed under the intake's lock; looked at by every delivery.
+    """The runs. Changed under the intake's lock, and read by every delivery.
 
     Args:
         path: the file that keeps them. None: they are not kept.
-        silence: seconds after which a run of which nothing is heard is taken as killed.
+        silence: seconds without anything of a run after which it counts as killed.
         clock: seconds.
     """
 
@@ -71,17 +71,17 @@ class Runs:
         self._lines = 0
         """In the file."""
         self.recovered: set[str] = set()
-        """Runs that the file did not know, but a spool."""
+        """Runs that are in a spool and not in the file."""
         if path is not None:
             self._load(path)
 
     def describe(self, run_id: str) -> RunInfo | None:
-        """The run's description as far as it is known."""
+        """The run's description, as far as it is known."""
         entry = self._entries.get(run_id)
         return entry.info if entry is not None else None
 
     def is_open(self, run_id: str) -> bool:
-        """Whether values of it came, and not yet its end."""
+        """Whether values of it came, and its end did not."""
         entry = self._entries.get(run_id)
         return entry is not None and entry.state == "open"
 
@@ -97,13 +97,13 @@ class Runs:
         return found
 
     def hear(self, run_id: str) -> None:
-        """Something of a run came, be it measurements of its machine."""
+        """Notes that something of a run came, for example measurements of its machine."""
         entry = self._entries.get(run_id)
         if entry is not None and entry.state == "open":
             self._hear(entry)
 
     def value(self, run_id: str, info: RunInfo | None) -> RunEntry:
-        """A point or record of a run came: opens it, unless it has said its end.
+        """Notes a point or record of a run, which opens the run unless its own status ended it.
 
         Args:
             run_id: the run's.
@@ -123,7 +123,7 @@ class Runs:
         return entry
 
     def run(self, info: RunInfo, time_unix_nano: int) -> None:
-        """A run's own description came; one that is newer than the run's end opens it again."""
+        """Notes a run's own description, which opens the run again if it is newer than the run's end."""
         entry = self._entries.setdefault(info.id, RunEntry(info))
         if entry.state == "silent" or (entry.state == "ended" and time_unix_nano > entry.time_unix_nano):
             self._open(entry)
@@ -132,7 +132,7 @@ class Runs:
         self._changed.add(info.id)
 
     def status(self, run_id: str, status: str, time_unix_nano: int, *, inferred: bool) -> None:
-        """A run's end came."""
+        """Notes a run's end."""
         entry = self._entries.setdefault(run_id, RunEntry(RunInfo(run_id)))
         if time_unix_nano < entry.began:  # of an attempt that another one followed
             return
@@ -145,7 +145,7 @@ class Runs:
         return [entry.info for entry in tuple(self._entries.values()) if entry.state == "open"]
 
     def silent(self) -> list[str]:
-        """Open runs of which nothing was heard for too long."""
+        """Open runs of which nothing came for too long."""
         now = self._clock()
         return [
             run_id
@@ -170,7 +170,7 @@ class Runs:
         return old
 
     def save(self) -> None:
-        """Adds what has changed to the file. A failure is logged; the next call tries again."""
+        """Appends what has changed to the file. A failure is logged, and the next call tries again."""
         if self._path is None or not self._changed:
             return
         try:
@@ -187,7 +187,7 @@ class Runs:
             self._changed.clear()
 
     def _rewrite(self, path: Path) -> None:
-        """One line a run, in place of all those that they had."""
+        """Replaces the file by one with a single line for each run."""
         temporary = path.with_suffix(".new")
         temporary.write_bytes(b"".join(_line(run_id, entry) for run_id, entry in self._entries.items()))
         os.replace(temporary, path)  # noqa: PTH105
@@ -207,9 +207,9 @@ class Runs:
         except FileNotFoundError:
             return
         except OSError as error:
-            log_once("runs", logging.ERROR, "%s cannot be read, and is begun anew: %s", path, error)
+            log_once("runs", logging.ERROR, "%s cannot be read and begins empty: %s", path, error)
             return
-        now = self._clock()  # nothing could be heard meanwhile
+        now = self._clock()  # nothing could come meanwhile
         for line in lines:
             try:
                 content: Any = json.loads(line)
@@ -223,12 +223,12 @@ class Runs:
             else:
                 self._entries[run_id] = entry
         self._lines = len(lines)
-        if lines and not lines[-1].endswith(b"\n"):  # what is added would go on in that line
+        if lines and not lines[-1].endswith(b"\n"):  # else the next line would continue that one
             self._rewrite(path)
 
 
 def _line(run_id: str, entry: RunEntry | None) -> bytes:
-    """A run as a line of the file; one that is forgotten has no state."""
+    """A run as a line of the file. A forgotten run has no state."""
     if entry is None:
         return json.dumps({"info": {"id": run_id}, "state": None}).encode() + b"\n"
     info = entry.info

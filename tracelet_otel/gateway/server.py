@@ -1,4 +1,4 @@
-"""The gateway as a process: both servers, from the first socket to the last byte in the spool."""
+"""The gateway's process: starts both servers and the backends' queues, and ends them in order."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import uvicorn
-
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.foundation.locks import acquire_folder
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
+from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
 from tracelet_otel.gateway.budget import Budget
-from tracelet_otel.gateway.folder_lock import FolderLock
 from tracelet_otel.gateway.grpc_server import GrpcServer
 from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS, App
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.outlets import Outlet, make_outlet
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.telemetry import Telemetry
 from tracelet_otel.settings import ConfigurationError
 
 TICK_S: Final = 1.0
 THREADS: Final = 16
-"""That take requests. One works at a time, the others wait for the disk, together."""
+"""Threads that take requests. One works at a time, and the others wait for the disk together."""
 KEEP_ALIVE_S: Final = 75
 RUNS: Final = "runs.log"
 _log = get_logger("tracelet_otel.gateway")
@@ -67,7 +65,7 @@ def run(options: Options) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: something of the options cannot be.
+        ConfigurationError: an option cannot be used.
     """
     asyncio.run(_Gateway(options).serve())
 
@@ -91,34 +89,39 @@ class _Gateway:
         self._is_ready = False
 
     async def serve(self) -> None:
-        """From the lock of the folder to its release."""
+        """Serves while it holds the lock of its folder."""
         options = self._options
         spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
-        lock = FolderLock(spools)
-        outlets: list[Outlet] = []
+        try:
+            lock = acquire_folder(spools)
+        except OSError as error:
+            raise ConfigurationError(f"{spools} cannot be written to: {error}") from error
+        if lock is None:
+            raise ConfigurationError(f"another gateway uses {spools}: give this one a --name of its own")
+        queues: list[BackendQueue] = []
         telemetry = Telemetry()
         try:
             listening = _listen(options.http) if options.http else None
             try:
                 runs = Runs(spools / RUNS, silence=options.silence)
                 for name, given in options.backends.items():
-                    outlets.append(self._outlet(name, given, spools, runs, telemetry))
-                intake = Intake(outlets, runs, media=options.media)
+                    queues.append(self._queue(name, given, spools, runs, telemetry))
+                intake = Intake(queues, runs, media=options.media)
                 await self._serve(intake, listening, telemetry)
             finally:
                 if listening is not None:
                     listening.close()
         finally:
-            await asyncio.to_thread(_finish, [outlet.delivery for outlet in outlets], options.stop_timeout)
+            await asyncio.to_thread(_finish, [queue.delivery for queue in queues], options.stop_timeout)
             telemetry.close()
             lock.release()
 
-    def _outlet(
+    def _queue(
         self, name: str, given: Mapping[str, Any], spools: Path, runs: Runs, telemetry: Telemetry
-    ) -> Outlet:
+    ) -> BackendQueue:
         started = time.monotonic()
         try:
-            outlet = make_outlet(
+            queue = make_queue(
                 name,
                 given,
                 spools=spools,
@@ -130,15 +133,15 @@ class _Gateway:
             )
         except OSError as error:
             raise ConfigurationError(f"the spool of {name} cannot be used: {error}") from error
-        if outlet.spool.points or outlet.spool.records:
+        if queue.spool.points or queue.spool.records:
             fields = {
                 "backend": name,
-                "points": outlet.spool.points,
-                "records": outlet.spool.records,
+                "points": queue.spool.points,
+                "records": queue.spool.records,
                 "seconds": round(time.monotonic() - started, 1),
             }
             _log.info("an earlier process left data, which is delivered now", extra={"fields": fields})
-        return outlet
+        return queue
 
     async def _serve(self, intake: Intake, listening: socket.socket | None, telemetry: Telemetry) -> None:
         options = self._options
@@ -156,7 +159,7 @@ class _Gateway:
                 requests=telemetry.requests,
             )
             app.add_route("GET", "/metrics", telemetry.serve)
-            web = Server(_config(app, options)) if listening is not None else None
+            web = _web_server(app, options) if listening is not None else None
             calls = (
                 GrpcServer(
                     intake,
@@ -191,9 +194,9 @@ class _Gateway:
                 await self._close_servers(calls, web, tasks)
 
     async def _close_servers(
-        self, calls: GrpcServer | None, web: uvicorn.Server | None, tasks: list[asyncio.Task[None]]
+        self, calls: GrpcServer | None, web: Server | None, tasks: list[asyncio.Task[None]]
     ) -> None:
-        """Takes nothing new; what is in hand is answered."""
+        """Takes no new requests, and answers those in hand."""
         tasks[0].cancel()
         if web is not None:
             web.should_exit = True
@@ -214,7 +217,7 @@ class _Gateway:
 
 
 def _finish(deliveries: list[Delivery], timeout: float) -> None:
-    """Delivers for some more seconds; the rest stays in the spools."""
+    """Delivers for some more seconds. The rest stays in the spools."""
     deadline = time.monotonic() + timeout
     for delivery in deliveries:
         delivery.begin_closing()
@@ -234,7 +237,7 @@ def _finish(deliveries: list[Delivery], timeout: float) -> None:
 
 
 async def _first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Waits until it is to stop, or something has ended by itself."""
+    """Waits until the gateway should stop, or a task has ended by itself."""
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -242,17 +245,17 @@ async def _first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
 
 @contextlib.contextmanager
 def _stopping(stop: asyncio.Event) -> Generator[None]:
-    """SIGTERM and SIGINT stop the gateway; a second one ends it at once, which loses nothing."""
+    """SIGTERM and SIGINT stop the gateway. A second signal ends it at once, which loses nothing."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
-    def heard() -> None:
+    def on_signal() -> None:
         stop.set()
         for number in signals:
             loop.remove_signal_handler(number)
 
     for number in signals:
-        loop.add_signal_handler(number, heard)
+        loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:
@@ -260,16 +263,11 @@ def _stopping(stop: asyncio.Event) -> Generator[None]:
             loop.remove_signal_handler(number)
 
 
-def _config(app: App, options: Options) -> uvicorn.Config:
+def _web_server(app: App, options: Options) -> Server:
     tls = options.tls
     has_ca = tls is not None and tls.client_ca is not None
-    return uvicorn.Config(
+    return Server(
         app,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(options.stop_timeout),

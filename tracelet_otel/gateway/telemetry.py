@@ -12,12 +12,12 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from tracelet_otel.gateway import instruments
+from tracelet_otel.gateway.backend_queues import BackendQueue
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_messages import Request, Response
 from tracelet_otel.gateway.instruments import COMPONENT_NAME, Instrument
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.measured import Exports, Requests
-from tracelet_otel.gateway.outlets import Outlet
+from tracelet_otel.gateway.measurements import Exports, Requests
 from tracelet_otel.version import VERSION
 
 Found = Iterator[tuple[float, dict[str, str]]]
@@ -25,7 +25,7 @@ Find = Callable[[], Found]
 
 
 class Telemetry:
-    """What is measured as it happens, and what is read whenever somebody asks for it."""
+    """The measurements: some are taken as things happen, the others are read at each scrape."""
 
     def __init__(self) -> None:
         resource = Resource.create({"service.name": "tracelet-otel-gateway", "service.version": VERSION})
@@ -37,7 +37,7 @@ class Telemetry:
         self.requests = Requests(self._meter)
 
     def read(self, intake: Intake, budget: Budget) -> None:
-        """Has the numbers of an intake, and of what is in hand, read from now on."""
+        """Reads the numbers of an intake and of a budget at each scrape from now on."""
         finds: dict[Instrument, Find] = {
             instruments.POINTS_RECEIVED: _of_tally(intake, "points"),
             instruments.RECORDS_RECEIVED: _of_tally(intake, "records"),
@@ -81,24 +81,24 @@ def _of_tally(intake: Intake, name: str) -> Find:
     return lambda: _one(getattr(intake.tally, name))
 
 
-def _of_outlets(intake: Intake, read: Callable[[Outlet], float]) -> Find:
-    return lambda: ((read(outlet), {COMPONENT_NAME: outlet.delivery.name}) for outlet in intake.outlets)
+def _of_queues(intake: Intake, read: Callable[[BackendQueue], float]) -> Find:
+    return lambda: ((read(queue), {COMPONENT_NAME: queue.delivery.name}) for queue in intake.queues)
 
 
 def _of_deliveries(intake: Intake, name: str) -> Find:
-    return _of_outlets(intake, lambda outlet: getattr(outlet.delivery.counts, name))
+    return _of_queues(intake, lambda queue: getattr(queue.delivery.counts, name))
 
 
 def _of_spools(intake: Intake, name: str) -> Find:
-    return _of_outlets(intake, lambda outlet: getattr(outlet.spool, name))
+    return _of_queues(intake, lambda queue: getattr(queue.spool, name))
 
 
 def _dropped(intake: Intake, what: str) -> Find:
-    def read(outlet: Outlet) -> float:
-        dropped = getattr(outlet.delivery.counts, f"dropped_{what}") - getattr(outlet.spool, what)
+    def read(queue: BackendQueue) -> float:
+        dropped = getattr(queue.delivery.counts, f"dropped_{what}") - getattr(queue.spool, what)
         return max(0, dropped)
 
-    return _of_outlets(intake, read)
+    return _of_queues(intake, read)
 
 
 def _callback(find: Find) -> Callable[[CallbackOptions], Iterable[Observation]]:

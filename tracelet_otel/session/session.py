@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from opentelemetry.sdk.resources import Resource
 
-from tracelet_otel import agent, recording
+from tracelet_otel import recording
+from tracelet_otel.agent import isolation
 from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.summary import say
@@ -118,12 +119,12 @@ class Session:
         named = {
             name: settings.backends.get(name, {}) for name in dict.fromkeys([*settings.backends, *signals])
         }
-        isolated = agent.isolated(named) if settings.isolation == "process" else {}
+        isolated = isolation.isolated(named) if settings.isolation == "process" else {}
         try:
             if isolated:
                 try:
                     made.append(
-                        agent.make_delivery(
+                        isolation.make_delivery(
                             isolated,
                             settings,
                             run_id=run.id,

@@ -21,6 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.locks import acquire
 from tracelet_otel_exporters.mlflow import private
 from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
 
@@ -251,9 +252,10 @@ def _sole_creator(uri: str) -> Generator[None]:
     if not uri.startswith("sqlite") or os.name == "nt":
         yield
         return
-    import fcntl
-
     name = f"tracelet-mlflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
-    with (Path(tempfile.gettempdir()) / name).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+    lock = acquire(Path(tempfile.gettempdir()) / name, wait=-1)
+    assert lock is not None, "waits without end"
+    try:
         yield
+    finally:
+        lock.release()

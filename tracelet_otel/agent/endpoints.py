@@ -1,4 +1,4 @@
-"""Where training's processes say that they are there, ask what became of what they sent, and take leave."""
+"""The agent's own HTTP endpoints: training processes register, ask for a report, and sign off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Final
 
 from tracelet_otel.agent.protocol import (
@@ -14,36 +15,36 @@ from tracelet_otel.agent.protocol import (
     LONGEST_WAIT_S,
     REPORT_PATH,
     SOURCE_PATH,
-    BackendReport,
     Report,
-    Source,
+    TrainingProcess,
 )
-from tracelet_otel.agent.sources import Sources
+from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.delivery.destination import SOURCE_HEADER
+from tracelet_otel.delivery.summary import BackendReport
+from tracelet_otel.gateway.backend_queues import BackendQueue
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_app import JSON, App
-from tracelet_otel.gateway.http_messages import RefusedError, Request, Response
-from tracelet_otel.gateway.outlets import Outlet
+from tracelet_otel.gateway.http_messages import HttpError, Request, Response
 
 _PAUSE_S: Final = 0.02
 
 
-class Desk:
-    """Answers the agent's own requests, those of OTLP aside.
+class Endpoints:
+    """Answers the requests that are not OTLP.
 
     Args:
-        sources: the processes.
-        outlets: that deliver what they send.
-        warning: what each is to say to its user; empty if nothing.
+        processes: the training processes.
+        queues: deliver what the processes send.
+        warning: what each process tells its user; empty if nothing.
     """
 
-    def __init__(self, sources: Sources, outlets: Sequence[Outlet], warning: str) -> None:
-        self._sources = sources
-        self._outlets = outlets
+    def __init__(self, processes: TrainingProcesses, queues: Sequence[BackendQueue], warning: str) -> None:
+        self._processes = processes
+        self._queues = queues
         self._warning = warning
 
     def open(self, app: App) -> None:
-        """Has the application bring its requests here."""
+        """Adds the endpoints to the application."""
         app.add_route("POST", SOURCE_PATH, self._add)
         app.add_route("GET", REPORT_PATH, self._report_soon)
         app.add_route("POST", END_PATH, self._end)
@@ -52,60 +53,54 @@ class Desk:
         with Budget(1, 2**20).admit() as admission:
             body = await request.body(admission)
         try:
-            source = Source(**json.loads(body))
+            source = TrainingProcess(**json.loads(body))
         except (ValueError, TypeError) as error:
-            raise RefusedError(400, f"no source: {error}") from error
-        self._sources.add(_name(request), source)
+            raise HttpError(400, f"not a training process: {error}") from error
+        self._processes.add(_name(request), source)
         return Response(body=json.dumps({"agent": os.getpid()}).encode(), content_type=JSON)
 
     async def _end(self, request: Request) -> Response:
-        self._sources.end(_name(request))
+        self._processes.end(_name(request))
         return Response(body=b"{}", content_type=JSON)
 
     async def _report_soon(self, request: Request) -> Response:
         name = _name(request)
-        if not self._sources.knows(name):
-            raise RefusedError(404, "there is no such source")
+        if not self._processes.knows(name):
+            raise HttpError(404, "this training process is not known")
         try:
             wait = min(float(request.scope["query_string"] or 0), LONGEST_WAIT_S)
         except ValueError as error:
-            raise RefusedError(400, "the wait is no number of seconds") from error
+            raise HttpError(400, "the wait is not a number of seconds") from error
         end = time.monotonic() + wait
-        for outlet in self._outlets:
-            outlet.delivery.hasten(True)
+        for queue in self._queues:
+            queue.delivery.hasten(True)
         try:
             while (report := self._report(name)).waits and time.monotonic() < end:
                 await asyncio.sleep(_PAUSE_S)
         finally:
-            for outlet in self._outlets:
-                outlet.delivery.hasten(False)
+            for queue in self._queues:
+                queue.delivery.hasten(False)
         return Response(body=json.dumps(report.to_json()).encode(), content_type=JSON)
 
     def _report(self, source: str) -> Report:
         report = Report(os.getpid(), warning=self._warning)
-        for outlet in self._outlets:
-            delivery = outlet.delivery
-            counts, waits = delivery.counts_of(source), delivery.waits_for(source)
-            unwritten_points, unwritten_records = outlet.spool.unwritten(source)
+        for queue in self._queues:
+            delivery = queue.delivery
+            unwritten_points, unwritten_records = queue.spool.unwritten(source)
             report.backends.append(
                 BackendReport(
-                    delivery.name,
-                    captured_points=counts.captured_points,
-                    captured_records=counts.captured_records,
-                    delivered_points=counts.delivered_points,
-                    delivered_records=counts.delivered_records,
-                    waiting_points=counts.spooled_points,
-                    waiting_records=counts.spooled_records,
+                    **asdict(delivery.counts_of(source)),
+                    name=delivery.name,
                     unwritten_points=unwritten_points,
                     unwritten_records=unwritten_records,
-                    waits=waits,
+                    waits=delivery.waits_for(source),
                     unusable=delivery.link.is_unusable,
                     works=not delivery.link.is_away,
                     progress=delivery.link.progress,
                     error=delivery.last_error,
-                    disk_error=outlet.spool.disk_error,
+                    disk_error=queue.spool.disk_error,
                     refusals=delivery.destination.refusals(),
-                    spool=str(outlet.spool.folder),
+                    agent_spool=str(queue.spool.folder),
                     locations=delivery.destination.locations(),
                 )
             )

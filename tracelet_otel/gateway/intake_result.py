@@ -1,4 +1,4 @@
-"""What a sender is told about a request, whatever the protocol."""
+"""The result of a request, for the sender, in any protocol."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to one request."""
+class IntakeResult:
+    """What became of one request."""
 
     kind: Literal["accepted", "partial", "invalid", "unavailable", "unauthenticated"]
-    """``accepted``: all is durable. ``partial``: all but what is refused for ever. ``invalid``: nothing is,
-    for ever. ``unavailable``: send the whole request again; what is kept of it already is not kept twice.
+    """``accepted``: all is durable. ``partial``: all except what is refused for ever. ``invalid``: all is
+    refused for ever. ``unavailable``: the sender should repeat the whole request; nothing is kept twice.
     ``unauthenticated``: the sender may not send."""
     rejected: int = 0
     """Data points or records that are refused for ever."""
@@ -25,20 +25,20 @@ class Answer:
     """Seconds."""
 
 
-ACCEPTED = Answer("accepted")
+ACCEPTED = IntakeResult("accepted")
 
 
-def invalid(message: str) -> Answer:
-    """The request never will be taken."""
-    return Answer("invalid", message=message)
+def invalid(message: str) -> IntakeResult:
+    """The request will never be taken."""
+    return IntakeResult("invalid", message=message)
 
 
-def unavailable(message: str, retry_after: float) -> Answer:
+def unavailable(message: str, retry_after: float) -> IntakeResult:
     """The request may be taken after some seconds."""
-    return Answer("unavailable", message=message, retry_after=retry_after)
+    return IntakeResult("unavailable", message=message, retry_after=retry_after)
 
 
-def metrics_response(answer: Answer) -> ExportMetricsServiceResponse:
+def metrics_response(answer: IntakeResult) -> ExportMetricsServiceResponse:
     """OTLP's response to metrics that were taken, in whole or in part."""
     response = ExportMetricsServiceResponse()
     if answer.kind == "partial":
@@ -47,7 +47,7 @@ def metrics_response(answer: Answer) -> ExportMetricsServiceResponse:
     return response
 
 
-def logs_response(answer: Answer) -> ExportLogsServiceResponse:
+def logs_response(answer: IntakeResult) -> ExportLogsServiceResponse:
     """OTLP's response to records that were taken, in whole or in part."""
     response = ExportLogsServiceResponse()
     if answer.kind == "partial":
@@ -56,6 +56,6 @@ def logs_response(answer: Answer) -> ExportLogsServiceResponse:
     return response
 
 
-def traces_response(answer: Answer) -> ExportTraceServiceResponse:
+def traces_response(answer: IntakeResult) -> ExportTraceServiceResponse:
     """OTLP's response to spans."""
     return ExportTraceServiceResponse()

@@ -1,4 +1,4 @@
-"""Measures exports and requests, as OpenTelemetry's semantic conventions have it."""
+"""Measures exports and requests by OpenTelemetry's semantic conventions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tracelet_otel.gateway.instruments import COMPONENT_NAME, COMPONENT_TYPE, ER
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics
 
 REJECTED: Final = "rejected"
-"""The ``error.type`` of what a backend refused of a request of which it took the rest."""
+"""The ``error.type`` of what a backend refused, if it took the rest of the request."""
 _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _SERVER_FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
-"""Codes of gRPC that are the server's failure, and not the caller's."""
+"""Codes of gRPC for failures of the server, not of the caller."""
 
 
 class Requests:
@@ -31,13 +31,13 @@ class Requests:
         self._rpc = instruments.histogram(meter, instruments.RPC_DURATION)
 
     def answered(self, began: float, *, method: str, scheme: str, route: str, status: int) -> None:
-        """A request of HTTP has its answer.
+        """Measures a request of HTTP that is answered.
 
         Args:
             began: when, of ``time.monotonic()``.
             method: of HTTP.
             scheme: ``http`` or ``https``.
-            route: the path; empty if there is no such.
+            route: the path; empty if there is no such path.
             status: of HTTP.
         """
         attributes: dict[str, str | int] = {
@@ -52,7 +52,7 @@ class Requests:
         self._http.record(time.monotonic() - began, attributes)
 
     def called(self, began: float, *, method: str, code: str) -> None:
-        """A call of gRPC has its answer: the service and its method, and the code's name."""
+        """Measures a call of gRPC that is answered, by service and method and the code's name."""
         attributes = {"rpc.system.name": "grpc", "rpc.method": method, "rpc.response.status_code": code}
         if code in _SERVER_FAULTS:
             attributes[ERROR_TYPE] = code

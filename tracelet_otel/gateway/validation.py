@@ -1,9 +1,9 @@
-"""What a request consists of: its data points and records, checked, each with its run and its identity.
+"""Validates a request: its data points and records, each with its run and its identity.
 
-A data point with a sequence number is known by its series and the numbers of its exemplars, so that a part of
-it can be known too. Everything else is known by a digest of its bytes.
+The identity of a data point with a sequence number is its series and the numbers of its exemplars, so that a
+part of it can be a duplicate. The identity of everything else is a digest of its bytes.
 
-What is refused here is refused for ever: it could not be written to any run, or not as what it is.
+What is refused here is refused for ever: no run can have it, or not with its meaning.
 """
 
 from __future__ import annotations
@@ -45,44 +45,44 @@ Range = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Item:
+class Element:
     """One data point or record."""
 
     run_id: str
     kind: str
     """``scalar``, ``system``, or the kind of record."""
     tag: str
-    """What routes look at: the tag, or the name of another instrument's metric."""
+    """For routes: the tag, or the name of another instrument's metric."""
     place: tuple[int, ...]
-    """Where it is in the request."""
+    """Its indices in the request."""
     message: Any
     """The message itself."""
     key: bytes
-    """Its series if it is numbered, else itself; without the run."""
+    """A digest of its series if it is numbered, else of itself; without the run."""
     points: int = 0
     """Logged points in it."""
     first: int | None = None
     """Number of its first point."""
     ranges: tuple[Range, ...] = ()
-    """Numbers that are not in the request already."""
+    """Its numbers, except those that are earlier in the request."""
     record: Record | None = None
 
 
 @dataclass(slots=True)
-class Checked:
-    """The content of a request."""
+class Validated:
+    """The valid content of a request, and what was refused."""
 
-    items: list[Item] = field(default_factory=list[Item])
+    elements: list[Element] = field(default_factory=list[Element])
     rejected: int = 0
     """Data points or records."""
     points: int = 0
-    """Logged points that came."""
+    """Logged points in the request."""
     rejected_points: int = 0
     repeated: int = 0
     """Data points or records that are in the request twice."""
     reasons: dict[str, int] = field(default_factory=dict[str, int])
     resources: list[RunInfo | None] = field(default_factory=list["RunInfo | None"])
-    """By the resource's number, the run that it describes."""
+    """The runs that the resources describe, by the resource's index."""
 
     def reject(self, reason: str, count: int = 1, points: int = 0) -> None:
         """Counts what is refused."""
@@ -97,28 +97,28 @@ class Checked:
         return "; ".join(f"{count}: {reason}" for reason, count in self.reasons.items())
 
 
-def check_metrics(request: ExportMetricsServiceRequest) -> Checked:
-    """The data points of a request. Those of our gauge without new points are left out: they say nothing."""
-    checked = Checked()
+def validate_metrics(request: ExportMetricsServiceRequest) -> Validated:
+    """The data points of a request, without those of our gauge that have no new points."""
+    validated = Validated()
     series: dict[tuple[str, bytes], Intervals] = {}
     others: set[tuple[str, bytes]] = set()
     for number, resource in enumerate(request.resource_metrics):
         info = resource_run(resource.resource)
-        checked.resources.append(info)
+        validated.resources.append(info)
         for place, metric in (
             ((number, scope_number, metric_number), metric)
             for scope_number, scope in enumerate(resource.scope_metrics)
             for metric_number, metric in enumerate(scope.metrics)
         ):
             if metric.name in _KINDS:
-                _check_series(checked, metric, place, series, others)
+                _check_series(validated, metric, place, series, others)
             else:
-                _check_others(checked, metric, place, info, others)
-    return checked
+                _check_others(validated, metric, place, info, others)
+    return validated
 
 
 def _check_series(
-    checked: Checked,
+    validated: Validated,
     metric: Metric,
     place: tuple[int, int, int],
     series: dict[tuple[str, bytes], Intervals],
@@ -130,41 +130,41 @@ def _check_series(
     data_points: Iterable[NumberDataPoint] = getattr(metric, kind).data_points
     if kind != _KINDS[metric.name]:
         count = len(getattr(metric, kind).data_points)
-        checked.reject(f"{metric.name} is a {kind}, not a {_KINDS[metric.name]}", count)
+        validated.reject(f"{metric.name} is a {kind}, not a {_KINDS[metric.name]}", count)
         return
     name = metric.name.encode()
     for point_number, data_point in enumerate(data_points):
         count = len(data_point.exemplars)
         if not count:
             continue
-        checked.points += count
+        validated.points += count
         attributes = decode_attributes(data_point.attributes)
         tag, run_id = attributes.get(semconv.TAG), attributes.get(semconv.RUN_ID)
         reason = _series_fault(metric.name, attributes, data_point)
         if reason or not isinstance(tag, str) or not isinstance(run_id, str):
-            checked.reject(reason, points=count)
+            validated.reject(reason, points=count)
             continue
-        item = Item(run_id, "scalar", tag, (*place, point_number), data_point, b"", count)
-        item.first = first_number(data_point)
-        if item.first is None:
-            item.key = _digest(name, data_point.SerializeToString())
-            if (run_id, item.key) in others:
-                checked.repeated += 1
+        element = Element(run_id, "scalar", tag, (*place, point_number), data_point, b"", count)
+        element.first = first_number(data_point)
+        if element.first is None:
+            element.key = _digest(name, data_point.SerializeToString())
+            if (run_id, element.key) in others:
+                validated.repeated += 1
                 continue
-            others.add((run_id, item.key))
+            others.add((run_id, element.key))
         else:
-            item.key = _digest(name, *sorted(one.SerializeToString() for one in data_point.attributes))
-            known = series.get((run_id, item.key))
+            element.key = _digest(name, *sorted(one.SerializeToString() for one in data_point.attributes))
+            known = series.get((run_id, element.key))
             if known is None:
-                known = series[run_id, item.key] = Intervals()
-                item.ranges = ((item.first, item.first + count),)
+                known = series[run_id, element.key] = Intervals()
+                element.ranges = ((element.first, element.first + count),)
             else:  # a series may have several data points
-                item.ranges = tuple(known.missing(item.first, item.first + count))
-                if not item.ranges:
-                    checked.repeated += 1
+                element.ranges = tuple(known.missing(element.first, element.first + count))
+                if not element.ranges:
+                    validated.repeated += 1
                     continue
-            known.add(item.first, item.first + count)
-        checked.items.append(item)
+            known.add(element.first, element.first + count)
+        validated.elements.append(element)
 
 
 def _series_fault(name: str, attributes: dict[str, Any], data_point: NumberDataPoint) -> str:
@@ -175,11 +175,11 @@ def _series_fault(name: str, attributes: dict[str, Any], data_point: NumberDataP
     if fault := _run_fault(attributes.get(semconv.RUN_ID)):
         return f"a data point {fault}"
     if type(attributes.get(semconv.RANK, 0)) is not int:
-        return f"a data point whose {semconv.RANK} is no whole number"
+        return f"a data point whose {semconv.RANK} is not a whole number"
     if name == semconv.SCALAR_NONFINITE and attributes.get(semconv.VALUE) not in _NONFINITE:
-        return f"a data point whose {semconv.VALUE} is none of {', '.join(_NONFINITE)}"
+        return f"a data point whose {semconv.VALUE} is not one of {', '.join(_NONFINITE)}"
     if not has_steps(data_point):
-        return f"a data point with a {semconv.STEP} that is no number"
+        return f"a data point with a {semconv.STEP} that is not a number"
     return ""
 
 
@@ -190,31 +190,31 @@ def _run_fault(run_id: object) -> str:
 
 
 def _check_others(
-    checked: Checked,
+    validated: Validated,
     metric: Metric,
     place: tuple[int, int, int],
     info: RunInfo | None,
     others: set[tuple[str, bytes]],
 ) -> None:
-    """Metrics of other instruments: they belong to the run that their resource names."""
+    """Checks metrics of other instruments, which belong to the run that their resource names."""
     kind = metric.WhichOneof("data")
     if kind is None:
         return
     data_points = getattr(metric, kind).data_points
     fault = _run_fault(info.id if info is not None else None)
     if info is None or fault:
-        checked.reject(f"a data point of another instrument and a resource {fault}", len(data_points))
+        validated.reject(f"a data point of another instrument and a resource {fault}", len(data_points))
         return
     system = is_system(metric.name)
     name = f"{metric.name}\0{kind}".encode()
     for point_number, data_point in enumerate(data_points):
         key = _digest(name, data_point.SerializeToString())
         if (info.id, key) in others:
-            checked.repeated += 1
+            validated.repeated += 1
             continue
         others.add((info.id, key))
-        checked.items.append(
-            Item(
+        validated.elements.append(
+            Element(
                 info.id,
                 "system" if system else "scalar",
                 "" if system else metric.name,
@@ -225,44 +225,44 @@ def _check_others(
         )
 
 
-def check_logs(request: ExportLogsServiceRequest, media: tuple[str, ...] | None) -> Checked:
+def validate_logs(request: ExportLogsServiceRequest, media: tuple[str, ...] | None) -> Validated:
     """The records of a request.
 
     Args:
         request: is not changed.
         media: how the URI of a payload may begin, or which folders may hold it; None allows any.
     """
-    checked = Checked()
+    validated = Validated()
     known: set[tuple[str, bytes]] = set()
     for number, resource in enumerate(request.resource_logs):
-        checked.resources.append(resource_run(resource.resource))
+        validated.resources.append(resource_run(resource.resource))
         for scope_number, scope in enumerate(resource.scope_logs):
             for record_number, log_record in enumerate(scope.log_records):
                 place = (number, scope_number, record_number)
-                reason, item = _checked_record(log_record, place, media)
-                if item is None:
-                    checked.reject(reason)
-                elif (item.run_id, item.key) in known:
-                    checked.repeated += 1
+                reason, element = _validated_record(log_record, place, media)
+                if element is None:
+                    validated.reject(reason)
+                elif (element.run_id, element.key) in known:
+                    validated.repeated += 1
                 else:
-                    known.add((item.run_id, item.key))
-                    checked.items.append(item)
-    return checked
+                    known.add((element.run_id, element.key))
+                    validated.elements.append(element)
+    return validated
 
 
-def _checked_record(
+def _validated_record(
     log_record: LogRecord, place: tuple[int, ...], media: tuple[str, ...] | None
-) -> tuple[str, Item | None]:
-    """Why a record cannot be written, or the item."""
+) -> tuple[str, Element | None]:
+    """Why a record cannot be written, or the element."""
     if not log_record.event_name.startswith(semconv.EVENT_PREFIX):
-        return f"a log record that is no event {semconv.EVENT_PREFIX}*", None
+        return f"a log record that is not an event {semconv.EVENT_PREFIX}*", None
     record = decode_record(log_record)
     if record is None:
         return f"an event of unknown kind, or without {semconv.RUN_ID}", None
     if fault := _run_fault(record.run_id):
         return f"a record {fault}", None
     if record.kind == "status" and record.attributes.get(semconv.RUN_STATUS) not in _STATUSES:
-        return f"a status that is none of {', '.join(_STATUSES)}", None
+        return f"a status that is not one of {', '.join(_STATUSES)}", None
     if record.uri and not _is_allowed(record.uri, media):
         return "a payload in a place that this gateway does not read", None
     if record.kind == "run":
@@ -271,11 +271,11 @@ def _checked_record(
         except (OSError, ValueError, RecursionError) as error:
             return f"a run's description that cannot be read: {error}"[:200], None
     key = _digest(b"", log_record.SerializeToString())
-    return "", Item(record.run_id, record.kind, record.tag, place, log_record, key, record=record)
+    return "", Element(record.run_id, record.kind, record.tag, place, log_record, key, record=record)
 
 
 def _is_allowed(uri: str, media: tuple[str, ...] | None) -> bool:
-    """Whether a payload's file may be read: who may send could read any file of this machine else."""
+    """Whether a payload's file may be read. Else a sender could read any file of this machine."""
     if media is None:
         return True
     path = local_path(uri)

@@ -1,7 +1,7 @@
-"""What one backend's spool was given already, so that data that comes again is kept once.
+"""Deduplication: remembers what one backend's spool was given, so that data that comes again is kept once.
 
-Memory is bounded: a series costs one interval as long as its numbers follow each other and is forgotten with
-its run; of everything that has no number the latest digests are kept.
+Memory is bounded. A series costs one interval as long as its numbers follow each other, and is forgotten with
+its run. Of everything without a number the latest digests are kept.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
-from tracelet_otel.gateway.items import Item, Range
+from tracelet_otel.gateway.validation import Element, Range
 from tracelet_otel.otlp.intervals import Intervals
 
 GENERATION: Final = 131_072
 """Digests that are remembered at least; at most twice as many."""
 
 
-class Seen:
-    """What was kept. Used under the intake's lock."""
+class Deduplicator:
+    """What one backend has. Used under the intake's lock."""
 
     def __init__(self) -> None:
         self._series: defaultdict[str, dict[bytes, Range | Intervals]] = defaultdict(dict)
         self._digests: set[int] = set()
         self._earlier: set[int] = set()
 
-    def missing(self, item: Item) -> tuple[Range, ...] | None:
-        """The parts of a numbered item that are new; of another one itself (as ``()``), or None if it is not.
+    def missing(self, element: Element) -> tuple[Range, ...] | None:
+        """The parts of an element that are new; None if nothing is.
 
-        A numbered one that is not new at all is None, too.
+        An element without a number has no parts: if it is new, the answer is ``()``.
         """
-        if item.first is None:
-            number = _number(item)
+        if element.first is None:
+            number = _number(element)
             return None if number in self._digests or number in self._earlier else ()
-        known = self._series[item.run_id].get(item.key) if item.run_id in self._series else None
+        known = self._series[element.run_id].get(element.key) if element.run_id in self._series else None
         if known is None:
-            return item.ranges
+            return element.ranges
         found: list[Range] = []
-        for start, end in item.ranges:
+        for start, end in element.ranges:
             if isinstance(known, Intervals):
                 found += known.missing(start, end)
             elif start >= known[1] or end <= known[0]:
@@ -46,15 +46,15 @@ class Seen:
                 found += [(known[1], end)] if end > known[1] else []
         return tuple(found) or None
 
-    def add(self, item: Item, parts: tuple[Range, ...]) -> None:
+    def add(self, element: Element, parts: tuple[Range, ...]) -> None:
         """Notes what was kept, as :meth:`missing` gave it."""
-        if item.first is None:
+        if element.first is None:
             if len(self._digests) >= GENERATION:
                 self._earlier, self._digests = self._digests, set()
-            self._digests.add(_number(item))
+            self._digests.add(_number(element))
             return
-        series = self._series[item.run_id]
-        known = series.get(item.key)
+        series = self._series[element.run_id]
+        known = series.get(element.key)
         for start, end in parts:
             if known is None:
                 known = (start, end)
@@ -68,12 +68,12 @@ class Seen:
                 intervals.add(start, end)
                 known = intervals
         if known is not None:
-            series[item.key] = known
+            series[element.key] = known
 
     def forget(self, run_id: str) -> None:
         """Frees what is kept of a run."""
         self._series.pop(run_id, None)
 
 
-def _number(item: Item) -> int:
-    return hash((item.run_id, item.key))
+def _number(element: Element) -> int:
+    return hash((element.run_id, element.key))

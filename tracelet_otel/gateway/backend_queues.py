@@ -1,4 +1,4 @@
-"""The backends of a gateway: for each a durable delivery, and what it was given already."""
+"""The backends of a gateway: each with a durable delivery, its spool and its deduplication."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.routing import Route, take_route
 from tracelet_otel.delivery.spool.durable import DurableSpool
 from tracelet_otel.foundation import entry_points as installed
-from tracelet_otel.gateway.items import check_logs, check_metrics
-from tracelet_otel.gateway.measured import Exports, MeasuredDestination
+from tracelet_otel.gateway.deduplication import Deduplicator
+from tracelet_otel.gateway.measurements import Exports, MeasuredDestination
 from tracelet_otel.gateway.runs import Runs
-from tracelet_otel.gateway.seen import Seen
+from tracelet_otel.gateway.validation import validate_logs, validate_metrics
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics, presumed_run, run_info
 from tracelet_otel.semconv import RUN_STATUS, STATUS_INFERRED
 from tracelet_otel.settings import ConfigurationError
@@ -26,15 +26,15 @@ from tracelet_otel.tracker.exporter import TrackerExporter
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class BackendQueue:
     """One backend."""
 
     delivery: Delivery
-    seen: Seen
+    deduplicator: Deduplicator
     spool: DurableSpool
 
 
-def make_outlet(
+def make_queue(
     name: str,
     options: Mapping[str, Any],
     *,
@@ -46,7 +46,7 @@ def make_outlet(
     rests: bool = False,
     goes_on: bool = False,
     exports: Exports | None = None,
-) -> Outlet:
+) -> BackendQueue:
     """Starts the durable delivery to one backend, first of what an earlier process left.
 
     Args:
@@ -57,10 +57,10 @@ def make_outlet(
         runs: that are known; those that only the spool knows are added.
         max_queue_bytes: of what is in the spool this much is also kept in memory.
         max_spool_bytes: bound of the spool.
-        rests: whether the process has better things to do, see
+        rests: whether the process has other work to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
         goes_on: see :class:`~tracelet_otel.delivery.spool.durable.DurableSpool`.
-        exports: measure what is sent, if somebody wants to know.
+        exports: measures what is sent; None without measurements.
 
     Raises:
         ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
@@ -72,7 +72,7 @@ def make_outlet(
         sender = destination.tracker if isinstance(destination, TrackerExporter) else destination
         kind = f"{type(sender).__module__}.{type(sender).__qualname__}"
         destination = MeasuredDestination(name, kind, destination, exports)
-    return open_outlet(
+    return open_queue(
         name,
         destination,
         route,
@@ -85,7 +85,7 @@ def make_outlet(
     )
 
 
-def open_outlet(
+def open_queue(
     name: str,
     destination: Destination,
     route: Route,
@@ -96,13 +96,13 @@ def open_outlet(
     max_spool_bytes: int,
     rests: bool = False,
     goes_on: bool = False,
-) -> Outlet:
-    """The same for any destination that takes OTLP; ``folder`` is that of the spool."""
-    seen = Seen()
+) -> BackendQueue:
+    """The same for any destination that takes OTLP. ``folder`` is the spool's."""
+    deduplicator = Deduplicator()
     left: list[Batch] = []
 
     def recovered(batch: Batch) -> None:
-        remember(batch, seen, runs)
+        remember(batch, deduplicator, runs)
         if batch.source:
             left.append(Batch(points=batch.points, records=batch.records, source=batch.source))
 
@@ -116,7 +116,7 @@ def open_outlet(
     delivery = Delivery(
         name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests, left=left
     )
-    return Outlet(delivery, seen, spool)
+    return BackendQueue(delivery, deduplicator, spool)
 
 
 def _destination(
@@ -134,28 +134,30 @@ def _destination(
     return TrackerExporter(tracker, companions=state / backends.COMPANIONS / name, known=runs)
 
 
-def remember(batch: Batch, seen: Seen, runs: Runs) -> None:
-    """Notes what an earlier process had kept. What is known of its runs goes before what its spool says."""
+def remember(batch: Batch, deduplicator: Deduplicator, runs: Runs) -> None:
+    """Notes what an earlier process kept. What is known of its runs wins over what its spool says."""
     if isinstance(batch.metrics, bytes):
-        checked = check_metrics(parse_metrics(batch.metrics))
+        validated = validate_metrics(parse_metrics(batch.metrics))
     elif isinstance(batch.logs, bytes):
-        checked = check_logs(parse_logs(batch.logs), None)
+        validated = validate_logs(parse_logs(batch.logs), None)
     else:
         return
     known: set[str] = set()
-    for item in checked.items:
-        seen.add(item, item.ranges)
-        if item.run_id in known or (runs.get(item.run_id) is not None and item.run_id not in runs.recovered):
+    for element in validated.elements:
+        deduplicator.add(element, element.ranges)
+        if element.run_id in known or (
+            runs.get(element.run_id) is not None and element.run_id not in runs.recovered
+        ):
             continue
-        runs.recovered.add(item.run_id)
-        record = item.record
+        runs.recovered.add(element.run_id)
+        record = element.record
         if record is not None and record.kind == "run":
             runs.run(run_info(record), record.time_unix_nano)
         elif record is not None and record.kind == "status":
             inferred = record.attributes.get(STATUS_INFERRED) is True
             runs.status(
-                item.run_id, str(record.attributes[RUN_STATUS]), record.time_unix_nano, inferred=inferred
+                element.run_id, str(record.attributes[RUN_STATUS]), record.time_unix_nano, inferred=inferred
             )
-        elif item.kind != "system" and (item.points or record is not None):
-            info = presumed_run(item.run_id, [checked.resources[item.place[0]]])
-            runs.value(item.run_id, info)
+        elif element.kind != "system" and (element.points or record is not None):
+            info = presumed_run(element.run_id, [validated.resources[element.place[0]]])
+            runs.value(element.run_id, info)
