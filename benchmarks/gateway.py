@@ -48,11 +48,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from tests.gateway.process import Client, Gateway  # noqa: E402
 from tests.gateway.support import Job  # noqa: E402
 from tracelet_otel import semconv  # noqa: E402
-from tracelet_otel.backends import registry as backends  # noqa: E402
+from tracelet_otel.backends.deliveries import make_tracker  # noqa: E402
+from tracelet_otel.backends.names import TRACKER_GROUP  # noqa: E402
 from tracelet_otel.delivery.destination import Batch  # noqa: E402
 from tracelet_otel.delivery.file import FileDestination  # noqa: E402
 from tracelet_otel.delivery.spool.durable import DurableSpool  # noqa: E402
 from tracelet_otel.delivery.spool.lines import encode_metrics  # noqa: E402
+from tracelet_otel.foundation.entry_points import find  # noqa: E402
 from tracelet_otel.gateway.answers import ACCEPTED  # noqa: E402
 from tracelet_otel.gateway.items import check_metrics  # noqa: E402
 from tracelet_otel.gateway.seen import Seen  # noqa: E402
@@ -271,9 +273,9 @@ def write(backend: str, data: list[bytes], folder: Path, database: Path) -> Iter
     decoding = cpu(lambda: [sum(1 for _ in decode_series(parse_metrics(one))) for one in data])
     yield "decode", decoding
     shutil.copy(database, folder / "mlflow.db")
-    entry_point = backends.find(backends.TRACKER_GROUP, "mlflow")
+    entry_point = find(TRACKER_GROUP, "mlflow")
     assert entry_point is not None
-    tracker = backends.make_tracker("mlflow", entry_point, {"tracking_uri": f"sqlite:///{folder}/mlflow.db"})
+    tracker = make_tracker("mlflow", entry_point, {"tracking_uri": f"sqlite:///{folder}/mlflow.db"})
     exporter = TrackerExporter(tracker, companions=folder / "companions")
     exporter.load()
     exporter.connect()

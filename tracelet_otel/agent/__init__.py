@@ -11,7 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.deliveries import check_options
+from tracelet_otel.backends.names import SPOOLS, is_tracker
 from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.settings import Settings
@@ -31,7 +32,7 @@ def isolated(named: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
         return {}
     found: dict[str, dict[str, Any]] = {}
     for name, options in named.items():
-        if backends.is_tracker(name):
+        if is_tracker(name):
             try:
                 found[name] = json.loads(json.dumps(dict(options), default=_plain))
             except (TypeError, ValueError):
@@ -67,7 +68,7 @@ def make_delivery(
     from tracelet_otel.agent.delivery import AgentDelivery
 
     for name, options in named.items():
-        backends.check(name, options)  # here and now, not in the agent's log
+        check_options(name, options)  # here and now, not in the agent's log
     try:
         folder = os.getcwd()  # noqa: PTH109 - a text
     except OSError:  # it was deleted
@@ -85,14 +86,14 @@ def make_delivery(
         config,
         folder=folder,
         ends_runs=ends_runs,
-        spools=state / backends.SPOOLS / f"{SPOOL_PREFIX}{place.key}",
+        spools=state / SPOOLS / f"{SPOOL_PREFIX}{place.key}",
         patience=settings.shutdown_timeout,
     )
     routes = {name: take_route(name, options)[0] for name, options in named.items()}
     takes_all = {name: route.takes_all for name, route in routes.items()}
     # Of one name for each backend, by which replay finds what waits for it, and which part of it.
     spool = Spool(
-        state / backends.SPOOLS / session / "+".join(named),
+        state / SPOOLS / session / "+".join(named),
         max_bytes=settings.max_spool_bytes,
         routes={name: route.options for name, route in routes.items() if not route.takes_all},
     )

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.folder_lock import FolderLock, is_held
 
@@ -29,7 +29,7 @@ def held(folder: Path) -> tuple[Path, FolderLock]:
 
 def writable(state: Path, temporary: Path) -> tuple[Path, str]:
     """The state folder, or a temporary one and why."""
-    folder = state / backends.SPOOLS
+    folder = state / SPOOLS
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

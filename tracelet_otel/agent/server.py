@@ -23,7 +23,7 @@ from tracelet_otel.agent.address import SPOOL_PREFIX
 from tracelet_otel.agent.desk import Desk
 from tracelet_otel.agent.lock import Lock
 from tracelet_otel.agent.sources import Sources
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.http_app import App
@@ -60,7 +60,7 @@ class Agent:
         state, self._warning = places.writable(
             Path(config["state"]), Path(config["address"]["socket"]).parent
         )
-        self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
+        self._spools = state / SPOOLS / f"{SPOOL_PREFIX}{key}"
         # Two machines may share the folder, or two processes with other temporary folders.
         self._spools, self._held = places.held(self._spools)
         self._sources = Sources()

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS, can_be_replayed
 from tracelet_otel.cli import facts, reach
 from tracelet_otel.cli.progress import size
 from tracelet_otel.cli.targets import parse_options
@@ -87,13 +87,13 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
         "variables": facts.variables(),
         "reachable": reached,
         "run": facts.run(),
-        "spool": {"folder": str(state / backends.SPOOLS), "waiting": waiting},
+        "spool": {"folder": str(state / SPOOLS), "waiting": waiting},
         "problems": problems,
     }
 
 
 def _replay(folder: str, backend: str) -> str:
-    can_be = all(backends.can_be_replayed(name) for name in backend.split(","))
+    can_be = all(can_be_replayed(name) for name in backend.split(","))
     target = backend if can_be else "BACKEND"
     return f"tracelet-otel replay {shlex.quote(folder)} --backend {target}"
 

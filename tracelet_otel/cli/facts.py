@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psutil
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.cli import spools
 from tracelet_otel.gateway.folder_lock import is_held
 from tracelet_otel.instrumentation import instrumentors
@@ -146,7 +146,7 @@ def run() -> dict[str, Any]:
 
 def spooled(state: Path) -> list[dict[str, Any]]:
     """The spools that wait, oldest first."""
-    folder = state / backends.SPOOLS
+    folder = state / SPOOLS
     found = spools.find([folder]) if folder.is_dir() and any(folder.rglob("*.jsonl")) else []
     budget = COUNTED_BYTES
     rows: list[dict[str, Any]] = []

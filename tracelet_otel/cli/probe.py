@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.deliveries import make_file, make_tracker
+from tracelet_otel.backends.names import FILE, TRACKER_GROUP
+from tracelet_otel.backends.standard_exporters import StandardExporters
 from tracelet_otel.delivery.otlp.forward import NAMES, Forward
 from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.foundation.errors import DeliveryError, TransientError
@@ -39,21 +41,21 @@ def probe(name: str, options: Mapping[str, Any], folder: Path, spools: Path) -> 
         spools: folder of the spools, where backend ``file`` writes to.
     """
     try:
-        if name == backends.FILE:
+        if name == FILE:
             path = {key: folder / str(value) for key, value in options.items() if key == "path"}
-            return _creatable(backends.make_file(spools, {**options, **path}, 1).folder)
+            return _creatable(make_file(spools, {**options, **path}, 1).folder)
         if name in NAMES:
             return _try_receiver(name, options)
-        entry_point = installed.find(backends.TRACKER_GROUP, name)
+        entry_point = installed.find(TRACKER_GROUP, name)
         if entry_point is None:
-            backends.StandardExporters(name, options, frozenset({"metrics", "logs"})).load()
+            StandardExporters(name, options, frozenset({"metrics", "logs"})).load()
             return Answer(state="ok", detail="installed; it cannot be asked whether it works")
-        backends.make_tracker(name, entry_point, options)  # is it installed, does it take the options?
+        make_tracker(name, entry_point, options)  # is it installed, does it take the options?
         location = _LOCATIONS.get(name, _unknown)
         options, answer = location(dict(options), folder)
         if answer is not None:
             return answer
-        tracker = backends.make_tracker(name, entry_point, options)
+        tracker = make_tracker(name, entry_point, options)
         try:
             tracker.load()
             tracker.connect()

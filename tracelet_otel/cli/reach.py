@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.secrets.redaction import redacted_text
 
 _OK: Final = ("ok", "new")
@@ -64,7 +64,7 @@ def _check(name: str, options: Mapping[str, Any], state: Path, timeout: float) -
             "name": name,
             "options": options,
             "folder": str(Path.cwd()),
-            "spools": str(state / backends.SPOOLS),
+            "spools": str(state / SPOOLS),
             "answer": str(answer_path),
         }
         answer = _answer(given, folder, answer_path, timeout)

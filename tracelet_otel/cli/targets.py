@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.deliveries import make_file, make_tracker
+from tracelet_otel.backends.names import COMPANIONS, FILE, SPOOLS, TRACKER_GROUP, available, can_be_replayed
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.otlp.forward import NAMES, Forward
@@ -197,24 +198,24 @@ def make(
 def _make(
     name: str, options: Mapping[str, Any], state: Path, with_file: bool, command: str
 ) -> TrackerTarget | ForwardTarget | FileTarget:
-    if name == backends.FILE and with_file:
+    if name == FILE and with_file:
         session = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{uuid.uuid4().hex[:6]}"
         limit = resolve().max_spool_bytes
-        made = backends.make_file(state / backends.SPOOLS / session / name, options, limit)
+        made = make_file(state / SPOOLS / session / name, options, limit)
         return FileTarget(made.folder, max_bytes=limit)
     if name in NAMES:
         return ForwardTarget(name, options)
-    entry_point = installed.find(backends.TRACKER_GROUP, name)
+    entry_point = installed.find(TRACKER_GROUP, name)
     if entry_point is None:
-        if name in backends.available():
+        if name in available():
             raise ConfigurationError(
                 f"{command} cannot deliver to {name!r}, only to: {', '.join(_deliverable(with_file))}"
             )
         raise ConfigurationError(
             f"there is no backend {name!r}; available are {', '.join(_deliverable(with_file))}"
         )
-    tracker = backends.make_tracker(name, entry_point, options)
-    return TrackerTarget(tracker, state / backends.COMPANIONS / name)
+    tracker = make_tracker(name, entry_point, options)
+    return TrackerTarget(tracker, state / COMPANIONS / name)
 
 
 def parse_options(options: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -234,8 +235,4 @@ def parse_options(options: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _deliverable(with_file: bool) -> list[str]:
-    return [
-        name
-        for name in backends.available()
-        if backends.can_be_replayed(name) or (with_file and name == backends.FILE)
-    ]
+    return [name for name in available() if can_be_replayed(name) or (with_file and name == FILE)]

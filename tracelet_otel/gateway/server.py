@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.asgi_server import Server
@@ -93,7 +93,7 @@ class _Gateway:
     async def serve(self) -> None:
         """From the lock of the folder to its release."""
         options = self._options
-        spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
+        spools = options.state / SPOOLS / f"gateway-{options.name}"
         lock = FolderLock(spools)
         outlets: list[Outlet] = []
         telemetry = Telemetry()
