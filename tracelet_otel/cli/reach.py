@@ -36,6 +36,8 @@ _TODO_OF_STATE: Final[Mapping[str, str]] = {
     "refused": "see its own message",
     "unusable": "install it, or choose another backend",
 }
+_SCRATCH: Final = ("TMPDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+"""Variables of folders that clients write to when they start."""
 
 
 def check(chosen: Mapping[str, Mapping[str, Any]], state: Path, timeout: float) -> list[dict[str, Any]]:
@@ -76,7 +78,7 @@ def _check(name: str, options: Mapping[str, Any], state: Path, timeout: float) -
 
 def _answer(given: Mapping[str, Any], folder: str, answer_path: Path, timeout: float) -> dict[str, str]:
     output = Path(folder, "output.txt")
-    environment = {**os.environ, "TMPDIR": folder, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **dict.fromkeys(_SCRATCH, folder), "PYTHONWARNINGS": "ignore"}
     environment.pop("TRACELET_TEST_RAISE", None)
     with output.open("wb") as file:
         child = subprocess.Popen(
