@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -29,8 +29,6 @@ MAX_SERIES_PER_CUT = 200
 each data point repeats its series' attributes."""
 MAX_LOG_BYTES_PER_REQUEST = 2 * 1024 * 1024
 
-SCALARS = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
-"""The metrics that hold points."""
 _Piece = tuple[Metric, NumberDataPoint]
 """A data point with the metric that it is of."""
 
@@ -63,7 +61,7 @@ def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk
             news: list[_Piece] = []
             quiet: list[_Piece] = []
             for metric in scope.metrics:
-                if metric.name not in SCALARS:
+                if metric.name not in semconv.SCALARS:
                     others.append(metric)
                     continue
                 for point in metric.data.data_points:
@@ -77,6 +75,22 @@ def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk
                 for start in range(0, len(series), MAX_POINTS_PER_REQUEST):
                     for metrics, _ in _pack([], series[start : start + MAX_POINTS_PER_REQUEST]):
                         yield Chunk(_one_scope(described, scope, metrics), 0, False)
+
+
+def with_metrics(data: MetricsData, change: Callable[[Metric], Metric | None]) -> MetricsData:
+    """``data`` with each metric replaced by what ``change`` returns for it; None leaves the metric out."""
+    return MetricsData(
+        [
+            replace(
+                resource,
+                scope_metrics=[
+                    replace(scope, metrics=[kept for item in scope.metrics if (kept := change(item))])
+                    for scope in resource.scope_metrics
+                ],
+            )
+            for resource in data.resource_metrics
+        ]
+    )
 
 
 def _one_scope(resource: ResourceMetrics, scope: ScopeMetrics, metrics: list[Metric]) -> MetricsData:

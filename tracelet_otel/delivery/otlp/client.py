@@ -6,12 +6,23 @@ Throttling" and "OTLP/HTTP Throttling".
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from tracelet_otel.foundation.errors import PermanentError
+from tracelet_otel.otlp.json import Signal
+
+RESPONSES: Final[Mapping[Signal, Any]] = {
+    "metrics": ExportMetricsServiceResponse,
+    "logs": ExportLogsServiceResponse,
+}
 
 LONGEST_PATIENCE_S: Final = 600.0
-"""A receiver that asks for a longer wait is asked again after this one."""
+"""A receiver that asks for a longer wait is asked again after this time."""
 
 
 class Answer(NamedTuple):
@@ -20,11 +31,11 @@ class Answer(NamedTuple):
     rejected: int = 0
     """Data points or log records that it did not keep."""
     message: str = ""
-    """Why, or a warning if it kept all."""
+    """Why it did not, or a warning if it kept everything."""
 
 
 class TooLargeError(PermanentError):
-    """The receiver does not take a request of this size; parts of it, it may."""
+    """The receiver does not take a request of this size; it may take parts of it."""
 
 
 class DeniedError(PermanentError):
@@ -35,7 +46,7 @@ class MissingError(PermanentError):
     """There is no such service at this address."""
 
 
-class OtlpClient(Protocol):
+class OtlpClient(ABC):
     """Sends encoded requests. Used by one thread."""
 
     def send_metrics(self, data: bytes) -> Answer:
@@ -45,12 +56,18 @@ class OtlpClient(Protocol):
             TransientError: it may be taken later; ``retry_after`` if the receiver said when.
             PermanentError: it will not be taken; of a subclass here if that says more.
         """
-        ...
+        partial = self._response("metrics", data).partial_success
+        return Answer(partial.rejected_data_points, partial.error_message)
 
     def send_logs(self, data: bytes) -> Answer:
         """The same with an ``ExportLogsServiceRequest``."""
-        ...
+        partial = self._response("logs", data).partial_success
+        return Answer(partial.rejected_log_records, partial.error_message)
 
+    @abstractmethod
     def close(self) -> None:
         """Ends the connections."""
-        ...
+
+    @abstractmethod
+    def _response(self, signal: Signal, data: bytes) -> Any:
+        """Sends one request; the message of :data:`RESPONSES` that the receiver answers."""
