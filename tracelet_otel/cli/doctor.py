@@ -14,7 +14,7 @@ import typer
 from tracelet_otel.backends.names import SPOOLS, can_be_replayed
 from tracelet_otel.cli import facts, reach
 from tracelet_otel.cli.progress import size
-from tracelet_otel.cli.targets import parse_options
+from tracelet_otel.cli.targets import add_options
 from tracelet_otel.secrets.redaction import redacted_text
 from tracelet_otel.session import declarative
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
@@ -46,7 +46,6 @@ def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeo
 def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dict[str, Any]:
     """Everything, as JSON can hold it; ``problems`` has what keeps a backend from being used."""
     problems: list[dict[str, str]] = []
-    given = parse_options(options)
     settings: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Any]] = {}
     spool_dir = os.environ.get("TRACELET_SPOOL_DIR", "")
@@ -63,10 +62,7 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
         )
     if names:
         chosen = parse_backends(",".join(names), "--backend")
-    for name, values in given.items():
-        if name not in chosen:
-            raise ConfigurationError(f"--option {name}.{next(iter(values))}: {name} is not checked")
-        chosen[name].update(values)
+    add_options(chosen, options)
     if facts.sdk_disabled():
         problems.append({"problem": "OTEL_SDK_DISABLED is true", "todo": "unset it: nothing is recorded"})
     state = state_folder(spool_dir)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel.cli.targets import parse_options
+from tracelet_otel.cli.targets import add_options
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
 
@@ -71,7 +71,7 @@ def gateway(arguments: Arguments) -> int:
 
 
 def _backends(arguments: Arguments) -> dict[str, dict[str, Any]]:
-    """The backends of ``--config``, then of ``--backends``; ``--option`` goes before what the file says."""
+    """The backends of ``--config``, then of ``--backends``; ``--option`` replaces what the file has."""
     chosen: dict[str, dict[str, Any]] = {}
     if arguments.config is not None:
         try:
@@ -83,10 +83,7 @@ def _backends(arguments: Arguments) -> dict[str, dict[str, Any]]:
         chosen |= parse_backends(content, f"--config {arguments.config}")
     for name in parse_backends(",".join(arguments.backends), "--backends"):
         chosen.setdefault(name, {})
-    for name, given in parse_options(arguments.options).items():
-        if name not in chosen:
-            raise ConfigurationError(f"--option {name}.{next(iter(given))}: there is no backend {name}")
-        chosen[name].update(given)
+    add_options(chosen, arguments.options)
     return chosen
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import typer
 
-from tracelet_otel.cli.progress import amount, size
+from tracelet_otel.cli.progress import size
 from tracelet_otel.cli.sending import Sender
+from tracelet_otel.delivery.summary import amount
 from tracelet_otel.secrets.redaction import redacted_text
 
 DONE, LEFT, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -35,10 +36,10 @@ def report(senders: Sequence[Sender], *, interrupted: bool, again: str) -> int:
 
 def line(sender: Sender) -> str:
     """One line about one backend, secrets masked."""
-    text = f"{sender.backend}: delivered {amount(sender.points, sender.records)}"
+    text = f"{sender.backend}: delivered {amount(sender.points, sender.records) or 'nothing'}"
     if sender.refused:
-        refused = amount(sender.refused_points, sender.refused_records)
-        text += f"; refused {'a run' if refused == 'nothing' else refused}: {_one_line(sender.reason)}"
+        refused = amount(sender.refused_points, sender.refused_records) or "a run"
+        text += f"; refused {refused}: {_one_line(sender.reason)}"
     error = sender.error or ("" if sender.ended.is_set() else "still busy")
     if error:
         text += f"; stopped after {size(sender.done)} of {size(sender.total)}: {_one_line(error)}"

@@ -1,4 +1,4 @@
-"""Shows senders at work: a bar each on a terminal, else a plain line now and then; both on stderr."""
+"""Shows the senders' progress on stderr: a bar each on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
@@ -45,13 +45,6 @@ def watch(
         except KeyboardInterrupt:
             pass
     return stop.is_set()
-
-
-def amount(points: int, records: int) -> str:
-    """Points and records as a text; "nothing" if there are none."""
-    parts = [f"{points:,} point{'s' * (points != 1)}"] if points else []
-    parts += [f"{records:,} record{'s' * (records != 1)}"] if records else []
-    return " and ".join(parts) or "nothing"
 
 
 def size(number: float) -> str:
