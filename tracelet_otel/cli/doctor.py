@@ -20,20 +20,20 @@ from tracelet_otel.session import declarative
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
 PIPED_WIDTH = 160
-"""Columns where the output is no terminal."""
+"""Columns where the output is not a terminal."""
 
 
 def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeout: float) -> int:
-    """Looks, prints, and says by the exit code whether every backend can be used.
+    """Examines everything and prints it; the exit code is 0 if every backend can be used.
 
     Args:
-        names: of the backends to try; none are the configured ones.
+        names: of the backends to try; if empty, the configured ones.
         options: ``backend.key=value``.
-        as_json: print JSON in place of tables.
+        as_json: print JSON instead of tables.
         timeout: seconds that a backend has to answer.
 
     Raises:
-        ConfigurationError: an option does not look like that.
+        ConfigurationError: an option does not look like that, or its backend is not tried.
     """
     found = examine(names, options, timeout)
     if as_json:
@@ -44,7 +44,7 @@ def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeo
 
 
 def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Everything, as JSON can hold it; ``problems`` has what keeps a backend from being used."""
+    """Everything, in types of JSON; ``problems`` has what keeps a backend from being used."""
     problems: list[dict[str, str]] = []
     settings: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Any]] = {}

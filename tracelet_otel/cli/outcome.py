@@ -1,4 +1,4 @@
-"""What became of a delivery: a line a backend on stdout, and the exit code."""
+"""The result of a command: a line for each backend on stdout, and the exit code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DONE, LEFT, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def report(senders: Sequence[Sender], *, interrupted: bool, again: str) -> int:
-    """Prints what became of everything; the exit code.
+    """Prints a line for each backend; the exit code.
 
     Args:
-        senders: that have ended, unless they did not stop in time.
-        interrupted: by the user.
-        again: what to do about what is left.
+        senders: all of them; one that did not stop in time may still run.
+        interrupted: whether the user stopped the command.
+        again: tells the user what to do about what is left.
     """
     left = False
     for sender in senders:

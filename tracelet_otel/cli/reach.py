@@ -1,4 +1,4 @@
-"""Whether backends can be reached: each tried in a child process, for a bounded time."""
+"""Whether backends can be reached: each is tried in a child process, for a bounded time."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def _answer(given: Mapping[str, Any], folder: str, answer_path: Path, timeout: f
             _end(child)
     if answer_path.exists():
         return json.loads(answer_path.read_bytes())
-    said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    detail = f"its client ended the process (exit code {child.returncode}){': ' + said[-1] if said else ''}"
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    detail = f"its client ended the process (exit code {child.returncode}){': ' + lines[-1] if lines else ''}"
     return {"state": "refused", "detail": detail}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends the child with whatever its client started."""
+    """Ends the child and everything that its client started."""
     try:
         if hasattr(os, "killpg"):
             os.killpg(child.pid, signal.SIGKILL)

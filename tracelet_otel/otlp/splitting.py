@@ -1,4 +1,4 @@
-"""What was collected, cut into requests that every receiver takes: still the SDK's objects."""
+"""Cuts what was collected, as the SDK's objects, into requests that every receiver takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracelet_otel import semconv
 from tracelet_otel.otlp.run_resources import RunResources
 
 MAX_EXEMPLARS = 4_000
-"""Exemplars a data point on the wire; the design allows 4,096."""
+"""Exemplars of one data point on the wire."""
 MAX_POINTS_PER_REQUEST = 4_000
 """Exemplars a request, about 300 KiB: whole requests of trackers that take 1,000 points each, and a second
 at most between two signs of progress."""
@@ -39,7 +39,7 @@ class Chunk:
 
     data: MetricsData
     points: int
-    news: bool
+    has_new_points: bool
     """Whether it holds more than live values of series that have no new points."""
 
 
@@ -58,7 +58,7 @@ def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk
     for resource in data.resource_metrics:
         for scope in resource.scope_metrics:
             others: list[Metric] = []
-            news: list[_Piece] = []
+            fresh: list[_Piece] = []
             quiet: list[_Piece] = []
             for metric in scope.metrics:
                 if metric.name not in semconv.SCALARS:
@@ -66,8 +66,8 @@ def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk
                     continue
                 for point in metric.data.data_points:
                     assert isinstance(point, NumberDataPoint)
-                    (news if point.exemplars else quiet).append((metric, point))
-            for described, series in _by_run(news, resource, runs):
+                    (fresh if point.exemplars else quiet).append((metric, point))
+            for described, series in _by_run(fresh, resource, runs):
                 for metrics, points in _pack(others, _pieces(series)):
                     yield Chunk(_one_scope(described, scope, metrics), points, True)
                 others = []
@@ -126,7 +126,7 @@ def _pieces(series: Sequence[_Piece]) -> Iterator[_Piece | None]:
                 yield None
             for index, (metric, point) in enumerate(members):
                 exemplars = point.exemplars
-                # Times may go back within a series, if a user says them: any place is as good then.
+                # Times may go back within a series, if the user gives them: then any place will do.
                 end = (
                     len(exemplars) if time is None else bisect_left(exemplars, time, starts[index], key=_time)
                 )
@@ -141,7 +141,7 @@ def _cuts(times: list[int]) -> Iterator[int | None]:
 
     A part has more only if its times are all the same; :func:`_pack` cuts it.
     """
-    times.sort()  # runs that are sorted already, for the most part
+    times.sort()  # mostly sorted already, in runs
     start = 0
     while start + MAX_POINTS_PER_REQUEST < len(times):
         end = bisect_left(times, times[start + MAX_POINTS_PER_REQUEST], start)
