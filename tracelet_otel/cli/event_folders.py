@@ -71,7 +71,7 @@ class Damage:
 
 
 def find(folders: Iterable[Path], *, one_run: bool) -> list[EventRun]:
-    """Every folder with event files as a run, or each of ``folders`` as one; none of them twice."""
+    """Every folder with event files as a run, or each of ``folders`` as one run; each folder only once."""
     found: dict[str, EventRun] = {}
     for top in folders:
         runs = _one_run(top) if one_run else _runs(top)

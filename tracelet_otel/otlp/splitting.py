@@ -158,7 +158,7 @@ def _time(exemplar: Exemplar) -> int:
 
 
 def _numbered(exemplars: Sequence[Exemplar], start: int, end: int) -> Sequence[Exemplar]:
-    """The exemplars of one data point on the wire; the first one says its number in the series."""
+    """The exemplars of one data point on the wire; the first one has its number in the series."""
     part = exemplars[start:end]
     number = (exemplars[0].filtered_attributes or {}).get(semconv.SEQUENCE)
     if start and isinstance(number, int):

@@ -1,4 +1,4 @@
-"""What an OTLP client answers and raises, whichever protocol it speaks.
+"""What an OTLP client returns and raises, over HTTP and over gRPC.
 
 Source: OpenTelemetry protocol (OTLP) specification, sections "Partial Success", "Failures", "OTLP/gRPC
 Throttling" and "OTLP/HTTP Throttling".
@@ -26,7 +26,7 @@ LONGEST_PATIENCE_S: Final = 600.0
 
 
 class Answer(NamedTuple):
-    """What a receiver says of a request that it took."""
+    """What a receiver answers to a request that it took."""
 
     rejected: int = 0
     """Data points or log records that it did not keep."""
@@ -39,7 +39,7 @@ class TooLargeError(PermanentError):
 
 
 class DeniedError(PermanentError):
-    """The receiver does not accept who is asking: a token or certificate is missing, wrong or has expired."""
+    """The receiver does not accept this sender: a token or certificate is missing, wrong or has expired."""
 
 
 class MissingError(PermanentError):
@@ -54,7 +54,7 @@ class OtlpClient(ABC):
 
         Raises:
             TransientError: it may be taken later; ``retry_after`` if the receiver said when.
-            PermanentError: it will not be taken; of a subclass here if that says more.
+            PermanentError: it will not be taken; a subclass of this module tells more.
         """
         partial = self._response("metrics", data).partial_success
         return Answer(partial.rejected_data_points, partial.error_message)

@@ -39,7 +39,7 @@ MOST_BYTES: Final[Mapping[str, int]] = {
     HTTP: 16_000_000,
 }
 """Bytes of a request before compression. By default gRPC servers take 4 MiB and the Collector 20 MiB by HTTP.
-A payload from a file goes into its event if that fits."""
+A payload from a file goes into its event if it fits."""
 LEAST_BYTES: Final = 16 * 1024
 """A request of this size that is still refused as too large is not cut further."""
 DENIED_RETRY_S: Final = 30.0
@@ -151,15 +151,15 @@ class Forward:
         self._clients.clear()
 
     def locations(self) -> list[str]:
-        """The address of the receiver, once it took something."""
+        """The address of the receiver, once it has taken data."""
         return [self._connections["metrics"].endpoint] if self._reached else []
 
     def refusals(self) -> str:
-        """The last reason for which something was not taken."""
+        """Why data was last refused."""
         return next(reversed(self._reasons), "")
 
     def reasons(self) -> list[str]:
-        """The reasons for which something was not taken."""
+        """Why data was refused, the last reason last."""
         return list(self._reasons)
 
     def _cut(self, batch: Batch) -> Iterator[tuple[Signal, bytes]]:

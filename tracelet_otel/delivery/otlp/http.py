@@ -36,7 +36,7 @@ from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
 
 RETRYABLE: Final = frozenset({429, 502, 503, 504})
-"""All others of 400 and above must not be tried again, the specification says."""
+"""By the specification, a request must not be sent again after any other status of 400 and above."""
 GZIP_LEVEL: Final = 1
 """For points a third of the time of zlib's default and a 25th of that of level 9, for 1 % more bytes."""
 
@@ -110,7 +110,7 @@ class HttpClient(OtlpClient):
         if response.is_success and not response.headers.get("content-type", "").startswith("text/html"):
             try:
                 return RESPONSES[signal].FromString(body)
-            except DecodeError:  # "{}" and the like: the status says that it was taken
+            except DecodeError:  # "{}" and the like: by the status it was taken
                 return RESPONSES[signal]()
         raise _failure(connection.endpoint, response, body)
 
