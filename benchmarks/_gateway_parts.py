@@ -18,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _gateway_load import EXEMPLARS, TAGS, Sending, request, requests
 from _rows import Figure
 
-from tracelet_otel.backends.registry import TRACKER_GROUP, find, make_tracker
+from tracelet_otel.backends.deliveries import make_tracker
+from tracelet_otel.backends.names import TRACKER_GROUP
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.spool.durable import DurableSpool
 from tracelet_otel.delivery.spool.lines import encode_metrics
+from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.deduplication import Deduplicator
 from tracelet_otel.gateway.grpc_server import GrpcServer

@@ -12,6 +12,8 @@ SCALAR: Final = "training.scalar"
 """Gauge: the live value of one tag. Its exemplars are the complete history."""
 SCALAR_NONFINITE: Final = "training.scalar.nonfinite"
 """Counter of the NaN and infinite values of one tag, which a gauge refuses."""
+SCALARS: Final = (SCALAR, SCALAR_NONFINITE)
+"""The metrics that hold logged points."""
 
 # -- attributes of points and records -----------------------------------------------------------
 TAG: Final = "tracelet.tag"

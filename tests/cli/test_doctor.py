@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -231,3 +232,38 @@ distribution: {tracelet: {project: digits}}
     (problem,) = found["problems"]
     assert code == 1
     assert problem["problem"].startswith(f"{path}: distribution.tracelet.projekt: no such setting")
+
+
+STORES = """
+from pathlib import Path
+from tests.fifth_tracker.json_folder import JsonFolderTracker
+from tracelet_otel.tracker.interface import LocalStorage
+
+class StoringTracker(JsonFolderTracker):
+    def local_storage(self):
+        return LocalStorage(Path(self._folder))
+
+    def load(self):
+        raise AssertionError("nothing may be created")
+"""
+
+
+def test_a_tracker_of_another_package_says_where_it_keeps_runs(
+    tracelet: Tracelet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    about = site / "storing-1.dist-info"
+    about.mkdir(parents=True)
+    (site / "storing.py").write_text(STORES)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: storing\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[tracelet_otel_tracker]\nstoring = storing:StoringTracker\n")
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{root}")
+    runs = tmp_path / "runs"
+    options = ("--backend", "storing", "--option", f"storing.folder={runs}")
+    code, found = examine(tracelet, *options)
+    (row,) = found["reachable"]
+    assert (code, row["state"], row["detail"]) == (0, "new", f"{runs} will be created")
+    (tmp_path / "runs").touch()
+    _, found = examine(tracelet, "--backend", "storing", "--option", f"storing.folder={runs}/below")
+    assert found["reachable"][0]["state"] == "refused"

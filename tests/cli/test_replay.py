@@ -306,7 +306,7 @@ def test_a_file_of_the_collector(
         ([".", "--backend", "mlflow", "--option", "x"], "--option must look like backend.key=value, got 'x'"),
         (
             [".", "--backend", "mlflow", "--option", "aim.repo=x"],
-            "aim.repo: there is no --backend aim",
+            "aim.repo: there is no backend aim",
         ),
         ([".", "--backend", "mlflow", "--option", "mlflow.no=x"], "does not take these options"),
     ],

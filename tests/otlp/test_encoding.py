@@ -27,9 +27,8 @@ def pipeline(run: Run | None = None) -> Pipeline:
 
 def collect(pipe: Pipeline) -> list[bytes]:
     data = pipe._reader.take()
-    return (
-        [encoding.encode(c.data).SerializeToString() for c in splitting.split(data) if c.news] if data else []
-    )
+    chunks = splitting.split(data) if data else []
+    return [encoding.encode(c.data).SerializeToString() for c in chunks if c.has_new_points]
 
 
 def same(left: float, right: float) -> bool:

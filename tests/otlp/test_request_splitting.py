@@ -12,7 +12,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from tests.otlp.test_encoding import collect, pipeline
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
-from tracelet_otel.otlp.request_splitting import data_points, halve, log_records, pack
+from tracelet_otel.otlp.request_splitting import halve, logged_points, pack
+from tracelet_otel.otlp.traversal import log_records
 
 Request = TypeVar("Request", ExportMetricsServiceRequest, ExportLogsServiceRequest)
 
@@ -35,7 +36,7 @@ def test_points_that_are_cut_come_out_whole(logged: list[tuple[str, float, int]]
     for whole in map(parse_metrics, collect(pipe)):
         parts = pieces(whole, most_bytes)
         assert all(part.ByteSize() <= most_bytes or halve(part) is None for part in parts)
-        assert sum(map(sum, map(data_points, parts))) == sum(data_points(whole))
+        assert sum(map(sum, map(logged_points, parts))) == sum(logged_points(whole))
         before = {(s.tag, _kind(s.points[0].value)): s for s in decode_series(whole)}
         after: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for part in parts:

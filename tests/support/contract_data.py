@@ -149,7 +149,7 @@ class Script:
         return [
             Request("metrics", encoding.encode(chunk.data).SerializeToString())
             for chunk in chunks
-            if chunk.news
+            if chunk.has_new_points
         ]
 
     def record(

@@ -8,7 +8,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from tracelet_otel.backends.registry import SPOOLS
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.foundation.locks import acquire_folder
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.settings import ConfigurationError

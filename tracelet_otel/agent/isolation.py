@@ -11,7 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracelet_otel.backends.registry import SPOOLS, check, is_tracker
+from tracelet_otel.backends.deliveries import check_options
+from tracelet_otel.backends.names import SPOOLS, is_tracker
 from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.settings import Settings
@@ -67,7 +68,7 @@ def make_delivery(
     from tracelet_otel.agent.delivery import AgentDelivery
 
     for name, options in named.items():
-        check(name, options)  # an error belongs here, not into the agent's log
+        check_options(name, options)  # an error belongs here, not into the agent's log
     try:
         folder = os.getcwd()  # noqa: PTH109 - a text
     except OSError:  # it was deleted

@@ -21,7 +21,7 @@ from tracelet_otel.agent.endpoints import Endpoints
 from tracelet_otel.agent.folders import lock_spools, writable_state
 from tracelet_otel.agent.lock import listen, sole_agent
 from tracelet_otel.agent.training_processes import TrainingProcesses
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
@@ -54,7 +54,7 @@ class Agent:
 
     def __init__(self, config: Mapping[str, Any], key: str) -> None:
         state, self._warning = writable_state(Path(config["state"]), Path(config["address"]["socket"]).parent)
-        self._spools = state / backends.SPOOLS / f"{SPOOL_PREFIX}{key}"
+        self._spools = state / SPOOLS / f"{SPOOL_PREFIX}{key}"
         # Two machines may share the folder, or two processes whose temporary folders differ.
         self._spools, self._lock = lock_spools(self._spools)
         self._processes = TrainingProcesses()

@@ -11,29 +11,29 @@ from typing import Any
 
 import typer
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS, can_be_replayed
 from tracelet_otel.cli import facts, reach
 from tracelet_otel.cli.progress import size
-from tracelet_otel.cli.targets import parse_options
+from tracelet_otel.cli.targets import add_options
 from tracelet_otel.secrets.redaction import redacted_text
 from tracelet_otel.session import declarative
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
 PIPED_WIDTH = 160
-"""Columns where the output is no terminal."""
+"""Columns where the output is not a terminal."""
 
 
 def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeout: float) -> int:
-    """Looks, prints, and says by the exit code whether every backend can be used.
+    """Examines everything and prints it; the exit code is 0 if every backend can be used.
 
     Args:
-        names: of the backends to try; none are the configured ones.
+        names: of the backends to try; if empty, the configured ones.
         options: ``backend.key=value``.
-        as_json: print JSON in place of tables.
+        as_json: print JSON instead of tables.
         timeout: seconds that a backend has to answer.
 
     Raises:
-        ConfigurationError: an option does not look like that.
+        ConfigurationError: an option does not look like that, or its backend is not tried.
     """
     found = examine(names, options, timeout)
     if as_json:
@@ -44,9 +44,8 @@ def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeo
 
 
 def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Everything, as JSON can hold it; ``problems`` has what keeps a backend from being used."""
+    """Everything, in types of JSON; ``problems`` has what keeps a backend from being used."""
     problems: list[dict[str, str]] = []
-    given = parse_options(options)
     settings: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Any]] = {}
     spool_dir = os.environ.get("TRACELET_SPOOL_DIR", "")
@@ -63,10 +62,7 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
         )
     if names:
         chosen = parse_backends(",".join(names), "--backend")
-    for name, values in given.items():
-        if name not in chosen:
-            raise ConfigurationError(f"--option {name}.{next(iter(values))}: {name} is not checked")
-        chosen[name].update(values)
+    add_options(chosen, options)
     if facts.sdk_disabled():
         problems.append({"problem": "OTEL_SDK_DISABLED is true", "todo": "unset it: nothing is recorded"})
     state = state_folder(spool_dir)
@@ -87,13 +83,13 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
         "variables": facts.variables(),
         "reachable": reached,
         "run": facts.run(),
-        "spool": {"folder": str(state / backends.SPOOLS), "waiting": waiting},
+        "spool": {"folder": str(state / SPOOLS), "waiting": waiting},
         "problems": problems,
     }
 
 
 def _replay(folder: str, backend: str) -> str:
-    can_be = all(backends.can_be_replayed(name) for name in backend.split(","))
+    can_be = all(can_be_replayed(name) for name in backend.split(","))
     target = backend if can_be else "BACKEND"
     return f"tracelet-otel replay {shlex.quote(folder)} --backend {target}"
 

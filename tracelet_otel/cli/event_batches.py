@@ -1,4 +1,4 @@
-"""What event files hold as OTLP: decoded as live instrumentation does, encoded as the pipeline does."""
+"""The contents of event files as OTLP: decoded as live instrumentation does, encoded as the pipeline does."""
 
 from __future__ import annotations
 
@@ -37,24 +37,25 @@ from tracelet_otel.instrumentation.tensorboard.events import (
     time_unix_nano,
 )
 from tracelet_otel.otlp import encoding, splitting
+from tracelet_otel.otlp.run_resources import described
 from tracelet_otel.recording.media import MAX_INLINE_BYTES, MediaFolder
 from tracelet_otel.recording.recorder import SCOPE_NAME
 from tracelet_otel.recording.reservoir import KeptPoint, shortest_float32
 from tracelet_otel.recording.run import Run
 from tracelet_otel.secrets.redaction import redacted_json
-from tracelet_otel.semconv import Kind
 from tracelet_otel.version import VERSION
 
 MOST_POINTS: Final = splitting.MAX_POINTS_PER_REQUEST
 MOST_BYTES: Final = splitting.MAX_LOG_BYTES_PER_REQUEST
-"""Of payloads that wait for being sent."""
+"""Bytes of payloads that wait to be sent."""
 
 _SCOPE: Final = InstrumentationScope(SCOPE_NAME, VERSION)
 _UNLIMITED: Final = LogRecordLimits(*[LogRecordLimits.UNSET] * 4)
-_PLACES: Final = {"": 0, "NaN": 1, "Infinity": 2, "-Infinity": 3}
+_JSON: Final = "application/json"
+_VALUE_CODES: Final = {"": 0, "NaN": 1, "Infinity": 2, "-Infinity": 3}
 
 
-class Reading:
+class EventRunReader:
     """One run's event files as batches, in the order in which they were written.
 
     A point is numbered within its tag and file, so that reading the files again, and longer ones, gives
@@ -73,20 +74,14 @@ class Reading:
         self.source = run
         self.damage = Damage()
         self.done = 0
-        """Bytes that were read."""
+        """Bytes that were read so far."""
         self.last_time = 0
         """Wall time of the last event, in nanoseconds since 1970; 0 before there is one."""
         self.undecodable = 0
         """Values that are kept as they are, as artifacts."""
         self._media = media
         self._run = Run(id=run.id, name=run.name, project=project, experiment=experiment)
-        described = {
-            semconv.RUN_ID: self._run.id,
-            semconv.RUN_NAME: self._run.name,
-            semconv.PROJECT: self._run.project,
-            semconv.EXPERIMENT: self._run.experiment,
-        }
-        self._resource = Resource({name: value for name, value in described.items() if value})
+        self._resource = Resource(described(self._run))
         self._records: list[ReadableLogRecord] = []
         self._payload_bytes = 0
         self._series: dict[tuple[str, str], list[KeptPoint]] = {}
@@ -120,7 +115,7 @@ class Reading:
                 if self._payload_bytes >= MOST_BYTES:
                     yield from self._flush()
         yield from self._flush()
-        self._event("status", "", None, None, "", {semconv.RUN_STATUS: "finished"}, self.last_time)
+        self._event(Content("status", "", None, b"", "", {semconv.RUN_STATUS: "finished"}), self.last_time)
         for batch in self._flush():
             yield Batch(logs=batch.logs, records=batch.records, size=batch.size, ends=True)
 
@@ -128,11 +123,10 @@ class Reading:
         self.done = done
 
     def _begin(self) -> None:
-        time = self.last_time
-        self._event("run", "", None, self._run.description(), "application/json", {}, time)
+        self._event(Content("run", "", None, self._run.description(), _JSON, {}), self.last_time)
         folder = str(self.source.folder.absolute()).encode(errors="replace").decode()
         payload = json.dumps({semconv.TENSORBOARD_LOG_DIR: folder}).encode("ascii")
-        self._event("tags", "", None, payload, "application/json", {}, time)
+        self._event(Content("tags", "", None, payload, _JSON, {}), self.last_time)
 
     def _take(self, event: Any, file: EventFile, metadata: dict[str, Any], numbers: int) -> None:
         time = time_unix_nano(event) or self.last_time
@@ -155,46 +149,38 @@ class Reading:
         kept = self._series.setdefault(series, [])
         attributes = {semconv.STEP: step}
         if not kept:
-            attributes[semconv.SEQUENCE] = numbers + (_PLACES[name] << 32) + number
+            attributes[semconv.SEQUENCE] = numbers + (_VALUE_CODES[name] << 32) + number
         value = 1 if name else shortest_float32(value) if single else value
         kept.append(KeptPoint(attributes, value, time))
         self._points += 1
 
     def _add(self, content: Content, folder: str, time: int) -> None:
-        tag = tag_of(folder, content.tag) if content.tag else ""
-        self._event(
-            content.kind, tag, content.step, content.payload, content.mime_type, content.attributes, time
-        )
+        self._event(content._replace(tag=tag_of(folder, content.tag) if content.tag else ""), time)
 
-    def _event(
-        self,
-        kind: Kind,
-        tag: str,
-        step: int | None,
-        payload: bytes | None,
-        mime_type: str,
-        attributes: dict[str, AnyValue],
-        time: int,
-    ) -> None:
-        described: dict[str, AnyValue] = {**self._run.identity(), semconv.TAG: tag, **attributes}
-        if step is not None:
-            described[semconv.STEP] = step
-        if mime_type:
-            described[semconv.MIME_TYPE] = mime_type
-        size = len(payload or b"")
-        if payload is not None and size > MAX_INLINE_BYTES and self._media is not None:
+    def _event(self, content: Content, time: int) -> None:
+        attributes: dict[str, AnyValue] = {
+            **self._run.identity(),
+            semconv.TAG: content.tag,
+            **content.attributes,
+        }
+        if content.step is not None:
+            attributes[semconv.STEP] = content.step
+        if content.mime_type:
+            attributes[semconv.MIME_TYPE] = content.mime_type
+        payload = None if content.kind == "status" else content.payload
+        if payload is not None and len(payload) > MAX_INLINE_BYTES and self._media is not None:
             stored = self._media.store(payload)
             if stored is not None:
-                described[semconv.PAYLOAD_URI], described[semconv.PAYLOAD_SHA256] = stored
-                described[semconv.PAYLOAD_SIZE] = size
+                attributes[semconv.PAYLOAD_URI], attributes[semconv.PAYLOAD_SHA256] = stored
+                attributes[semconv.PAYLOAD_SIZE] = len(payload)
                 payload = None
         record = LogRecord(
             timestamp=time,
             observed_timestamp=time,  # not now: reading the files again gives the same
             severity_number=SeverityNumber.INFO,
-            event_name=semconv.EVENT_PREFIX + kind,
+            event_name=semconv.EVENT_PREFIX + content.kind,
             body=payload,
-            attributes=described,
+            attributes=attributes,
         )
         self._records.append(
             ReadableLogRecord(
@@ -247,6 +233,3 @@ class _Metadata(dict[str, Any]):
             copy: Any = type(value)()
             copy.CopyFrom(value)
             super().__setitem__(key, copy)
-
-
-__all__ = ["Reading"]

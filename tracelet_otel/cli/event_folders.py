@@ -40,7 +40,7 @@ class EventRun:
 
     @property
     def id(self) -> str:
-        """The same as long as the folder and its first file are where they are and called what they are."""
+        """The same as long as the folder keeps its path and its first file its name."""
         # The file's name has time and host: another machine's folder of the same path is another run.
         return uuid.uuid5(_NAMESPACE, f"{os.path.realpath(self.folder)}\n{self.files[0].path.name}").hex
 
@@ -52,15 +52,26 @@ class EventRun:
 
 @dataclass
 class Damage:
-    """What could not be read of a run's files, a line each."""
+    """What could not be read of the files of one run or several."""
 
     notes: list[str] = field(default_factory=list[str])
+    """A line for each problem."""
     broken: int = 0
     """Files of which more is lost than a last record that was being written."""
 
+    def note_broken(self, path: Path, problem: object) -> None:
+        """Notes a file of which more is lost than its last record."""
+        self.broken += 1
+        self.notes.append(f"{path}: {problem}")
+
+    def add(self, other: Damage) -> None:
+        """Adds the damage of another run."""
+        self.notes += other.notes
+        self.broken += other.broken
+
 
 def find(folders: Iterable[Path], *, one_run: bool) -> list[EventRun]:
-    """Every folder with event files as a run, or each of ``folders`` as one; none of them twice."""
+    """Every folder with event files as a run, or each of ``folders`` as one run; each folder only once."""
     found: dict[str, EventRun] = {}
     for top in folders:
         runs = _one_run(top) if one_run else _runs(top)
@@ -89,7 +100,7 @@ def _one_run(top: Path) -> Iterator[EventRun]:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with event files, sorted, links followed but not in circles."""
+    """Folders with event files, sorted; links are followed, but no folder is entered twice."""
     seen: set[str] = set()
     for folder, folders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
@@ -98,7 +109,7 @@ def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
             continue
         seen.add(real)
         folders.sort()
-        # As TensorBoard: what it is told by.
+        # As TensorBoard recognizes them.
         events = sorted(name for name in names if "tfevents" in name)
         if events:
             yield Path(folder), events
@@ -151,12 +162,10 @@ def events(file: EventFile, damage: Damage, progress: Callable[[int], None]) -> 
                 continue
             yield event
     except OSError as error:
-        damage.broken += 1
-        damage.notes.append(f"{file.path}: {error}")
+        damage.note_broken(file.path, error)
         return
     if undecodable:
-        damage.broken += 1
-        damage.notes.append(f"{file.path}: {undecodable} records are no events")
+        damage.note_broken(file.path, f"{undecodable} records are not events")
     _check_end(file.path, done, damage)
 
 
@@ -173,8 +182,7 @@ def _check_end(path: Path, done: int, damage: Damage) -> None:
     if len(header) < 12 or (whole and struct.unpack("<Q", header[:8])[0] + _FRAME_BYTES > left):
         damage.notes.append(f"{path}: the last record is cut off ({left:,} bytes)")
         return
-    damage.broken += 1
-    damage.notes.append(f"{path}: damaged after {done:,} bytes, the other {left:,} bytes cannot be read")
+    damage.note_broken(path, f"damaged after {done:,} bytes, the other {left:,} bytes cannot be read")
 
 
 def _has_checksum(header: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What ``tracelet-otel doctor`` finds without asking any backend."""
+"""What ``tracelet-otel doctor`` finds out without connecting to a backend."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.cli import spools
 from tracelet_otel.foundation.locks import is_folder_locked
 from tracelet_otel.instrumentation import instrumentors
@@ -30,9 +30,9 @@ PACKAGES: Final = (
     *("torch", "tensorboard", "tensorboardX", "lightning", "pytorch-lightning", "nvidia-ml-py"),
 )
 VARIABLES: Final = ("TRACELET_", "OTEL_", "MLFLOW_", "WANDB_", "AIM_", "CLEARML_")
-"""How the variables begin that steer us, OpenTelemetry and the trackers."""
+"""Prefixes of the variables of this distribution, OpenTelemetry and the trackers."""
 COUNTED_BYTES: Final = 32 * 1024 * 1024
-"""Of spools: beyond this their points are not counted, which would take long."""
+"""Bytes of spools whose points are counted; to count more would take long."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 _HEADER: Final = re.compile(r"=[^,]*")
@@ -54,13 +54,19 @@ def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 def hooked() -> list[dict[str, str]]:
     """Our instrumentors, and whether ``opentelemetry-instrument`` or ``configure()`` applies each."""
-    rows: list[dict[str, str]] = []
-    for entry in sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda item: item.name):
-        is_ours = entry.value.startswith("tracelet_otel.")
-        if not is_ours and entry.name not in instrumentors.SAMPLED:
-            continue
-        rows.append({"instrumentor": entry.name, "state": _hook_state(entry.name, entry.load())})
-    return rows
+    return [
+        {"instrumentor": entry.name, "state": _hook_state(entry.name, entry.load())}
+        for entry in _instrumentors()
+        if _is_ours(entry) or entry.name in instrumentors.SAMPLED
+    ]
+
+
+def _instrumentors() -> list[EntryPoint]:
+    return sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda entry: entry.name)
+
+
+def _is_ours(entry: EntryPoint) -> bool:
+    return entry.value.startswith("tracelet_otel.")
 
 
 def _hook_state(name: str, kind: Any) -> str:
@@ -76,18 +82,14 @@ def _hook_state(name: str, kind: Any) -> str:
 
 
 def others() -> dict[str, Any]:
-    """What else is there that ``opentelemetry-instrument`` may load."""
+    """What else is installed that ``opentelemetry-instrument`` may load."""
     distro = os.environ.get("OTEL_PYTHON_DISTRO", "")
     return {
         "distros": _names("opentelemetry_distro"),
         "configurators": _names("opentelemetry_configurator"),
         "OTEL_PYTHON_DISTRO": distro,
         "loaded": distro or "tracelet",
-        "other_instrumentors": [
-            entry.name
-            for entry in sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda item: item.name)
-            if not entry.value.startswith("tracelet_otel.")
-        ],
+        "other_instrumentors": [entry.name for entry in _instrumentors() if not _is_ours(entry)],
     }
 
 
@@ -127,7 +129,7 @@ def variables() -> list[dict[str, str]]:
 
 
 def _masked(name: str, value: str) -> str:
-    if name.endswith("_HEADERS"):  # services name theirs as they like
+    if name.endswith("_HEADERS"):  # any name may hold a secret
         return _HEADER.sub("=***", value)
     return redacted_text(str(redacted_value(name, value)))
 
@@ -146,7 +148,7 @@ def run() -> dict[str, Any]:
 
 def spooled(state: Path) -> list[dict[str, Any]]:
     """The spools that wait, oldest first."""
-    folder = state / backends.SPOOLS
+    folder = state / SPOOLS
     found = spools.find([folder]) if folder.is_dir() and any(folder.rglob("*.jsonl")) else []
     budget = COUNTED_BYTES
     rows: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from tracelet_otel.cli import event_folders, outcome, progress, targets
-from tracelet_otel.cli.event_folders import EventRun
+from tracelet_otel.cli.event_folders import Damage, EventRun
 from tracelet_otel.cli.sending import Part, Sender
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.settings import ConfigurationError
@@ -38,34 +38,31 @@ class Request:
     one_run: bool = False
 
 
-class _Import:
-    """The stream of one backend: all runs, one after the other."""
+class _RunStream:
+    """All runs as the stream of one backend, one after the other."""
 
     def __init__(self, runs: Sequence[EventRun], request: Request, media: MediaFolder | None) -> None:
-        self.notes: list[str] = []
-        self.broken = 0
+        self.damage = Damage()
         self.undecodable = 0
-        self.runs = 0
-        """That were read to their end."""
-        self._all = runs
+        self.runs_read = 0
+        """Runs that were read to their end."""
+        self._runs = runs
         self._request = request
         self._media = media
 
     def parts(self) -> Iterator[Part]:
         # The event files' decoders: numpy, TensorBoard.
-        from tracelet_otel.cli.event_batches import Reading
+        from tracelet_otel.cli.event_batches import EventRunReader
 
         base = 0
-        for run in self._all:
-            project, experiment = self._request.project, self._request.experiment
-            reading = Reading(run, project, experiment, self._media)
-            for batch in reading.batches():
-                yield Part(base + reading.done, batch)
+        for run in self._runs:
+            reader = EventRunReader(run, self._request.project, self._request.experiment, self._media)
+            for batch in reader.batches():
+                yield Part(base + reader.done, batch)
             base += run.size
-            self.runs += 1
-            self.notes += reading.damage.notes
-            self.broken += reading.damage.broken
-            self.undecodable += reading.undecodable
+            self.runs_read += 1
+            self.damage.add(reader.damage)
+            self.undecodable += reader.undecodable
             yield Part(base, finished=str(run.folder))
 
 
@@ -85,27 +82,27 @@ def run(request: Request, names: Sequence[str], options: Sequence[str], *, timeo
     runs = _find(request)
     stop = threading.Event()
     media = MediaFolder()
-    imports = {
-        name: _Import(runs, request, media if isinstance(target, targets.FileTarget) else None)
+    streams = {
+        name: _RunStream(runs, request, media if isinstance(target, targets.FileTarget) else None)
         for name, target in chosen.items()
     }
     total = sum(run.size for run in runs)
     senders = [
-        Sender(name, target, imports[name].parts(), total=total, timeout=timeout, stop=stop)
+        Sender(name, target, streams[name].parts(), total=total, timeout=timeout, stop=stop)
         for name, target in chosen.items()
     ]
     try:
         interrupted = progress.watch(
-            senders, stop, lambda sender: f"{imports[sender.backend].runs:,} of {len(runs):,} runs"
+            senders, stop, lambda sender: f"{streams[sender.backend].runs_read:,} of {len(runs):,} runs"
         )
     finally:
         media.remove()
     code = outcome.report(
         senders, interrupted=interrupted, again="run the command again: it goes on, nothing is there twice"
     )
-    furthest = max(imports.values(), key=lambda item: item.runs)
-    typer.echo(f"{furthest.runs:,} of {len(runs):,} runs read")
-    broken = _say_damage(furthest.notes, furthest.broken)
+    furthest = max(streams.values(), key=lambda item: item.runs_read)
+    typer.echo(f"{furthest.runs_read:,} of {len(runs):,} runs read")
+    broken = _report_damage(furthest.damage)
     if furthest.undecodable:
         typer.echo(f"{furthest.undecodable:,} values could not be decoded and are artifacts of their runs")
     return code or broken
@@ -117,27 +114,25 @@ def show(request: Request) -> int:
     Raises:
         ConfigurationError: there is nothing to import.
     """
-    from tracelet_otel.cli.event_batches import Reading
+    from tracelet_otel.cli.event_batches import EventRunReader
 
     runs = _find(request)
     points = records = 0
-    notes: list[str] = []
-    broken = 0
+    damage = Damage()
     typer.echo(f"{'points':>12} {'records':>9} {'size':>11}  run")
     for run in runs:
-        reading = Reading(run, request.project, request.experiment)
-        of_run = [0, 0]
-        for batch in reading.batches():
-            of_run[0] += batch.points
-            of_run[1] += batch.records
-        points += of_run[0]
-        records += of_run[1]
-        notes += reading.damage.notes
-        broken += reading.damage.broken
-        typer.echo(f"{of_run[0]:>12,} {of_run[1]:>9,} {progress.size(run.size):>11}  {run.name}")
+        reader = EventRunReader(run, request.project, request.experiment)
+        run_points = run_records = 0
+        for batch in reader.batches():
+            run_points += batch.points
+            run_records += batch.records
+        points += run_points
+        records += run_records
+        damage.add(reader.damage)
+        typer.echo(f"{run_points:>12,} {run_records:>9,} {progress.size(run.size):>11}  {run.name}")
     total = progress.size(sum(run.size for run in runs))
     typer.echo(f"{points:>12,} {records:>9,} {total:>11}  {len(runs):,} runs")
-    return _say_damage(notes, broken)
+    return _report_damage(damage)
 
 
 def _find(request: Request) -> list[EventRun]:
@@ -156,11 +151,11 @@ def _find(request: Request) -> list[EventRun]:
     return runs
 
 
-def _say_damage(notes: Sequence[str], broken: int) -> int:
-    for note in notes[:MOST_NOTES]:
+def _report_damage(damage: Damage) -> int:
+    for note in damage.notes[:MOST_NOTES]:
         typer.echo(f"left out: {note}", err=True)
-    if len(notes) > MOST_NOTES:
-        typer.echo(f"left out: parts of {len(notes) - MOST_NOTES:,} more files", err=True)
-    if broken:
-        typer.echo(f"{broken:,} damaged file{'s' * (broken != 1)}; the rest was read")
-    return outcome.LEFT if broken else outcome.DONE
+    if len(damage.notes) > MOST_NOTES:
+        typer.echo(f"left out: parts of {len(damage.notes) - MOST_NOTES:,} more files", err=True)
+    if damage.broken:
+        typer.echo(f"{damage.broken:,} damaged file{'s' * (damage.broken != 1)}; the rest was read")
+    return outcome.LEFT if damage.broken else outcome.DONE

@@ -1,8 +1,9 @@
-"""The commands of ``tracelet-otel`` and their options. What they do is imported when it is done."""
+"""The commands of ``tracelet-otel`` and their options. A command's code is imported when it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,8 @@ app = typer.Typer(
 )
 
 Backends = Annotated[
-    list[str] | None, typer.Option("--backend", "-b", help="Where to; several times or comma separated.")
+    list[str] | None,
+    typer.Option("--backend", "-b", help="Where to deliver; several times or comma separated."),
 ]
 Options = Annotated[
     list[str] | None,
@@ -43,7 +45,7 @@ def main(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """What training wrote, delivered to experiment trackers; and what is wrong if it is not."""
+    """Delivers what training wrote to experiment trackers, and finds out why that does not work."""
 
 
 @app.command()
@@ -64,13 +66,10 @@ def replay(
     timeout: Timeout = 60.0,
 ) -> None:
     """Delivers spools to trackers. Doing so twice changes nothing."""
-
-    def run() -> int:
+    with _errors_reported():
         from tracelet_otel.cli.replay import replay
 
-        return replay(paths or [], backend or [], option or [], remove=remove, timeout=timeout)
-
-    _exit(run)
+        raise typer.Exit(replay(paths or [], backend or [], option or [], remove=remove, timeout=timeout))
 
 
 @app.command("import")
@@ -92,43 +91,39 @@ def import_(
     timeout: Timeout = 60.0,
 ) -> None:
     """Imports TensorBoard's event files. Doing so twice adds only what is new."""
-
-    def run() -> int:
+    with _errors_reported():
         from tracelet_otel.cli import importing
 
         request = importing.Request(folders, project, experiment, one_run)
         if dry_run:
-            return importing.show(request)
-        return importing.run(request, backend or [], option or [], timeout=timeout)
-
-    _exit(run)
+            raise typer.Exit(importing.show(request))
+        raise typer.Exit(importing.run(request, backend or [], option or [], timeout=timeout))
 
 
 @app.command()
 def doctor(
     backend: Annotated[
         list[str] | None,
-        typer.Option("--backend", "-b", help="Backends to check, instead of the configured."),
+        typer.Option("--backend", "-b", help="Backends to check, instead of the configured ones."),
     ] = None,
     option: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a backend has to answer.")] = 15.0,
 ) -> None:
-    """Says what is installed, hooked, configured, reachable and waiting, and what to do about it."""
-
-    def run() -> int:
+    """Shows what is installed, hooked, configured, reachable and waiting, and what to do about problems."""
+    with _errors_reported():
         from tracelet_otel.cli.doctor import doctor
 
-        return doctor(backend or [], option or [], as_json=as_json, timeout=timeout)
-
-    _exit(run)
+        raise typer.Exit(doctor(backend or [], option or [], as_json=as_json, timeout=timeout))
 
 
 @app.command()
 def gateway(
     backends: Annotated[
         list[str] | None,
-        typer.Option("--backends", "--backend", "-b", help="Where to; several times or comma separated."),
+        typer.Option(
+            "--backends", "--backend", "-b", help="Where to deliver; several times or comma separated."
+        ),
     ] = None,
     option: Options = None,
     config: Annotated[
@@ -136,22 +131,23 @@ def gateway(
         typer.Option(help="JSON file of backends and their options, as configure(backends=) takes them."),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="Of its spools; each gateway of a machine has its own.")
+        str, typer.Option(help="Name of its spools; each gateway of a machine has its own.")
     ] = "default",
     grpc: Annotated[str, typer.Option(help="HOST:PORT of OTLP/gRPC, or 'off'.")] = "127.0.0.1:4317",
     http: Annotated[
         str, typer.Option(help="HOST:PORT of OTLP/HTTP, health and metrics, or 'off'.")
     ] = "127.0.0.1:4318",
     token_file: Annotated[
-        Path | None, typer.Option(help="Bearer tokens that let in, one a line; read again when it changes.")
+        Path | None,
+        typer.Option(help="Accepted bearer tokens, one a line; read again when it changes."),
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain of both servers, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Clients have to show a certificate that one of these signed, PEM.")
+        Path | None, typer.Option(help="Authorities of which clients need a certificate, PEM.")
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let everybody write who reaches an address beyond loopback.")
+        bool, typer.Option("--insecure", help="Let everybody write who can reach an address beyond loopback.")
     ] = False,
     silence: Annotated[
         float, typer.Option(min=1.0, help="Seconds without data after which an open run counts as killed.")
@@ -162,43 +158,35 @@ def gateway(
     ] = None,
 ) -> None:
     """Serves OTLP and delivers what many runs send to trackers. Ends with SIGTERM or Ctrl-C."""
+    with _errors_reported():
+        from tracelet_otel.cli.gateway import chosen_backends, gateway
 
-    def run() -> int:
-        from tracelet_otel.cli.gateway import Arguments, gateway
-
-        return gateway(
-            Arguments(
-                backends or [],
-                option or [],
-                config,
-                name,
-                grpc,
-                http,
-                token_file,
-                tls_cert,
-                tls_key,
-                tls_client_ca,
-                insecure,
-                silence,
-                media or [],
-            )
+        gateway(
+            chosen_backends(config, backends or [], option or []),
+            name=name,
+            grpc=grpc,
+            http=http,
+            token_file=token_file,
+            tls=(tls_cert, tls_key, tls_client_ca),
+            insecure=insecure,
+            silence=silence,
+            media=media or [],
         )
 
-    _exit(run)
 
-
-def _exit(run: Callable[[], int]) -> None:
+@contextmanager
+def _errors_reported() -> Generator[None]:
+    """Ends the program with a line on stderr and the exit code 2 if the configuration is wrong."""
     from tracelet_otel.secrets.redaction import redacted_text
     from tracelet_otel.settings import ConfigurationError
 
     try:
-        code = run()
+        yield
     except ConfigurationError as error:
         typer.echo(f"tracelet-otel: {redacted_text(str(error))}", err=True)
-        code = 2
+        raise typer.Exit(2) from error
     except KeyboardInterrupt:
-        code = 130
-    raise typer.Exit(code)
+        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What became of a delivery: a line a backend on stdout, and the exit code."""
+"""The result of a command: a line for each backend on stdout, and the exit code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DONE, LEFT, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def report(senders: Sequence[Sender], *, interrupted: bool, again: str) -> int:
-    """Prints what became of everything; the exit code.
+    """Prints a line for each backend; the exit code.
 
     Args:
-        senders: that have ended, unless they did not stop in time.
-        interrupted: by the user.
-        again: what to do about what is left.
+        senders: all of them; one that did not stop in time may still run.
+        interrupted: whether the user stopped the command.
+        again: tells the user what to do about what is left.
     """
     left = False
     for sender in senders:
@@ -38,8 +38,8 @@ def line(sender: Sender) -> str:
     """One line about one backend, secrets masked."""
     text = f"{sender.backend}: delivered {amount(sender.points, sender.records) or 'nothing'}"
     if sender.refused:
-        refused = amount(sender.refused_points, sender.refused_records)
-        text += f"; refused {refused or 'a run'}: {_one_line(sender.reason)}"
+        refused = amount(sender.refused_points, sender.refused_records) or "a run"
+        text += f"; refused {refused}: {_one_line(sender.reason)}"
     error = sender.error or ("" if sender.ended.is_set() else "still busy")
     if error:
         text += f"; stopped after {size(sender.done)} of {size(sender.total)}: {_one_line(error)}"

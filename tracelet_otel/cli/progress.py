@@ -1,4 +1,4 @@
-"""Shows senders at work: a bar each on a terminal, else a plain line now and then; both on stderr."""
+"""Shows the senders' progress on stderr: a bar each on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracelet_otel.cli.sending import Sender
 from tracelet_otel.secrets.redaction import redacted_text
 
 LINE_EVERY_S: Final = 10.0
-"""Time between two lines where stderr is no terminal."""
+"""Time between two lines where stderr is not a terminal."""
 STOPPING_S: Final = 30.0
 """How long an interrupt waits for the requests that are under way."""
 _POLL_S: Final = 0.2
@@ -26,7 +26,7 @@ def watch(
     Args:
         senders: not started.
         stop: set at the first Ctrl-C, which lets requests that are under way end; a second one does not wait.
-        note: what else to show of a sender.
+        note: what else to show for a sender.
 
     Returns:
         Whether it was interrupted.
@@ -62,13 +62,13 @@ def _status(sender: Sender, note: Callable[[Sender], str]) -> str:
 
 
 def _lines(senders: Sequence[Sender], note: Callable[[Sender], str]) -> None:
-    said = time.monotonic()
+    shown = time.monotonic()
     while not all(sender.ended.is_set() for sender in senders):
         for sender in senders:
             sender.ended.wait(_POLL_S)
-        if time.monotonic() - said < LINE_EVERY_S:
+        if time.monotonic() - shown < LINE_EVERY_S:
             continue
-        said = time.monotonic()
+        shown = time.monotonic()
         for sender in senders:
             if not sender.ended.is_set():
                 line = f"{sender.backend}: {size(sender.done)} of {size(sender.total)}"

@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from opentelemetry.util.types import AnyValue
+
 from tracelet_otel import semconv
 from tracelet_otel.cli.event_folders import Damage
 from tracelet_otel.instrumentation.tensorboard.events import Content
@@ -29,8 +31,7 @@ def embeddings(folder: Path, damage: Damage) -> Iterator[tuple[Content, int]]:
     try:
         text_format.Parse(path.read_bytes(), config)
     except (OSError, text_format.ParseError) as error:
-        damage.broken += 1
-        damage.notes.append(f"{path}: {error}")
+        damage.note_broken(path, error)
         return
     for embedding in config.embeddings:
         tag, _, step = embedding.tensor_name.rpartition(":")
@@ -49,13 +50,8 @@ def embeddings(folder: Path, damage: Damage) -> Iterator[tuple[Content, int]]:
             try:
                 payload, time = file.read_bytes(), file.stat().st_mtime_ns
             except OSError as error:
-                damage.broken += 1
-                damage.notes.append(f"{file}: {error}")
+                damage.note_broken(file, error)
                 continue
-            attributes = {semconv.FILE_NAME: file.name}
-            yield (
-                Content(
-                    "embedding", tag or embedding.tensor_name, number, payload, mime_type, {**attributes}
-                ),
-                time,
-            )
+            name_of_tag = tag or embedding.tensor_name
+            attributes: dict[str, AnyValue] = {semconv.FILE_NAME: file.name}
+            yield Content("embedding", name_of_tag, number, payload, mime_type, attributes), time

@@ -1,4 +1,4 @@
-"""Whether backends can be reached: each tried in a child process, for a bounded time."""
+"""Whether backends can be reached: each is tried in a child process, for a bounded time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.secrets.redaction import redacted_text
 
 _OK: Final = ("ok", "new")
@@ -36,6 +36,8 @@ _TODO_OF_STATE: Final[Mapping[str, str]] = {
     "refused": "see its own message",
     "unusable": "install it, or choose another backend",
 }
+_SCRATCH: Final = ("TMPDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+"""Variables of folders that clients write to when they start."""
 
 
 def check(chosen: Mapping[str, Mapping[str, Any]], state: Path, timeout: float) -> list[dict[str, Any]]:
@@ -64,7 +66,7 @@ def _check(name: str, options: Mapping[str, Any], state: Path, timeout: float) -
             "name": name,
             "options": options,
             "folder": str(Path.cwd()),
-            "spools": str(state / backends.SPOOLS),
+            "spools": str(state / SPOOLS),
             "answer": str(answer_path),
         }
         answer = _answer(given, folder, answer_path, timeout)
@@ -76,7 +78,7 @@ def _check(name: str, options: Mapping[str, Any], state: Path, timeout: float) -
 
 def _answer(given: Mapping[str, Any], folder: str, answer_path: Path, timeout: float) -> dict[str, str]:
     output = Path(folder, "output.txt")
-    environment = {**os.environ, "TMPDIR": folder, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **dict.fromkeys(_SCRATCH, folder), "PYTHONWARNINGS": "ignore"}
     with output.open("wb") as file:
         child = subprocess.Popen(
             [sys.executable, "-m", "tracelet_otel.cli.probe", json.dumps(given, default=str)],
@@ -95,13 +97,13 @@ def _answer(given: Mapping[str, Any], folder: str, answer_path: Path, timeout: f
             _end(child)
     if answer_path.exists():
         return json.loads(answer_path.read_bytes())
-    said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    detail = f"its client ended the process (exit code {child.returncode}){': ' + said[-1] if said else ''}"
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    detail = f"its client ended the process (exit code {child.returncode}){': ' + lines[-1] if lines else ''}"
     return {"state": "refused", "detail": detail}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends the child with whatever its client started."""
+    """Ends the child and everything that its client started."""
     try:
         if hasattr(os, "killpg"):
             os.killpg(child.pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from tracelet_otel.agent.address import SPOOL_PREFIX
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import FILE, SPOOLS, available
 from tracelet_otel.cli import outcome, progress, spools, targets
 from tracelet_otel.cli.sending import Sender
 from tracelet_otel.cli.spools import Source
@@ -75,11 +75,11 @@ def _sources(paths: Sequence[Path], names: Sequence[str]) -> dict[str, list[Sour
         found = spools.find([folder])
     except ConfigurationError:  # no spool in it
         found = []
-    return {name: [s for s in found if {name, backends.FILE} & {*s.backends}] for name in names}
+    return {name: [s for s in found if {name, FILE} & {*s.backends}] for name in names}
 
 
 def _spools() -> Path:
-    return state_folder(resolve().spool_dir) / backends.SPOOLS
+    return state_folder(resolve().spool_dir) / SPOOLS
 
 
 def _distinct(sources: Mapping[str, Sequence[Source]]) -> list[Source]:
@@ -101,7 +101,7 @@ def _say_what_is_odd(senders: Sequence[Sender], sources: Sequence[Source]) -> No
 
 
 def _remove(source: Source, senders: Sequence[Sender]) -> None:
-    waited_for = {*backends.available(), *NAMES} - {backends.FILE}
+    waited_for = {*available(), *NAMES} - {FILE}
     reason = ""
     for sender in senders:
         if sender.error or not sender.ended.is_set() or not sender.sources.get(str(source.path)):

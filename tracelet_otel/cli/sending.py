@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-from tracelet_otel.cli.targets import Target
+from tracelet_otel.cli.targets import AnyTarget
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from tracelet_otel.foundation.errors import DeliveryError, TransientError
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 class _GivenUpError(Exception):
-    """The backend takes nothing, or the user stops."""
+    """The backend takes no data, or the user stops."""
 
 
 class Sender(threading.Thread):
@@ -49,7 +49,7 @@ class Sender(threading.Thread):
     def __init__(
         self,
         name: str,
-        target: Target,
+        target: AnyTarget,
         parts: Iterable[Part],
         *,
         total: int,
@@ -68,11 +68,11 @@ class Sender(threading.Thread):
         self.sources: dict[str, bool] = {}
         """Sources that were sent to their end, and whether all of each was taken."""
         self.error = ""
-        """Why it ended early; empty if it did not."""
+        """Why it ended early; empty otherwise."""
         self.trouble = ""
         """Why it waits at present."""
         self.ended = threading.Event()
-        """Set at the end; an interrupted ``join()`` takes a thread that runs for one that has ended."""
+        """Set at the end: an interrupted ``join()`` returns while the thread still runs."""
         self._reason = ""
         self._parts = parts
         self._timeout = timeout
@@ -128,7 +128,7 @@ class Sender(threading.Thread):
             receipt = self._retried(lambda: self.target.send(batch))
         except (_GivenUpError, OSError):
             raise
-        except Exception as error:  # this batch never will be taken
+        except Exception as error:  # this batch will never be taken
             self._reason = str(error) if isinstance(error, DeliveryError) else repr(error)
             self.refused_points += batch.points
             self.refused_records += batch.records

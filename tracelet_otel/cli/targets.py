@@ -7,46 +7,48 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from tracelet_otel.backends import registry as backends
-from tracelet_otel.delivery.destination import Batch, Destination, Receipt
+from tracelet_otel.backends.deliveries import make_file, make_tracker
+from tracelet_otel.backends.names import COMPANIONS, FILE, SPOOLS, TRACKER_GROUP, available, can_be_replayed
+from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.file import FileDestination
 from tracelet_otel.delivery.otlp.forward import NAMES, Forward
-from tracelet_otel.foundation import entry_points as installed
+from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.otlp.decoding import decode_records, parse_logs, run_info
-from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 from tracelet_otel.tracker.exporter import TrackerExporter
 from tracelet_otel.tracker.interface import Outcome, Tracker
 
 RUNS_PER_FILE: Final = 10
-"""A run's end needs a file of its own after its points: a folder of thousands of small runs would become
-thousands of files. But all of them are open at once in a tracker that gets them from there."""
+"""Ends of runs in one file. An end needs a file of its own after the run's points, so with one run a file a
+folder of thousands of small runs would become thousands of files. But a tracker that gets the spool has all
+runs of a file open at once."""
 
 
-class Target(Destination, Protocol):
-    """A destination that a command fills to the end, or leaves in the middle."""
+class Target:
+    """What a command needs of a destination besides sending: it fills it to the end, or stops in the middle.
+
+    These defaults are for destinations that keep nothing back and refuse nothing.
+    """
 
     def describe(self, batch: Batch) -> None:
         """Takes the descriptions of runs in a batch of records that is sent later."""
-        ...
 
     def finish(self) -> None:
         """Stores what is still kept here. May be called again after a transient error."""
-        ...
 
     def open_runs(self) -> list[str]:
-        """Runs whose end has not been said."""
-        ...
+        """Runs that this data opened and did not end, as far as is known."""
+        return []
 
     def reasons(self) -> list[str]:
         """Why points and records were refused, the most frequent first."""
-        ...
+        return []
 
 
-class TrackerTarget(TrackerExporter):
+class TrackerTarget(TrackerExporter, Target):
     """A tracker that gets the same data more than once: again after an interruption, or just again.
 
     Companion files wait in the folder of the distribution, and so do those of training processes that were
@@ -62,8 +64,7 @@ class TrackerTarget(TrackerExporter):
         if isinstance(batch.logs, bytes):
             for record in decode_records(parse_logs(batch.logs)):
                 if record.kind == "run":
-                    info: RunInfo = run_info(record)
-                    self._described[record.run_id] = info
+                    self._described[record.run_id] = run_info(record)
 
     def finish(self) -> None:
         """Stores the companion files of the runs that stay open."""
@@ -87,36 +88,26 @@ class TrackerTarget(TrackerExporter):
         super()._report(outcome)
 
 
-class ForwardTarget(Forward):
-    """A receiver of OTLP: what it does with data that it has already is its own matter."""
-
-    def describe(self, batch: Batch) -> None:
-        """The descriptions come with the data."""
-
-    def finish(self) -> None:
-        """Nothing is kept here."""
-
-    def open_runs(self) -> list[str]:
-        """Unknown."""
-        return []
+class ForwardTarget(Forward, Target):
+    """A receiver of OTLP; descriptions of runs come with the data."""
 
 
-class FileTarget(FileDestination):
+class FileTarget(FileDestination, Target):
     """A spool to deliver elsewhere, filled by a command.
 
-    One that is there already is gone on with: what it has, of a command that was interrupted or is repeated,
-    is not written again.
+    If the spool exists, this continues it: what it has from a command that was interrupted or is repeated is
+    not written again.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         super().__init__(folder, max_bytes=max_bytes)
         self._goes_on: bool | None = None
-        """Whether the folder had anything; None: not looked yet."""
+        """Whether the folder had any data; None before the first look."""
         self._ends: list[bytes] = []
         """Ends of runs that are still to be written."""
 
     def connect(self) -> None:
-        """Reads what is there.
+        """Reads what the spool has.
 
         Raises:
             TransientError: it cannot be read.
@@ -128,7 +119,7 @@ class FileTarget(FileDestination):
                 raise TransientError(f"cannot go on with {self.folder}: {error}") from error
 
     def send(self, batch: Batch) -> Receipt:
-        """Appends a batch, unless it is there. Runs' ends are kept for a while.
+        """Appends a batch that the spool does not have. Ends of runs are kept for a while.
 
         Raises:
             SpoolFullError, TransientError: as :meth:`FileDestination.send`.
@@ -157,85 +148,68 @@ class FileTarget(FileDestination):
         """The folder."""
         return [str(self.folder)] if self._goes_on else super().locations()
 
-    def describe(self, batch: Batch) -> None:
-        """The descriptions come with the data."""
 
-    def open_runs(self) -> list[str]:
-        """Unknown."""
-        return []
-
-    def reasons(self) -> list[str]:
-        """Nothing is refused."""
-        return []
+AnyTarget = TrackerTarget | ForwardTarget | FileTarget
 
 
 def make(
     names: Iterable[str], options: Iterable[str], *, with_file: bool, command: str
-) -> dict[str, TrackerTarget | ForwardTarget | FileTarget]:
+) -> dict[str, AnyTarget]:
     """What ``--backend`` and ``--option`` name, by the backend's name.
 
     Args:
         names: of backends, each may be several with commas between.
         options: ``backend.key=value``.
         with_file: whether backend ``file`` makes sense.
-        command: that asks, for messages.
+        command: the name of the command, for messages.
 
     Raises:
-        ConfigurationError: there is no such backend, it takes no OTLP, or does not take an option.
+        ConfigurationError: there is no such backend, it does not take OTLP, or it does not take an option.
     """
     chosen = parse_backends(",".join(names), "--backend")
     if not chosen:
         raise ConfigurationError(f"--backend is needed: {', '.join(_deliverable(with_file))}")
-    for name, given in parse_options(options).items():
-        if name not in chosen:
-            raise ConfigurationError(f"--option {name}.{next(iter(given))}: there is no --backend {name}")
-        chosen[name].update(given)
+    add_options(chosen, options)
     state = state_folder(resolve().spool_dir)
     return {name: _make(name, given, state, with_file, command) for name, given in chosen.items()}
 
 
-def _make(
-    name: str, options: Mapping[str, Any], state: Path, with_file: bool, command: str
-) -> TrackerTarget | ForwardTarget | FileTarget:
-    if name == backends.FILE and with_file:
+def _make(name: str, options: Mapping[str, Any], state: Path, with_file: bool, command: str) -> AnyTarget:
+    if name == FILE and with_file:
         session = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{uuid.uuid4().hex[:6]}"
         limit = resolve().max_spool_bytes
-        made = backends.make_file(state / backends.SPOOLS / session / name, options, limit)
+        made = make_file(state / SPOOLS / session / name, options, limit)
         return FileTarget(made.folder, max_bytes=limit)
     if name in NAMES:
         return ForwardTarget(name, options)
-    entry_point = installed.find(backends.TRACKER_GROUP, name)
+    entry_point = find(TRACKER_GROUP, name)
     if entry_point is None:
-        if name in backends.available():
+        if name in available():
             raise ConfigurationError(
                 f"{command} cannot deliver to {name!r}, only to: {', '.join(_deliverable(with_file))}"
             )
         raise ConfigurationError(
             f"there is no backend {name!r}; available are {', '.join(_deliverable(with_file))}"
         )
-    tracker = backends.make_tracker(name, entry_point, options)
-    return TrackerTarget(tracker, state / backends.COMPANIONS / name)
+    tracker = make_tracker(name, entry_point, options)
+    return TrackerTarget(tracker, state / COMPANIONS / name)
 
 
-def parse_options(options: Iterable[str]) -> dict[str, dict[str, str]]:
-    """``backend.key=value`` as options by backend.
+def add_options(chosen: Mapping[str, dict[str, Any]], options: Iterable[str]) -> None:
+    """Adds ``backend.key=value`` to the options of the backends; what was there before is replaced.
 
     Raises:
-        ConfigurationError: it does not look like that.
+        ConfigurationError: it does not look like that, or there is no such backend.
     """
-    parsed: dict[str, dict[str, str]] = {}
     for option in options:
         place, equals, value = option.partition("=")
-        name, dot, key = place.partition(".")
+        name, dot, key = (part.strip() for part in place.partition("."))
         if not (equals and dot and name and key):
             raise ConfigurationError(f"--option must look like backend.key=value, got {option!r}")
-        parsed.setdefault(name.strip(), {})[key.strip()] = value
-    return parsed
+        if name not in chosen:
+            raise ConfigurationError(f"--option {name}.{key}: there is no backend {name}")
+        chosen[name][key] = value
 
 
 def _deliverable(with_file: bool) -> list[str]:
-    return [
-        name
-        for name in backends.available()
-        if backends.can_be_replayed(name) or (with_file and name == backends.FILE)
-    ]
+    return [name for name in available() if can_be_replayed(name) or (with_file and name == FILE)]

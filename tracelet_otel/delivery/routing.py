@@ -13,13 +13,13 @@ from opentelemetry.sdk.metrics.export import Metric, MetricsData, NumberDataPoin
 
 from tracelet_otel import semconv
 from tracelet_otel.otlp.decoding import is_system
+from tracelet_otel.otlp.splitting import with_metrics
 from tracelet_otel.semconv import Kind
 from tracelet_otel.settings import ConfigurationError
 
 KINDS: Final = frozenset({"scalar", "system", *get_args(Kind)} - {"run", "status"})
 """What ``kinds`` may name. A run's beginning and end go to every backend."""
 OPTIONS: Final = ("include", "exclude", "kinds")
-_SCALARS: Final = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
 
 
 class Route:
@@ -63,23 +63,7 @@ class Route:
 
     def metrics(self, data: MetricsData) -> MetricsData:
         """What of these metrics goes to this backend."""
-        if self.takes_all:
-            return data
-        return MetricsData(
-            [
-                replace(
-                    resource,
-                    scope_metrics=[
-                        replace(
-                            scope,
-                            metrics=[kept for metric in scope.metrics if (kept := self._metric(metric))],
-                        )
-                        for scope in resource.scope_metrics
-                    ],
-                )
-                for resource in data.resource_metrics
-            ]
-        )
+        return data if self.takes_all else with_metrics(data, self._metric)
 
     def records(self, records: list[ReadableLogRecord]) -> list[ReadableLogRecord]:
         """What of these records goes to this backend."""
@@ -94,7 +78,7 @@ class Route:
         return known
 
     def _metric(self, metric: Metric) -> Metric | None:
-        if metric.name not in _SCALARS:
+        if metric.name not in semconv.SCALARS:
             kind = "system" if is_system(metric.name) else "scalar"
             return metric if self.takes(kind, "" if kind == "system" else metric.name) else None
         points = [

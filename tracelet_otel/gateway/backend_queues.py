@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.deliveries import make_file, make_tracker
+from tracelet_otel.backends.names import COMPANIONS, FILE, SPOOLS, TRACKER_GROUP, available, is_tracker
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.routing import Route, take_route
@@ -122,16 +123,16 @@ def open_queue(
 def _destination(
     name: str, options: Mapping[str, Any], state: Path, runs: Runs, max_bytes: int
 ) -> Destination:
-    if name == backends.FILE:
+    if name == FILE:
         session = f"{time.strftime('%Y%m%d-%H%M%S')}-gateway-{uuid.uuid4().hex[:6]}"
-        return backends.make_file(state / backends.SPOOLS / session / name, options, max_bytes)
-    entry_point = installed.find(backends.TRACKER_GROUP, name)
+        return make_file(state / SPOOLS / session / name, options, max_bytes)
+    entry_point = installed.find(TRACKER_GROUP, name)
     if entry_point is None:
-        trackers = [known for known in backends.available() if backends.is_tracker(known)]
-        allowed = ", ".join([*trackers, backends.FILE])
+        trackers = [known for known in available() if is_tracker(known)]
+        allowed = ", ".join([*trackers, FILE])
         raise ConfigurationError(f"a gateway has no backend {name!r}; it delivers to {allowed}")
-    tracker = backends.make_tracker(name, entry_point, options)
-    return TrackerExporter(tracker, companions=state / backends.COMPANIONS / name, known=runs)
+    tracker = make_tracker(name, entry_point, options)
+    return TrackerExporter(tracker, companions=state / COMPANIONS / name, known=runs)
 
 
 def remember(batch: Batch, deduplicator: Deduplicator, runs: Runs) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.foundation.locks import acquire_folder
 from tracelet_otel.foundation.logs import get_logger
@@ -91,7 +91,7 @@ class _Gateway:
     async def serve(self) -> None:
         """Serves while it holds the lock of its folder."""
         options = self._options
-        spools = options.state / backends.SPOOLS / f"gateway-{options.name}"
+        spools = options.state / SPOOLS / f"gateway-{options.name}"
         try:
             lock = acquire_folder(spools)
         except OSError as error:

@@ -1,7 +1,7 @@
 """OTLP requests to series and records: pure, and the only decoder there is.
 
 Trackers read exemplars only: a cumulative gauge repeats its last value at every collection, and
-that is no new point. Metrics of other instruments become series of their own, see :func:`plain_series`.
+that is not a new point. Metrics of other instruments become series of their own, see :func:`plain_series`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tracelet_otel import semconv
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once, logging
+from tracelet_otel.otlp import traversal
 from tracelet_otel.otlp.exemplars import spans
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Kind
@@ -101,14 +102,12 @@ def presumed_run(run_id: str, described: Iterable[RunInfo | None]) -> RunInfo | 
 
 
 def decode_series(request: ExportMetricsServiceRequest) -> Iterator[Series]:
-    """The logged points of a request: one series a data point that has any."""
-    for resource in request.resource_metrics:
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                if metric.name == semconv.SCALAR:
-                    yield from _series(metric.gauge.data_points)
-                elif metric.name == semconv.SCALAR_NONFINITE:
-                    yield from _series(metric.sum.data_points)
+    """The logged points of a request: a series for each data point that has any."""
+    for metric in traversal.metrics(request):
+        if metric.name == semconv.SCALAR:
+            yield from _series(metric.gauge.data_points)
+        elif metric.name == semconv.SCALAR_NONFINITE:
+            yield from _series(metric.sum.data_points)
 
 
 def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
@@ -133,12 +132,14 @@ def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
         number = first_number(data_point)
         if len(points) < len(data_point.exemplars):
             number = None  # the points are not those that it counts
-            log_once("decoding steps", logging.WARNING, "points of %s whose step is no number: skipped", tag)
+            log_once(
+                "decoding steps", logging.WARNING, "points of %s whose step is not a number: skipped", tag
+            )
         yield Series(run_id, tag, points, rank if type(rank) is int else None, number)
 
 
 def first_number(data_point: NumberDataPoint) -> int | None:
-    """The number of a data point's first exemplar within its series, if it says one."""
+    """The number of a data point's first exemplar within its series, if it has one."""
     filtered = data_point.exemplars[0].filtered_attributes
     if len(filtered) < 2:
         return None
@@ -147,7 +148,7 @@ def first_number(data_point: NumberDataPoint) -> int | None:
 
 
 def has_steps(data_point: NumberDataPoint) -> bool:
-    """Whether the step of every exemplar is a number, or is not said."""
+    """Whether every exemplar has a number as its step, or no step."""
     return not any(
         _point(exemplar) is None
         for span in spans(data_point)
@@ -168,7 +169,7 @@ def _points(data_point: NumberDataPoint) -> list[Point]:
 
 
 def _point(exemplar: Exemplar) -> Point | None:
-    """None: its step is no number."""
+    """The point; None if its step is not a number."""
     filtered = exemplar.filtered_attributes
     if len(filtered) == 1 and filtered[0].key == semconv.STEP and filtered[0].value.HasField("int_value"):
         step: object = filtered[0].value.int_value
@@ -176,18 +177,21 @@ def _point(exemplar: Exemplar) -> Point | None:
         step = decode_attributes(filtered).get(semconv.STEP, 0)
     if not isinstance(step, (int, float)) or not -(2**63) <= step < 2**63:  # so is NaN
         return None
-    value = exemplar.as_double if exemplar.HasField("as_double") else float(exemplar.as_int)
-    return Point(int(step), value, exemplar.time_unix_nano)
+    return Point(int(step), _value(exemplar), exemplar.time_unix_nano)
+
+
+def _value(number: Exemplar | NumberDataPoint) -> float:
+    return number.as_double if number.HasField("as_double") else float(number.as_int)
 
 
 def plain_series(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, float, int]]:
-    """All other metrics but those of the machine as ``(name, value, time_unix_nano)``.
+    """All other metrics, except those of the machine, as ``(name, value, time_unix_nano)``.
 
     A gauge or sum keeps its name; a histogram becomes ``name.count``, ``name.sum``, ``name.min`` and
     ``name.max``. Attributes are appended to the name as ``{key=value,...}``, sorted.
     """
-    for metric in _metrics(request):
-        if metric.name not in (semconv.SCALAR, semconv.SCALAR_NONFINITE) and not is_system(metric.name):
+    for metric in traversal.metrics(request):
+        if metric.name not in semconv.SCALARS and not is_system(metric.name):
             yield from _plain(metric)
 
 
@@ -198,33 +202,25 @@ def is_system(name: str) -> bool:
 
 def system_points(request: ExportMetricsServiceRequest) -> Iterator[SystemPoint]:
     """The gauges and sums of a request that are about the machine."""
-    for metric in _metrics(request):
+    for metric in traversal.metrics(request):
         kind = metric.WhichOneof("data")
         if is_system(metric.name) and kind in ("gauge", "sum"):
-            for point in cast("Iterable[NumberDataPoint]", getattr(metric, kind).data_points):
-                value = point.as_double if point.HasField("as_double") else float(point.as_int)
+            for point in traversal.data_points(metric):
                 attributes = {
                     name: item
                     for name, item in decode_attributes(point.attributes).items()
                     if isinstance(item, (str, int, float))
                 }
-                yield SystemPoint(metric.name, attributes, value, point.time_unix_nano)
-
-
-def _metrics(request: ExportMetricsServiceRequest) -> Iterator[Metric]:
-    for resource in request.resource_metrics:
-        for scope in resource.scope_metrics:
-            yield from scope.metrics
+                yield SystemPoint(metric.name, attributes, _value(point), point.time_unix_nano)
 
 
 def _plain(metric: Metric) -> Iterator[tuple[str, float, int]]:
     kind = metric.WhichOneof("data")
     if kind in ("gauge", "sum"):
-        for point in cast("Iterable[NumberDataPoint]", getattr(metric, kind).data_points):
-            value = point.as_double if point.HasField("as_double") else float(point.as_int)
-            yield metric.name + _suffix(point.attributes), value, point.time_unix_nano
+        for point in traversal.data_points(metric):
+            yield metric.name + _suffix(point.attributes), _value(point), point.time_unix_nano
     elif kind in ("histogram", "exponential_histogram"):
-        for point in getattr(metric, kind).data_points:
+        for point in traversal.data_points(metric):
             suffix = _suffix(point.attributes)
             yield f"{metric.name}.count{suffix}", float(point.count), point.time_unix_nano
             for part in ("sum", "min", "max"):
@@ -243,12 +239,10 @@ def _suffix(attributes: Iterable[KeyValue]) -> str:
 
 def decode_records(request: ExportLogsServiceRequest) -> Iterator[Record]:
     """The records of a request, in order. Log records that are not ours are skipped."""
-    for resource in request.resource_logs:
-        for scope in resource.scope_logs:
-            for log_record in scope.log_records:
-                record = decode_record(log_record)
-                if record is not None:
-                    yield record
+    for log_record in traversal.log_records(request):
+        record = decode_record(log_record)
+        if record is not None:
+            yield record
 
 
 def decode_record(log_record: LogRecord) -> Record | None:

@@ -21,35 +21,20 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar as EncodedExempl
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint as EncodedPoint
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics import Exemplar
-from opentelemetry.sdk.metrics.export import (
-    Metric,
-    MetricsData,
-    NumberDataPoint,
-)
+from opentelemetry.sdk.metrics.export import Metric, MetricsData, NumberDataPoint
 
 from tracelet_otel import semconv
-from tracelet_otel.otlp.splitting import SCALARS
+from tracelet_otel.otlp import traversal
+from tracelet_otel.otlp.splitting import with_metrics
 
 
 def encode(data: MetricsData) -> ExportMetricsServiceRequest:
     """The OTLP request of one chunk."""
-    skeleton = MetricsData(
-        [
-            replace(
-                resource,
-                scope_metrics=[
-                    replace(scope, metrics=[_without_points(metric) for metric in scope.metrics])
-                    for scope in resource.scope_metrics
-                ],
-            )
-            for resource in data.resource_metrics
-        ]
-    )
-    request = encode_metrics(skeleton)
+    request = encode_metrics(with_metrics(data, _without_points))
     for resource, encoded_resource in zip(data.resource_metrics, request.resource_metrics, strict=True):
         for scope, encoded_scope in zip(resource.scope_metrics, encoded_resource.scope_metrics, strict=True):
             for metric, encoded in zip(scope.metrics, encoded_scope.metrics, strict=True):
-                if metric.name in SCALARS:
+                if metric.name in semconv.SCALARS:
                     points = (
                         encoded.gauge.data_points
                         if metric.name == semconv.SCALAR
@@ -63,22 +48,11 @@ def encode(data: MetricsData) -> ExportMetricsServiceRequest:
 
 def only_ours(data: MetricsData) -> MetricsData:
     """``data`` without the metrics of other instruments."""
-    return MetricsData(
-        [
-            replace(
-                resource,
-                scope_metrics=[
-                    replace(scope, metrics=[metric for metric in scope.metrics if metric.name in SCALARS])
-                    for scope in resource.scope_metrics
-                ],
-            )
-            for resource in data.resource_metrics
-        ]
-    )
+    return with_metrics(data, lambda metric: metric if metric.name in semconv.SCALARS else None)
 
 
 def _without_points(metric: Metric) -> Metric:
-    if metric.name not in SCALARS:
+    if metric.name not in semconv.SCALARS:
         return metric
     return replace(metric, data=replace(metric.data, data_points=[]))
 
@@ -140,16 +114,10 @@ def _encode_exemplar(exemplar: Exemplar) -> EncodedExemplar:
 def encode_records(records: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:
     """The OTLP request of some records; a payload's size and SHA-256 become attributes."""
     request = encode_logs(records)
-    for resource in request.resource_logs:
-        for scope in resource.scope_logs:
-            for record in scope.log_records:
-                if record.body.HasField("bytes_value"):
-                    payload = record.body.bytes_value
-                    record.attributes.append(
-                        KeyValue(key=semconv.PAYLOAD_SIZE, value=AnyValue(int_value=len(payload)))
-                    )
-                    digest = hashlib.sha256(payload).hexdigest()
-                    record.attributes.append(
-                        KeyValue(key=semconv.PAYLOAD_SHA256, value=AnyValue(string_value=digest))
-                    )
+    for record in traversal.log_records(request):
+        if record.body.HasField("bytes_value"):
+            payload = record.body.bytes_value
+            record.attributes.add(key=semconv.PAYLOAD_SIZE).value.int_value = len(payload)
+            digest = hashlib.sha256(payload).hexdigest()
+            record.attributes.add(key=semconv.PAYLOAD_SHA256).value.string_value = digest
     return request

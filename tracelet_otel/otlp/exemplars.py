@@ -1,9 +1,9 @@
-"""Reads exemplars by the thousand: those of our own, which are alike byte for byte but for their numbers.
+"""Reads exemplars by the thousand: those of our own, which differ only in their numbers.
 
 Asking a parsed message for each field of each exemplar takes most of the time that a point takes on its way
 to a tracker. An encoded exemplar of ours has one of few layouts, though: time, value, perhaps the ids of the
 span, and one attribute, the step. Those that follow each other and have the same one are read as one table,
-after every byte of it that is no number was compared; all others are left to the messages.
+after every byte of it that is not part of a number was compared; all others are read through the messages.
 
 Source of the layout: opentelemetry-proto 1.x, ``metrics.proto``; Protocol Buffers, "Encoding".
 """
@@ -45,7 +45,7 @@ class Layout:
     numbers: Struct
     """The time, the value and the bytes of the step, lowest first, each with 7 bits."""
     ids: Struct
-    """The span's and the trace's id; of no use without."""
+    """The ids of the span and the trace; only for a layout with ids."""
 
 
 class Span(NamedTuple):
@@ -54,7 +54,7 @@ class Span(NamedTuple):
     first: int
     length: int
     layout: Layout | None
-    """None: none that is known."""
+    """None if it is not a known layout."""
     data: bytes
 
     def rows(self) -> list[tuple[int, float, int]]:
@@ -129,7 +129,7 @@ def _tables(data: bytes, count: int) -> Iterator[Span]:
 
 
 def _alike(data: bytes, place: int, layout: Layout, most: int) -> int:
-    """How many exemplars have that layout, from ``place`` on."""
+    """How many exemplars from ``place`` on have that layout."""
     size = layout.size
     count = min(most, (len(data) - place) // size)
     for offset, constant in layout.constants:

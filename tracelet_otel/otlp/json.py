@@ -1,8 +1,8 @@
-"""OTLP requests as lines of OTLP JSON, and back: what the spool holds.
+"""OTLP requests as lines of OTLP JSON, and back.
 
-``protobuf``'s own JSON mapping does the messages, but for what is different in OTLP: ids are hexadecimal and
-enums are numbers. Exemplars, of which there is one for every point, are done here, directly: that mapping
-takes some thirty times as long for each.
+``protobuf``'s own JSON mapping converts the messages, except for what is different in OTLP: ids are
+hexadecimal and enums are numbers. Exemplars, of which there is one for every point, are converted here,
+directly: that mapping takes some thirty times as long for each.
 
 Source: OpenTelemetry specification, "OpenTelemetry Protocol File Exporter" and "JSON Protobuf Encoding".
 """
@@ -23,6 +23,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, NumberDataPoint
 
 from tracelet_otel import semconv
+from tracelet_otel.otlp import traversal
 from tracelet_otel.otlp.exemplars import spans
 
 Signal = Literal["metrics", "logs"]
@@ -31,7 +32,7 @@ _POINT_KINDS = ("gauge", "sum", "histogram", "exponentialHistogram")
 _IDS = ("traceId", "spanId")
 _STEP = f',"filteredAttributes":[{{"key":"{semconv.STEP}","value":{{"intValue":"'
 _PLACE = secrets.token_hex(16)
-"""Stands for a list of exemplars in JSON. Nobody who sends text can know it."""
+"""Stands for a list of exemplars in JSON. A sender cannot know it."""
 
 
 def metrics_line(request: ExportMetricsServiceRequest) -> str:
@@ -63,7 +64,7 @@ def parse_line(line: str | bytes) -> ExportMetricsServiceRequest | ExportLogsSer
     """The request of one line; None for traces and for an empty line.
 
     Raises:
-        ValueError: the line is no OTLP JSON.
+        ValueError: the line is not OTLP JSON.
     """
     if not line.strip():
         return None
@@ -89,7 +90,7 @@ def _parse_metrics(content: dict[str, Any]) -> ExportMetricsServiceRequest:
             for item in found:
                 _parse_exemplar(point.exemplars.add(), item)
     except (json_format.ParseError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no OTLP metrics: {error!r}") from error
+        raise ValueError(f"not OTLP metrics: {error!r}") from error
     return request
 
 
@@ -101,7 +102,7 @@ def _parse_logs(content: dict[str, Any]) -> ExportLogsServiceRequest:
                     record[name] = base64.b64encode(bytes.fromhex(record[name])).decode()
         return json_format.ParseDict(content, ExportLogsServiceRequest(), ignore_unknown_fields=True)
     except (json_format.ParseError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no OTLP logs: {error!r}") from error
+        raise ValueError(f"not OTLP logs: {error!r}") from error
 
 
 def _exemplars_text(point: NumberDataPoint) -> str:
@@ -183,12 +184,9 @@ def _parse_exemplar(exemplar: Exemplar, content: dict[str, Any]) -> None:
 
 def _points(request: ExportMetricsServiceRequest) -> Iterator[Any]:
     """The data points of all kinds that have exemplars, in order."""
-    for resource in request.resource_metrics:
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                kind = metric.WhichOneof("data")
-                if kind in ("gauge", "sum", "histogram", "exponential_histogram"):
-                    yield from getattr(metric, kind).data_points
+    for metric in traversal.metrics(request):
+        if metric.WhichOneof("data") != "summary":
+            yield from traversal.data_points(metric)
 
 
 def _json_points(content: dict[str, Any]) -> Iterator[dict[str, Any]]:

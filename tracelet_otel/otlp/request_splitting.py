@@ -11,14 +11,13 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint
 
 from tracelet_otel import semconv
+from tracelet_otel.otlp import traversal
 
 Request = TypeVar("Request", ExportMetricsServiceRequest, ExportLogsServiceRequest)
 
-_SCALARS = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
-
 
 def halve(request: Request) -> tuple[Request, Request] | None:
-    """The request as two, in order; None if it holds but one thing.
+    """The request as two, in order; None if there is only one thing in it.
 
     A data point of ours is cut between its exemplars, each part with its own sequence number and live value.
     """
@@ -57,14 +56,11 @@ def _first_choice(
         message = members[0]
     if isinstance(message, LogRecord):
         return None
-    kind = message.WhichOneof("data")
-    if not kind:
-        return None
-    points: Any = getattr(message, kind).data_points
+    points = traversal.data_points(message)
     if len(points) != 1:
         return (points, None) if points else None
     point: Any = points[0]
-    ours = message.name in _SCALARS and isinstance(point, NumberDataPoint)
+    ours = message.name in semconv.SCALARS and isinstance(point, NumberDataPoint)
     return (point.exemplars, point) if ours and len(point.exemplars) > 1 else None
 
 
@@ -108,28 +104,17 @@ def _like(part: ExportLogsServiceRequest, resource: Any, scope: Any) -> Any:
     return new.scope_logs.add(schema_url=scope.schema_url, scope=scope.scope)
 
 
-def data_points(request: ExportMetricsServiceRequest) -> list[int]:
+def logged_points(request: ExportMetricsServiceRequest) -> list[int]:
     """For each data point, in order, how many logged points it holds."""
-    found: list[int] = []
-    for resource in request.resource_metrics:
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                kind = metric.WhichOneof("data")
-                points = getattr(metric, kind).data_points if kind else ()
-                ours = metric.name in _SCALARS
-                found.extend(len(point.exemplars) if ours else 0 for point in points)
-    return found
+    return [
+        len(point.exemplars) if metric.name in semconv.SCALARS else 0
+        for metric in traversal.metrics(request)
+        for point in traversal.data_points(metric)
+    ]
 
 
-def log_records(request: ExportLogsServiceRequest) -> Iterator[LogRecord]:
-    """Every record, in order."""
-    for resource in request.resource_logs:
-        for scope in resource.scope_logs:
-            yield from scope.log_records
-
-
-def counts(record: LogRecord) -> bool:
-    """Whether a record is one that somebody logged through us: the others are not counted."""
+def is_counted(record: LogRecord) -> bool:
+    """Whether a record counts: it was logged through us, and does not only describe a run."""
     name = record.event_name
     prefix = semconv.EVENT_PREFIX
     return name.startswith(prefix) and name.removeprefix(prefix) not in semconv.ATTENDANTS

@@ -1,4 +1,4 @@
-"""The resource of each run: its data says itself whose it is, whichever part of it arrives first."""
+"""The resource of each run, so that every request names the run that its data belongs to."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class RunResources:
 
     Args:
         base: the session's resource.
-        default: the run whose everything is that says no other.
+        default: the run of all data that does not name a run.
     """
 
     def __init__(self, base: Resource, default: Run) -> None:
         self._base = base
         self.default = base
-        """The resource of the default run, and of what belongs to none."""
+        """The resource of the default run, and of data without a run."""
         self._others: dict[str, tuple[Run, Resource]] = {}
         self._default_run = default
 

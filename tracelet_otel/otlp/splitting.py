@@ -1,9 +1,9 @@
-"""What was collected, cut into requests that every receiver takes: still the SDK's objects."""
+"""Cuts what was collected, as the SDK's objects, into requests that every receiver takes."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -20,7 +20,7 @@ from tracelet_otel import semconv
 from tracelet_otel.otlp.run_resources import RunResources
 
 MAX_EXEMPLARS = 4_000
-"""Exemplars a data point on the wire; the design allows 4,096."""
+"""Exemplars of one data point on the wire."""
 MAX_POINTS_PER_REQUEST = 4_000
 """Exemplars a request, about 300 KiB: whole requests of trackers that take 1,000 points each, and a second
 at most between two signs of progress."""
@@ -29,8 +29,6 @@ MAX_SERIES_PER_CUT = 200
 each data point repeats its series' attributes."""
 MAX_LOG_BYTES_PER_REQUEST = 2 * 1024 * 1024
 
-SCALARS = (semconv.SCALAR, semconv.SCALAR_NONFINITE)
-"""The metrics that hold points."""
 _Piece = tuple[Metric, NumberDataPoint]
 """A data point with the metric that it is of."""
 
@@ -41,7 +39,7 @@ class Chunk:
 
     data: MetricsData
     points: int
-    news: bool
+    has_new_points: bool
     """Whether it holds more than live values of series that have no new points."""
 
 
@@ -60,16 +58,16 @@ def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk
     for resource in data.resource_metrics:
         for scope in resource.scope_metrics:
             others: list[Metric] = []
-            news: list[_Piece] = []
+            fresh: list[_Piece] = []
             quiet: list[_Piece] = []
             for metric in scope.metrics:
-                if metric.name not in SCALARS:
+                if metric.name not in semconv.SCALARS:
                     others.append(metric)
                     continue
                 for point in metric.data.data_points:
                     assert isinstance(point, NumberDataPoint)
-                    (news if point.exemplars else quiet).append((metric, point))
-            for described, series in _by_run(news, resource, runs):
+                    (fresh if point.exemplars else quiet).append((metric, point))
+            for described, series in _by_run(fresh, resource, runs):
                 for metrics, points in _pack(others, _pieces(series)):
                     yield Chunk(_one_scope(described, scope, metrics), points, True)
                 others = []
@@ -77,6 +75,22 @@ def split(data: MetricsData, runs: RunResources | None = None) -> Iterator[Chunk
                 for start in range(0, len(series), MAX_POINTS_PER_REQUEST):
                     for metrics, _ in _pack([], series[start : start + MAX_POINTS_PER_REQUEST]):
                         yield Chunk(_one_scope(described, scope, metrics), 0, False)
+
+
+def with_metrics(data: MetricsData, change: Callable[[Metric], Metric | None]) -> MetricsData:
+    """``data`` with each metric replaced by what ``change`` returns for it; None leaves the metric out."""
+    return MetricsData(
+        [
+            replace(
+                resource,
+                scope_metrics=[
+                    replace(scope, metrics=[kept for item in scope.metrics if (kept := change(item))])
+                    for scope in resource.scope_metrics
+                ],
+            )
+            for resource in data.resource_metrics
+        ]
+    )
 
 
 def _one_scope(resource: ResourceMetrics, scope: ScopeMetrics, metrics: list[Metric]) -> MetricsData:
@@ -112,7 +126,7 @@ def _pieces(series: Sequence[_Piece]) -> Iterator[_Piece | None]:
                 yield None
             for index, (metric, point) in enumerate(members):
                 exemplars = point.exemplars
-                # Times may go back within a series, if a user says them: any place is as good then.
+                # Times may go back within a series, if the user gives them: then any place will do.
                 end = (
                     len(exemplars) if time is None else bisect_left(exemplars, time, starts[index], key=_time)
                 )
@@ -127,7 +141,7 @@ def _cuts(times: list[int]) -> Iterator[int | None]:
 
     A part has more only if its times are all the same; :func:`_pack` cuts it.
     """
-    times.sort()  # runs that are sorted already, for the most part
+    times.sort()  # mostly sorted already, in runs
     start = 0
     while start + MAX_POINTS_PER_REQUEST < len(times):
         end = bisect_left(times, times[start + MAX_POINTS_PER_REQUEST], start)
@@ -144,7 +158,7 @@ def _time(exemplar: Exemplar) -> int:
 
 
 def _numbered(exemplars: Sequence[Exemplar], start: int, end: int) -> Sequence[Exemplar]:
-    """The exemplars of one data point on the wire; the first one says its number in the series."""
+    """The exemplars of one data point on the wire; the first one has its number in the series."""
     part = exemplars[start:end]
     number = (exemplars[0].filtered_attributes or {}).get(semconv.SEQUENCE)
     if start and isinstance(number, int):

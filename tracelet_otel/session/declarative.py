@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.deliveries import check_options
+from tracelet_otel.backends.names import LOGS_GROUP, METRICS_GROUP, available, is_ours, is_tracker
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.instrumentation import instrumentors
@@ -145,9 +146,7 @@ def _take_readers(declared: Declared) -> None:
     for number, reader in enumerate(declared.sdk.meter_provider.readers):
         periodic = reader.periodic
         key = f"meter_provider.readers[{number}].periodic"
-        if periodic is None or not _take(
-            declared, f"{key}.exporter", periodic.exporter, backends.METRICS_GROUP
-        ):
+        if periodic is None or not _take(declared, f"{key}.exporter", periodic.exporter, METRICS_GROUP):
             kept.append(reader)
             continue
         if periodic.interval is not None:
@@ -168,7 +167,7 @@ def _take_processors(declared: Declared) -> None:
         kind = "batch" if processor.batch is not None else "simple"
         key = f"logger_provider.processors[{number}].{kind}"
         chosen = processor.batch or processor.simple
-        if chosen is None or not _take(declared, f"{key}.exporter", chosen.exporter, backends.LOGS_GROUP):
+        if chosen is None or not _take(declared, f"{key}.exporter", chosen.exporter, LOGS_GROUP):
             kept.append(processor)
     declared.sdk.logger_provider.processors = kept
 
@@ -183,17 +182,17 @@ def _take(declared: Declared, key: str, exporter: Any, group: str) -> bool:
     for component, given in components.items():  # the schema allows one
         name = component.removesuffix(_DEVELOPMENT)
         place = declared.place(f"{key}.{component}")
-        can_be = backends.is_ours if group == backends.METRICS_GROUP else backends.is_tracker
+        can_be = is_ours if group == METRICS_GROUP else is_tracker
         if not can_be(name):
             if installed.find(group, component) is None:
-                known = ", ".join(item for item in backends.available() if can_be(item))
+                known = ", ".join(item for item in available() if can_be(item))
                 raise ConfigurationError(f"{place}: no such exporter is installed; ours are {known}")
             return False
         options = dict(given or {})
         if name in declared.backends and options and options != declared.backends[name]:
             raise ConfigurationError(f"{place}: there is a {name} already, with other options")
         try:
-            backends.check(name, options)
+            check_options(name, options)
         except ConfigurationError as error:
             raise ConfigurationError(f"{place}: {error}") from error
         declared.backends.setdefault(name, options)

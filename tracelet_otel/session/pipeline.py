@@ -243,7 +243,7 @@ class Pipeline:
                     if "metrics" not in delivery.signals:
                         continue
                     if delivery.takes_otlp:
-                        if not chunk.news and not (live and delivery.takes_all):
+                        if not chunk.has_new_points and not (live and delivery.takes_all):
                             continue
                         if encoded is None:
                             encoded = _encoded(chunk)

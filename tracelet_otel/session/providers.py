@@ -21,7 +21,8 @@ from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util._once import Once
 
-from tracelet_otel.backends.registry import find, resolve_otlp
+from tracelet_otel.backends.standard_exporters import traces_exporter
+from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.settings import ConfigurationError
 
@@ -64,7 +65,7 @@ def find_span_exporters(names: Sequence[str]) -> list[EntryPoint]:
     """
     found: list[EntryPoint] = []
     for name in names:
-        entry = find("opentelemetry_traces_exporter", resolve_otlp(name))
+        entry = find("opentelemetry_traces_exporter", traces_exporter(name))
         if entry is None:
             raise ConfigurationError(f"OTEL_TRACES_EXPORTER: no exporter {name!r} is installed")
         found.append(entry)

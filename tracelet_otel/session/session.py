@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import recording
 from tracelet_otel.agent import isolation
-from tracelet_otel.backends import registry as backends
+from tracelet_otel.backends.deliveries import make_delivery
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.errors import DeliveryError
@@ -139,7 +139,7 @@ class Session:
             for name, options in named.items():
                 if name not in isolated:
                     made.append(
-                        backends.make_delivery(
+                        make_delivery(
                             name,
                             options,
                             run=info,

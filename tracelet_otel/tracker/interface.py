@@ -71,8 +71,22 @@ class Capabilities:
     idempotent_retry: bool
 
 
+class LocalStorage(NamedTuple):
+    """Where a tracker keeps runs on this machine."""
+
+    path: Path
+    """Absolute; a file or a folder, which need not exist."""
+    made_by_connect: bool = True
+    """Whether :meth:`Tracker.load` or :meth:`Tracker.connect` creates it. A check that must not create
+    anything then ends before these calls."""
+
+
 class Tracker(Protocol):
     """One tracker's client.
+
+    A tracker may also have a method ``local_storage() -> LocalStorage | None``: where it keeps runs on this
+    machine, None for a server. It creates nothing and is called before :meth:`load`. ``tracelet-otel doctor``
+    then says that the place is not writable, or will be created; without it, doctor loads and connects.
 
     Every method but the constructor may raise
     :class:`~tracelet_otel.foundation.errors.TransientError` (the whole call may be repeated with the

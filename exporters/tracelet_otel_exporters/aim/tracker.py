@@ -13,7 +13,7 @@ from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
-from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
+from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
 from tracelet_otel_exporters.aim import (
     files,
     private,
@@ -86,6 +86,18 @@ class AimTracker:
             with errors():
                 self._repository = repositories.find(self._repo, self._folder)
         self._repository.connect()
+
+    def local_storage(self) -> LocalStorage | None:
+        """The repository's ``.aim``; None for a server."""
+        if self._repo is None:
+            # As AIM looks for it: the nearest folder with an ".aim".
+            found = (item for item in (self._folder, *self._folder.parents) if (item / ".aim").is_dir())
+            root = next(found, self._folder)
+        elif "://" in self._repo:
+            return None
+        else:
+            root = self._folder / Path(self._repo).expanduser()
+        return LocalStorage(root if root.name == ".aim" else root / ".aim")
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates its description."""

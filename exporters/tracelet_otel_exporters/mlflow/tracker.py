@@ -14,7 +14,7 @@ from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.companion import FOLDER, PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
-from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
+from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
 from tracelet_otel_exporters.mlflow import artifacts as mlflow_artifacts
 from tracelet_otel_exporters.mlflow import database as mlflow_database
 from tracelet_otel_exporters.mlflow import params as mlflow_params
@@ -85,6 +85,19 @@ class MLflowTracker:
             self._connection = Connection(self._tracking_uri, self._folder)
         else:
             self._connection.ping()
+
+    def local_storage(self) -> LocalStorage | None:
+        """The database or the folder of runs; None for a server."""
+        with errors(), IMPORTING:
+            import_mlflow()
+            from mlflow.utils.file_utils import local_file_uri_to_path
+        uri = resolve(self._tracking_uri, self._folder)
+        path = ""
+        if uri.startswith("sqlite"):
+            path = uri.partition(":///")[2].partition("?")[0]
+        elif uri.startswith("file:"):
+            path = local_file_uri_to_path(uri)
+        return LocalStorage(Path(path)) if path not in ("", ":memory:") else None
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates name and tags."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -15,7 +16,7 @@ from tracelet_otel.foundation.errors import DeliveryError, PermanentError, Trans
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
-from tracelet_otel.tracker.interface import Capabilities, Outcome, Problem
+from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
 from tracelet_otel_exporters.shared.importing import IMPORTING
 from tracelet_otel_exporters.wandb import (
     messages,
@@ -105,6 +106,11 @@ class WandbTracker:
         core = self._connected()
         if not run_settings.is_offline(core, self._options):
             run_settings.authenticate(core)
+
+    def local_storage(self) -> LocalStorage:
+        """The folder of the runs' files, also of runs that are sent to a server."""
+        folder = self._options.dir or os.environ.get("WANDB_DIR") or ""
+        return LocalStorage(Path(self._folder, folder, "wandb"), made_by_connect=False)
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates name and tags."""

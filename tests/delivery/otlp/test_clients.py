@@ -132,7 +132,7 @@ def test_a_grpc_server_refuses_what_is_beyond_its_own_limit() -> None:
 
 def test_http_over_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "otlp.sock")
-    sender = HttpClient.over_socket(path, timeout=5)
+    sender = HttpClient(otlp_settings.over_socket(path, timeout=5))
     with pytest.raises(TransientError):  # nobody is there yet
         sender.send_metrics(points())
     with receiver("http/protobuf", socket=path) as inbox:

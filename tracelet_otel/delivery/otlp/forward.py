@@ -17,35 +17,40 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.otlp import local_media
-from tracelet_otel.delivery.otlp import settings as otlp_settings
 from tracelet_otel.delivery.otlp.client import Answer, DeniedError, MissingError, OtlpClient, TooLargeError
+from tracelet_otel.delivery.otlp.local_media import file_size, inline, mentions_media
+from tracelet_otel.delivery.otlp.settings import GRPC, HTTP, PREFIX, Connection, resolve
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.otlp import request_splitting as otlp_split
 from tracelet_otel.otlp.json import Signal
+from tracelet_otel.otlp.request_splitting import halve, is_counted, logged_points, pack
+from tracelet_otel.otlp.traversal import log_records
 from tracelet_otel.settings import ConfigurationError
 
 NAMES: Final[Mapping[str, str]] = {
     "otlp": "",
-    "otlp_proto_grpc": otlp_settings.GRPC,
-    "otlp_proto_http": otlp_settings.HTTP,
+    "otlp_proto_grpc": GRPC,
+    "otlp_proto_http": HTTP,
 }
 """Names of the backend, each with the protocol that it fixes."""
 MOST_BYTES: Final[Mapping[str, int]] = {
-    otlp_settings.GRPC: 3_500_000,
-    otlp_settings.HTTP: 16_000_000,
+    GRPC: 3_500_000,
+    HTTP: 16_000_000,
 }
 """Bytes of a request before compression. By default gRPC servers take 4 MiB and the Collector 20 MiB by HTTP.
-A payload from a file goes into its event if that fits."""
+A payload from a file goes into its event if it fits."""
 LEAST_BYTES: Final = 16 * 1024
-"""A request this small that is still found too large is not cut further: its size is not what is wrong."""
+"""A request of this size that is still refused as too large is not cut further."""
 DENIED_RETRY_S: Final = 30.0
 """Between two attempts while the receiver denies us."""
 MOST_REASONS: Final = 20
 RESOURCE_BYTES: Final = 4096
 """What the attributes of the resource add to a request, about."""
+_REQUESTS: Final[Mapping[Signal, Any]] = {
+    "metrics": ExportMetricsServiceRequest,
+    "logs": ExportLogsServiceRequest,
+}
 
 
 class Forward:
@@ -63,12 +68,12 @@ class Forward:
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         self.name = name
-        self._connections = otlp_settings.resolve(options, protocol=NAMES[name])
-        uses_grpc = any(item.protocol == otlp_settings.GRPC for item in self._connections.values())
+        self._connections = resolve(options, protocol=NAMES[name])
+        uses_grpc = any(item.protocol == GRPC for item in self._connections.values())
         if uses_grpc and not (importlib.util.find_spec("grpc") and importlib.util.find_spec("google.rpc")):
             raise ConfigurationError(
                 f"backend {name!r} needs gRPC: pip install 'tracelet-otel[otlp]', "
-                f"or set {otlp_settings.PREFIX}PROTOCOL={otlp_settings.HTTP}"
+                f"or set {PREFIX}PROTOCOL={HTTP}"
             )
         self._clients: dict[Signal, OtlpClient] = {}
         self._limits = {signal: MOST_BYTES[item.protocol] for signal, item in self._connections.items()}
@@ -89,10 +94,10 @@ class Forward:
             self._clients[signal] = made[connection.protocol]
 
     def _client(self, protocol: str) -> OtlpClient:
-        connections: dict[Signal, otlp_settings.Connection] = {
+        connections: dict[Signal, Connection] = {
             signal: item for signal, item in self._connections.items() if item.protocol == protocol
         }
-        if protocol == otlp_settings.GRPC:
+        if protocol == GRPC:
             from tracelet_otel.delivery.otlp.grpc import GrpcClient
 
             return GrpcClient(connections)
@@ -101,17 +106,17 @@ class Forward:
         return HttpClient(connections)
 
     def connect(self) -> None:
-        """Sends an empty request, which a receiver takes: whether it is there and accepts us.
+        """Sends an empty request, which a receiver that works and accepts us takes.
 
         Raises:
             TransientError: it cannot be reached.
-            PermanentError: it is no receiver of OTLP, or denies us.
+            PermanentError: it is not a receiver of OTLP, or denies us.
         """
         self.load()
         try:
             self._ask()
         except DeliveryError:
-            self.close()  # nobody else does, if this is never tried again
+            self.close()  # if this is never tried again, nothing else closes it
             raise
 
     def _ask(self) -> None:
@@ -130,7 +135,7 @@ class Forward:
         Called again with the same batch after a transient error, it goes on where it was.
 
         Raises:
-            TransientError: as the receiver says, or it denies us.
+            TransientError: the receiver asks to send it again, or denies us.
         """
         if self._batch is not batch:
             self._batch, self._refused, self._pieces = batch, Receipt(), deque(self._cut(batch))
@@ -146,25 +151,25 @@ class Forward:
         self._clients.clear()
 
     def locations(self) -> list[str]:
-        """The address of the receiver, once it took something."""
+        """The address of the receiver, once it has taken data."""
         return [self._connections["metrics"].endpoint] if self._reached else []
 
     def refusals(self) -> str:
-        """The last reason for which something was not taken."""
+        """Why data was last refused."""
         return next(reversed(self._reasons), "")
 
     def reasons(self) -> list[str]:
-        """The reasons for which something was not taken."""
+        """Why data was refused, the last reason last."""
         return list(self._reasons)
 
     def _cut(self, batch: Batch) -> Iterator[tuple[Signal, bytes]]:
         """The requests of a batch. Payloads in files are read one request at a time, when it is sent."""
         if isinstance(batch.metrics, bytes):
             yield "metrics", batch.metrics
-        if isinstance(batch.logs, bytes) and local_media.mentions_media(batch.logs):
+        if isinstance(batch.logs, bytes) and mentions_media(batch.logs):
             limit = self._limits["logs"]
             request = ExportLogsServiceRequest.FromString(batch.logs)
-            for part in otlp_split.pack(request, limit, lambda record: _weight(record, limit)):
+            for part in pack(request, limit, lambda record: _weight(record, limit)):
                 yield "logs", part.SerializeToString()
         elif isinstance(batch.logs, bytes):
             yield "logs", batch.logs
@@ -175,7 +180,7 @@ class Forward:
         if len(data) > self._limits[signal] and self._halve():
             return
         whole, left_out = data, 0
-        if signal == "logs" and local_media.mentions_media(data):
+        if signal == "logs" and mentions_media(data):
             whole, left_out = self._with_media(data)
         try:
             answer = self._request(signal, whole)
@@ -195,7 +200,7 @@ class Forward:
         self._refused.records += left_out
         if answer is not None:
             self._reached = True
-            self._heed(signal, data, answer)
+            self._count_rejected(signal, data, answer)
 
     def _request(self, signal: Signal, data: bytes) -> Answer:
         client = self._clients[signal]
@@ -207,10 +212,7 @@ class Forward:
     def _halve(self) -> bool:
         """Puts the halves of the first piece in its place, if it has halves."""
         signal, data = self._pieces[0]
-        if signal == "metrics":
-            halves = otlp_split.halve(ExportMetricsServiceRequest.FromString(data))
-        else:
-            halves = otlp_split.halve(ExportLogsServiceRequest.FromString(data))
+        halves = halve(_REQUESTS[signal].FromString(data))
         if halves is None:
             return False
         self._pieces.popleft()
@@ -221,8 +223,8 @@ class Forward:
         """The request with the payloads that are files of this machine; how many records lack theirs."""
         request = ExportLogsServiceRequest.FromString(data)
         limit, left_out = self._limits["logs"], 0
-        for record in otlp_split.log_records(request):
-            size = local_media.file_size(record)
+        for record in log_records(request):
+            size = file_size(record)
             try:
                 if size is None:
                     continue
@@ -231,51 +233,55 @@ class Forward:
                         f"{size:,} bytes in a file of this machine do not fit into a request of {limit:,}; "
                         "set TRACELET_MEDIA_DIR to a URL that the receiver can read"
                     )
-                local_media.inline(record)
+                inline(record)
             except OSError as error:
                 self._note(f"a record {record.event_name} is sent without its payload: {error}")
-                left_out += otlp_split.counts(record)
+                left_out += is_counted(record)
         return request.SerializeToString(), left_out
 
-    def _heed(self, signal: Signal, data: bytes, answer: Answer) -> None:
-        """Counts what an answer rejects, and says what it says."""
+    def _count_rejected(self, signal: Signal, data: bytes, answer: Answer) -> None:
+        """Counts what an answer rejects, and logs its message."""
         message = answer.message or "it gives no reason"
         if answer.rejected <= 0:
             if answer.message:
-                self._say("a warning of the receiver", answer.message)
+                self._warn("a warning of the receiver", answer.message)
             return
-        if signal == "metrics":
-            held = sorted(otlp_split.data_points(ExportMetricsServiceRequest.FromString(data)), reverse=True)
-            self._note(f"{answer.rejected} of {len(held)} data points rejected: {message}")
-            # Which ones it does not say: at worst those that hold most points.
-            self._refused.points += sum(held[: answer.rejected])
-        else:
-            records = list(otlp_split.log_records(ExportLogsServiceRequest.FromString(data)))
-            self._note(f"{answer.rejected} of {len(records)} records rejected: {message}")
-            self._refused.records += min(answer.rejected, sum(map(otlp_split.counts, records)))
+        held = sorted(_held(signal, data), reverse=True)
+        what = "data points" if signal == "metrics" else "records"
+        self._note(f"{answer.rejected} of {len(held)} {what} rejected: {message}")
+        # It does not say which ones: at worst those that hold most points.
+        self._count_refused(signal, sum(held[: answer.rejected]))
 
     def _refuse(self, reason: str) -> None:
         """Counts the first piece as refused."""
         signal, data = self._pieces[0]
         self._note(reason)
+        self._count_refused(signal, sum(_held(signal, data)))
+
+    def _count_refused(self, signal: Signal, number: int) -> None:
         if signal == "metrics":
-            request = ExportMetricsServiceRequest.FromString(data)
-            self._refused.points += sum(otlp_split.data_points(request))
+            self._refused.points += number
         else:
-            records = otlp_split.log_records(ExportLogsServiceRequest.FromString(data))
-            self._refused.records += sum(map(otlp_split.counts, records))
+            self._refused.records += number
 
     def _note(self, reason: str) -> None:
         self._reasons.pop(reason, None)
         self._reasons[reason] = None
         if len(self._reasons) > MOST_REASONS:
             del self._reasons[next(iter(self._reasons))]
-        self._say("not everything was taken", reason)
+        self._warn("not everything was taken", reason)
 
-    def _say(self, what: str, message: str) -> None:
+    def _warn(self, what: str, message: str) -> None:
         log_once(f"{self.name} {message}", logging.WARNING, "%s: %s: %s", self.name, what, message)
 
 
 def _weight(record: LogRecord, limit: int) -> int:
-    size = local_media.file_size(record) or 0
+    size = file_size(record) or 0
     return record.ByteSize() + (size if size <= limit else 0) + RESOURCE_BYTES
+
+
+def _held(signal: Signal, data: bytes) -> list[int]:
+    """For each data point or record of a request, how many logged points or records it counts for."""
+    if signal == "metrics":
+        return logged_points(ExportMetricsServiceRequest.FromString(data))
+    return [int(is_counted(record)) for record in log_records(ExportLogsServiceRequest.FromString(data))]

@@ -16,14 +16,13 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from tracelet_otel.delivery.otlp.client import (
     LONGEST_PATIENCE_S,
-    Answer,
+    RESPONSES,
     DeniedError,
     MissingError,
+    OtlpClient,
     TooLargeError,
 )
 from tracelet_otel.delivery.otlp.settings import Connection
@@ -58,13 +57,9 @@ _METHODS: Final[Mapping[Signal, str]] = {
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
-_RESPONSES: Final[Mapping[Signal, Any]] = {
-    "metrics": ExportMetricsServiceResponse,
-    "logs": ExportLogsServiceResponse,
-}
 
 
-class GrpcClient:
+class GrpcClient(OtlpClient):
     """Sends OTLP over gRPC. Connects at the first request, and keeps the connection.
 
     Args:
@@ -79,7 +74,7 @@ class GrpcClient:
         self._channels: dict[object, grpc.Channel] = {}
         self._calls: dict[Signal, Callable[..., Any]] = {}
         for signal, connection in connections.items():
-            key = (connection.endpoint, connection.secure, connection.compression, *_files(connection))
+            key = (connection.endpoint, connection.secure, connection.compression, *connection.files)
             if key not in self._channels:
                 with suppress_instrumentation():
                     self._channels[key] = _channel(connection)
@@ -87,25 +82,15 @@ class GrpcClient:
             self._calls[signal] = self._channels[key].unary_unary(
                 _METHODS[signal],
                 request_serializer=bytes,
-                response_deserializer=_RESPONSES[signal].FromString,
+                response_deserializer=RESPONSES[signal].FromString,
             )
-
-    def send_metrics(self, data: bytes) -> Answer:
-        """See :class:`~tracelet_otel.delivery.otlp.client.OtlpClient`."""
-        partial = cast("ExportMetricsServiceResponse", self._call("metrics", data)).partial_success
-        return Answer(partial.rejected_data_points, partial.error_message)
-
-    def send_logs(self, data: bytes) -> Answer:
-        """See :class:`~tracelet_otel.delivery.otlp.client.OtlpClient`."""
-        partial = cast("ExportLogsServiceResponse", self._call("logs", data)).partial_success
-        return Answer(partial.rejected_log_records, partial.error_message)
 
     def close(self) -> None:
         """Ends the connections."""
         for channel in self._channels.values():
             channel.close()
 
-    def _call(self, signal: Signal, data: bytes) -> object:
+    def _response(self, signal: Signal, data: bytes) -> Any:
         connection = self._connections[signal]
         try:
             with suppress_instrumentation():
@@ -121,16 +106,12 @@ def _channel(connection: Connection) -> grpc.Channel:
     if not connection.secure:
         return grpc.insecure_channel(connection.endpoint, _OPTIONS, compression)
     try:
-        contents = [Path(name).read_bytes() if name else None for name in _files(connection)]
+        contents = [Path(name).read_bytes() if name else None for name in connection.files]
     except OSError as error:
         raise PermanentError(f"cannot connect to {connection.endpoint}: {error}") from error
     return grpc.secure_channel(
         connection.endpoint, grpc.ssl_channel_credentials(*contents), _OPTIONS, compression
     )
-
-
-def _files(connection: Connection) -> tuple[str, str, str]:
-    return connection.certificate, connection.client_key, connection.client_certificate
 
 
 def _failure(endpoint: str, error: grpc.Call) -> Exception:

@@ -13,44 +13,39 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from google.protobuf.message import DecodeError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsPartialSuccess,
-    ExportMetricsServiceResponse,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsPartialSuccess
 
 from tracelet_otel.delivery.otlp.client import (
     LONGEST_PATIENCE_S,
-    Answer,
+    RESPONSES,
     DeniedError,
     MissingError,
+    OtlpClient,
     TooLargeError,
 )
-from tracelet_otel.delivery.otlp.settings import Connection, over_socket
+from tracelet_otel.delivery.otlp.settings import Connection
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
 
 RETRYABLE: Final = frozenset({429, 502, 503, 504})
-"""All others of 400 and above must not be tried again, the specification says."""
+"""By the specification, a request must not be sent again after any other status of 400 and above."""
 GZIP_LEVEL: Final = 1
 """For points a third of the time of zlib's default and a 25th of that of level 9, for 1 % more bytes."""
-
-T = TypeVar("T", ExportMetricsServiceResponse, ExportLogsServiceResponse)
 
 _PROTOBUF: Final = "application/x-protobuf"
 _MOST_ANSWER_BYTES: Final = 1024 * 1024
 _MOST_MESSAGE_LETTERS: Final = 500
 
 
-class HttpClient:
+class HttpClient(OtlpClient):
     """Sends OTLP over HTTP. Connects at the first request, and keeps the connection.
 
     Args:
@@ -67,42 +62,19 @@ class HttpClient:
         self._transports: dict[Signal, httpx.HTTPTransport] = {}
         for signal, connection in connections.items():
             proxy = _proxy(connection)
-            key = (connection.socket, proxy, connection.secure, *_files(connection))
+            key = (connection.socket, proxy, connection.secure, *connection.files)
             if key not in transports:
                 transports[key] = _transport(connection, proxy)
             self._transports[signal] = transports[key]
         self._unreached = {connection.socket for connection in connections.values() if connection.socket}
         self._headers = {signal: _headers(connection) for signal, connection in connections.items()}
 
-    @classmethod
-    def over_socket(cls, path: str, *, timeout: float) -> HttpClient:
-        """A client of a receiver on this machine that listens on a Unix socket.
-
-        Args:
-            path: of the socket.
-            timeout: seconds for one request.
-        """
-        return cls(over_socket(path, timeout=timeout))
-
-    def send_metrics(self, data: bytes) -> Answer:
-        """See :class:`~tracelet_otel.delivery.otlp.client.OtlpClient`."""
-        body = self._post("metrics", data)
-        partial = _parsed(ExportMetricsServiceResponse, body).partial_success
-        return Answer(partial.rejected_data_points, partial.error_message)
-
-    def send_logs(self, data: bytes) -> Answer:
-        """See :class:`~tracelet_otel.delivery.otlp.client.OtlpClient`."""
-        body = self._post("logs", data)
-        partial = _parsed(ExportLogsServiceResponse, body).partial_success
-        return Answer(partial.rejected_log_records, partial.error_message)
-
     def close(self) -> None:
         """Ends the connections."""
         for transport in self._transports.values():
             transport.close()
 
-    def _post(self, signal: Signal, data: bytes) -> bytes:
-        """Sends one request; the body of the answer if that is a success."""
+    def _response(self, signal: Signal, data: bytes) -> Any:
         connection = self._connections[signal]
         if connection.compression == "gzip":
             data = gzip.compress(data, GZIP_LEVEL, mtime=0)
@@ -136,11 +108,14 @@ class HttpClient:
                 self._unreached.add(connection.socket)
             raise TransientError(f"{connection.socket or connection.endpoint}: {error}") from error
         if response.is_success and not response.headers.get("content-type", "").startswith("text/html"):
-            return body
+            try:
+                return RESPONSES[signal].FromString(body)
+            except DecodeError:  # "{}" and the like: by the status it was taken
+                return RESPONSES[signal]()
         raise _failure(connection.endpoint, response, body)
 
     def _reach(self, connection: Connection) -> None:
-        """Finds out whether anybody listens: httpcore leaves a socket open that cannot be connected."""
+        """Finds out whether a server listens: httpcore leaves a socket open that cannot be connected."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
             tried.settimeout(connection.timeout)
             tried.connect(connection.socket)
@@ -161,10 +136,6 @@ def _transport(connection: Connection, proxy: str | None) -> httpx.HTTPTransport
         return httpx.HTTPTransport(verify=verify, trust_env=False, uds=connection.socket or None, proxy=proxy)
     except (OSError, ValueError, ImportError) as error:  # ssl.SSLError is an OSError
         raise PermanentError(f"cannot connect to {connection.endpoint}: {error}") from error
-
-
-def _files(connection: Connection) -> tuple[str, str, str]:
-    return connection.certificate, connection.client_key, connection.client_certificate
 
 
 def _proxy(connection: Connection) -> str | None:
@@ -189,20 +160,13 @@ def _headers(connection: Connection) -> dict[str, str]:
 
 
 def _read(response: httpx.Response) -> bytes:
-    """The body, as far as anybody should read an answer."""
+    """The body, up to a limit."""
     body = b""
     for part in response.iter_bytes():
         body += part
         if len(body) > _MOST_ANSWER_BYTES:
             break
     return body
-
-
-def _parsed(kind: type[T], body: bytes) -> T:
-    try:
-        return kind.FromString(body)
-    except DecodeError:  # "{}" and the like: the status says that it was taken
-        return kind()
 
 
 def _failure(endpoint: str, response: httpx.Response, body: bytes) -> Exception:
@@ -216,7 +180,7 @@ def _failure(endpoint: str, response: httpx.Response, body: bytes) -> Exception:
         said += " with a web page: there is no OTLP receiver"
     elif message := _message(response, body):
         said += f": {message}"
-    if status == HTTPStatus.MISDIRECTED_REQUEST:  # an agent that does not know us yet
+    if status == HTTPStatus.MISDIRECTED_REQUEST:  # an agent that does not know this process yet
         return TransientError(said)
     if status in RETRYABLE:
         return TransientError(said, _retry_after(response.headers.get("retry-after", "")))

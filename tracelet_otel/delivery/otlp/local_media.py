@@ -1,4 +1,4 @@
-"""Payloads in files of this machine, for a receiver that is on another one: into the events' bodies."""
+"""Puts payloads that are files of this machine into the events' bodies, for a receiver on another machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def local_file(record: LogRecord) -> Path | None:
 def file_size(record: LogRecord) -> int | None:
     """Bytes of the file of this machine that holds a record's payload; None if its payload is elsewhere.
 
-    A file that is not there has no bytes: :func:`inline` says why.
+    A file that is missing counts as 0 bytes; :func:`inline` then raises.
     """
     path = local_file(record)
     try:

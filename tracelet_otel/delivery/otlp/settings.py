@@ -1,8 +1,8 @@
 """Where and how OTLP is sent: the standard variables, and the options of backend ``otlp``.
 
-Source: OpenTelemetry specification, "OpenTelemetry Protocol Exporter". Different from it, and as all of
-OpenTelemetry's exporters in Python: the protocol is gRPC if nothing says otherwise, and a time-out is in
-seconds. It says milliseconds; so a variable's value from 1,000 on is taken for these.
+Source: OpenTelemetry specification, "OpenTelemetry Protocol Exporter". As in all of OpenTelemetry's exporters
+in Python, but not in the specification, the protocol is gRPC by default and a time-out is in seconds. The
+specification has milliseconds; so a variable's value of 1,000 or more is taken as milliseconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRPC: Final = "grpc"
 HTTP: Final = "http/protobuf"
 PREFIX: Final = "OTEL_EXPORTER_OTLP_"
 OPTIONS: Final = ("endpoint", "protocol", "headers", "compression", "timeout")
-"""What ``configure(backends={"otlp": {...}})`` may say, in place of the variables."""
+"""What ``configure(backends={"otlp": {...}})`` may say, instead of the variables."""
 SIGNALS: Final[tuple[Signal, ...]] = ("metrics", "logs")
 DEFAULT_TIMEOUT_S: Final = 10.0
 
@@ -47,11 +47,16 @@ class Connection:
     timeout: float = DEFAULT_TIMEOUT_S
     """Seconds for one request."""
     certificate: str = ""
-    """File of the authorities that are trusted, PEM; empty are the machine's."""
+    """File of the authorities that are trusted, PEM; empty for the machine's own."""
     client_key: str = ""
     client_certificate: str = ""
     socket: str = ""
-    """Path of a Unix socket to connect to in place of the URL's host; only for HTTP."""
+    """Path of a Unix socket to connect to instead of the URL's host; only for HTTP."""
+
+    @property
+    def files(self) -> tuple[str, str, str]:
+        """The files of TLS, in the order of :func:`grpc.ssl_channel_credentials`."""
+        return self.certificate, self.client_key, self.client_certificate
 
 
 def resolve(options: Mapping[str, Any], *, protocol: str = "") -> dict[Signal, Connection]:
