@@ -11,7 +11,7 @@ import pytest
 from tests.support import event_files
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import BY_DEFAULT, run_script
-from tracelet_otel.delivery.spool.spool import folders, read
+from tracelet_otel.delivery.spool.reading import folders, read
 
 SCRIPTS = {
     "tight_loop": """

@@ -17,7 +17,7 @@ from tests.agent.conftest import Agents
 from tests.support.clearml_subject import ClearMLSubject
 from tests.support.contract_data import LoggedPoint, check_points
 from tests.support.scripts import run_script
-from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 
 POINTS = 20_000

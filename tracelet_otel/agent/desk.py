@@ -86,7 +86,7 @@ class Desk:
         for outlet in self._outlets:
             delivery = outlet.delivery
             counts, waits = delivery.counts_of(source), delivery.waits_for(source)
-            unwritten_points, unwritten_records = outlet.spool.unwritten(source)
+            unwritten_points, unwritten_records = delivery.queue.unwritten(source)
             report.backends.append(
                 BackendReport(
                     delivery.name,
@@ -100,10 +100,10 @@ class Desk:
                     unwritten_records=unwritten_records,
                     waits=waits,
                     unusable=delivery.link.is_unusable,
-                    works=not delivery.link.is_away,
+                    works=not delivery.is_away,
                     progress=delivery.link.progress,
                     error=delivery.last_error,
-                    disk_error=outlet.spool.disk_error,
+                    disk_error=delivery.queue.last_error,
                     refusals=delivery.destination.refusals(),
                     spool=str(outlet.spool.folder),
                     locations=delivery.destination.locations(),

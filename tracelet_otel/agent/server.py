@@ -24,6 +24,7 @@ from tracelet_otel.agent.desk import Desk
 from tracelet_otel.agent.lock import Lock
 from tracelet_otel.agent.sources import Sources
 from tracelet_otel.backends import registry as backends
+from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.http_app import App
@@ -76,7 +77,7 @@ class Agent:
                     runs=self._runs,
                     max_queue_bytes=config["max_queue_bytes"],
                     max_spool_bytes=config["max_spool_bytes"],
-                    goes_on=True,
+                    durability=Durability.PROCESS,
                 )
             )
         # Without fsync: what a process has written survives it; and training's machine going down ends all.
@@ -99,7 +100,7 @@ class Agent:
         for outlet in self._outlets:
             outlet.delivery.begin_closing()
         for outlet in self._outlets:
-            if not outlet.delivery.finish_closing(left, last_call=last_call) and outlet.spool:
+            if not outlet.delivery.finish_closing(left, last_call=last_call) and outlet.delivery.queue:
                 _log.warning(
                     "%s: %d points and %d records stay in %s: %s",
                     outlet.delivery.name,
@@ -109,7 +110,7 @@ class Agent:
                     outlet.delivery.last_error,
                 )
         self._executor.shutdown()
-        if not any(outlet.spool for outlet in self._outlets):
+        if not any(outlet.delivery.queue for outlet in self._outlets):
             shutil.rmtree(self._spools, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty
                 self._spools.parent.rmdir()
@@ -158,7 +159,7 @@ class Agent:
         if not self._alone_since:
             self._wait_for_backends(True)
             self._alone_since = now
-        return any(outlet.spool and self._is_worth_waiting(outlet, now) for outlet in self._outlets)
+        return any(outlet.delivery.queue and self._is_worth_waiting(outlet, now) for outlet in self._outlets)
 
     @property
     def is_overdue(self) -> bool:

@@ -73,6 +73,21 @@ def replay(
     _exit(run)
 
 
+@app.command()
+def export(
+    spool: Annotated[Path, typer.Argument(help="A spool, or a folder with spools.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET_FOLDER", help="A folder that is new or empty.")],
+) -> None:
+    """Writes spools as OTLP JSON lines, as the Collector's otlp_json_file receiver reads them."""
+
+    def run() -> int:
+        from tracelet_otel.cli.export import export
+
+        return export(spool, target)
+
+    _exit(run)
+
+
 @app.command("import")
 def import_(
     folders: Annotated[list[Path], typer.Argument(metavar="LOGDIR...", help="Folders of TensorBoard.")],

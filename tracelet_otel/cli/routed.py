@@ -8,7 +8,7 @@ from typing import Any
 
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.routing import Route, take_route
-from tracelet_otel.delivery.spool.lines import batch_of
+from tracelet_otel.delivery.spool.json_lines import batch_of
 from tracelet_otel.delivery.spool.spool import ROUTES
 from tracelet_otel.gateway.items import Item, check_logs, check_metrics
 from tracelet_otel.gateway.pieces import Chosen, logs_piece, metrics_piece
@@ -39,11 +39,11 @@ def through(route: Route, batch: Batch, folder: Path) -> Batch:
     if isinstance(batch.metrics, bytes):
         metrics = parse_metrics(batch.metrics)
         chosen = _chosen(route, check_metrics(metrics).items)
-        return (batch_of(metrics_piece(metrics, chosen), folder) if chosen else None) or Batch()
+        return batch_of(metrics_piece(metrics, chosen), folder) if chosen else Batch()
     if isinstance(batch.logs, bytes):
         logs = parse_logs(batch.logs)
         chosen = _chosen(route, check_logs(logs, None).items)
-        return (batch_of(logs_piece(logs, chosen), folder) if chosen else None) or Batch()
+        return batch_of(logs_piece(logs, chosen), folder) if chosen else Batch()
     return batch
 
 

@@ -123,7 +123,7 @@ class FileTarget(FileDestination):
         """
         if self._goes_on is None:
             try:
-                self._goes_on = self._spool.go_on()
+                self._goes_on = self._lines.go_on()
             except OSError as error:
                 raise TransientError(f"cannot go on with {self.folder}: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from tracelet_otel.backends import registry as backends
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.routing import Route, take_route
-from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.delivery.spool.frame import Entry
+from tracelet_otel.delivery.spool.spool import Durability, Spool
 from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.gateway.items import check_logs, check_metrics
 from tracelet_otel.gateway.measured import Exports, MeasuredDestination
@@ -31,7 +32,7 @@ class Outlet:
 
     delivery: Delivery
     seen: Seen
-    spool: DurableSpool
+    spool: Spool
 
 
 def make_outlet(
@@ -44,7 +45,7 @@ def make_outlet(
     max_queue_bytes: int,
     max_spool_bytes: int,
     rests: bool = False,
-    goes_on: bool = False,
+    durability: Durability = Durability.DISK,
     exports: Exports | None = None,
 ) -> Outlet:
     """Starts the durable delivery to one backend, first of what an earlier process left.
@@ -59,7 +60,7 @@ def make_outlet(
         max_spool_bytes: bound of the spool.
         rests: whether the process has better things to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
-        goes_on: see :class:`~tracelet_otel.delivery.spool.durable.DurableSpool`.
+        durability: of the spool.
         exports: measure what is sent, if somebody wants to know.
 
     Raises:
@@ -81,7 +82,7 @@ def make_outlet(
         max_queue_bytes=max_queue_bytes,
         max_spool_bytes=max_spool_bytes,
         rests=rests,
-        goes_on=goes_on,
+        durability=durability,
     )
 
 
@@ -95,24 +96,23 @@ def open_outlet(
     max_queue_bytes: int,
     max_spool_bytes: int,
     rests: bool = False,
-    goes_on: bool = False,
+    durability: Durability = Durability.DISK,
 ) -> Outlet:
     """The same for any destination that takes OTLP; ``folder`` is that of the spool."""
     seen = Seen()
     left: list[Batch] = []
 
-    def recovered(batch: Batch) -> None:
-        remember(batch, seen, runs)
-        if batch.source:
-            left.append(Batch(points=batch.points, records=batch.records, source=batch.source))
+    def recovered(entry: Entry, load: Callable[[], Batch | None]) -> None:
+        is_known = runs.get(entry.run) is not None and entry.run not in runs.recovered
+        if is_known and entry.keys is not None:
+            for key, parts in entry.keys:
+                seen.add_key(entry.run, key, parts)
+        elif (batch := load()) is not None:
+            remember(batch, seen, runs)
+        if entry.source:
+            left.append(Batch(points=entry.points, records=entry.records, source=entry.source))
 
-    spool = DurableSpool(
-        folder,
-        max_bytes=max_spool_bytes,
-        max_memory_bytes=max_queue_bytes,
-        goes_on=goes_on,
-        recovered=recovered,
-    )
+    spool = Spool(folder, max_bytes=max_spool_bytes, durability=durability, recovered=recovered)
     delivery = Delivery(
         name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests, left=left
     )

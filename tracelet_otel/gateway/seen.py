@@ -30,7 +30,7 @@ class Seen:
         A numbered one that is not new at all is None, too.
         """
         if item.first is None:
-            number = _number(item)
+            number = hash((item.run_id, item.key))
             return None if number in self._digests or number in self._earlier else ()
         known = self._series[item.run_id].get(item.key) if item.run_id in self._series else None
         if known is None:
@@ -48,13 +48,17 @@ class Seen:
 
     def add(self, item: Item, parts: tuple[Range, ...]) -> None:
         """Notes what was kept, as :meth:`missing` gave it."""
-        if item.first is None:
+        self.add_key(item.run_id, item.key, parts)
+
+    def add_key(self, run_id: str, key: bytes, parts: tuple[Range, ...]) -> None:
+        """The same of what a spool knows of an item; without parts it has no number."""
+        if not parts:
             if len(self._digests) >= GENERATION:
                 self._earlier, self._digests = self._digests, set()
-            self._digests.add(_number(item))
+            self._digests.add(hash((run_id, key)))
             return
-        series = self._series[item.run_id]
-        known = series.get(item.key)
+        series = self._series[run_id]
+        known = series.get(key)
         for start, end in parts:
             if known is None:
                 known = (start, end)
@@ -68,12 +72,8 @@ class Seen:
                 intervals.add(start, end)
                 known = intervals
         if known is not None:
-            series[item.key] = known
+            series[key] = known
 
     def forget(self, run_id: str) -> None:
         """Frees what is kept of a run."""
         self._series.pop(run_id, None)
-
-
-def _number(item: Item) -> int:
-    return hash((item.run_id, item.key))
