@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 import time
 from collections.abc import Sequence
 
@@ -15,15 +14,12 @@ from tracelet_otel.delivery.routing import Route
 from tracelet_otel.delivery.spool.queue import Queue
 from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.delivery.summary import Line
-from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, Urgency
-from tracelet_otel.foundation.errors import TransientError
+from tracelet_otel.delivery.urgency import Urgency
+from tracelet_otel.delivery.worker import Worker
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp.json import Signal
 
 BOTH: frozenset[Signal] = frozenset({"metrics", "logs"})
-BEHIND_POINTS = 20_000
-"""Queued points from which on a delivery works without rest: about two seconds of work for a slow tracker,
-which is what an exit may have to wait for."""
 
 
 class Delivery:
@@ -72,19 +68,16 @@ class Delivery:
         self._sources = SourceCounts()
         for batch in left:
             self._sources.capture(batch)
-        self._rests = rests
         self._urgency = Urgency()
         self._condition = self._urgency.condition
         self.link = Link(name, destination, self._urgency)
         """How things stand with the backend."""
-        self._has_ended = False
-        """Whether its thread has nothing more to do."""
-        self._thread = self._started()
+        self._worker = Worker(name, self.queue, self.link, self._urgency, self.counts, self._sources, rests)
 
     @property
     def is_away(self) -> bool:
         """Whether the backend takes nothing at present, as far as is known."""
-        return self.link.is_away or not (self._thread.is_alive() or self._has_ended)
+        return self.link.is_away or self._worker.is_dead
 
     def put(self, batch: Batch) -> None:
         """Takes a batch, or drops it if there is no place left. Never waits for the backend.
@@ -94,7 +87,7 @@ class Delivery:
                 kept then.
         """
         with self._condition:
-            self._restart_thread()
+            self._worker.revive()
             try:
                 if self._urgency.closing:
                     raise OSError(errno.ESHUTDOWN, "the delivery is closed")
@@ -185,7 +178,7 @@ class Delivery:
     def hasten(self, wanted: bool) -> None:
         """Somebody begins, or ceases, to wait for this delivery: rests and back-offs are short meanwhile."""
         with self._condition:
-            self._restart_thread()
+            self._worker.revive()
         self._urgency.hasten(wanted)
 
     def hurry(self) -> None:
@@ -246,13 +239,11 @@ class Delivery:
                 if not self.queue.close() and self.spool is not None:
                     self.link.last_error = self.queue.last_error
                 if self.spool is not None:
-                    self.counts.spooled_points, self.counts.spooled_records = (
-                        self.spool.points,
-                        self.spool.records,
-                    )
+                    self.counts.spooled_points = self.spool.points
+                    self.counts.spooled_records = self.spool.records
                 self._condition.notify_all()
         if done:
-            self._thread.join(idle_timeout if last_call is None else last_call)
+            self._worker.join(idle_timeout if last_call is None else last_call)
         elif not self.last_error:
             self.link.last_error = f"no answer within {idle_timeout:g} s"
         return done
@@ -276,83 +267,6 @@ class Delivery:
                 return False
             self._condition.wait(min(remaining, 0.5))  # loading may end without a sign of progress
         return True
-
-    def _is_behind(self) -> bool:
-        return self.queue.weight > BEHIND_POINTS or self.queue.is_spooling
-
-    def _started(self) -> threading.Thread:
-        thread = threading.Thread(target=self._work, name=f"tracelet-{self.name}", daemon=True)
-        thread.start()
-        return thread
-
-    def _restart_thread(self) -> None:
-        if not self._thread.is_alive() and not self._has_ended:
-            self._thread = self._started()
-
-    def _work(self) -> None:
-        while not self._has_ended:
-            try:
-                self._has_ended = not self._deliver_next()
-            except BaseException as error:  # whatever it is: nothing would be delivered any more
-                with self._condition:
-                    self.link.fail(error)
-                    self._condition.wait_for(lambda: self._urgency.abandoned, FIRST_BACKOFF_S)
-        self.link.close()
-
-    def _deliver_next(self) -> bool:
-        """Waits for a batch and delivers it; whether there may be more."""
-        link = self.link
-        with self._condition:
-            self._condition.wait_for(lambda: self.queue or self._urgency.abandoned)
-            if self._urgency.abandoned:
-                return False
-            batch = self._take()
-            link.begin()
-        if not link.open() and self.spool is not None:
-            return self._cannot_be_used()
-        link.is_unusable = False
-        started = time.thread_time()
-        receipt = link.send(batch) if link.is_open and batch is not None else None
-        with self._condition:
-            if self._urgency.abandoned:  # it is in the spool; the closing line is out
-                return False
-            self.queue.done()
-            link.done()
-            if receipt is not None:
-                self.counts.deliver(receipt)
-            if batch is not None:
-                self._sources.settle(batch, receipt)
-            if not self.queue:
-                self._sources.wait_only(())
-            self._condition.notify_all()
-            if self._rests:
-                self._urgency.rest(time.thread_time() - started, self._is_behind)
-        return True
-
-    def _take(self) -> Batch | None:
-        """The oldest batch; None: it is damaged."""
-        try:
-            return self.queue.take()
-        except ValueError as error:
-            self.link.note(error)
-            return None
-        except OSError as error:
-            raise TransientError(f"its spool cannot be read: {error}") from error
-
-    def _cannot_be_used(self) -> bool:
-        """The backend cannot be used as it is set up; whether it is tried again.
-
-        Where everything is in the spool anyway, the process stays, and somebody may mend it. Else everything
-        goes there, and waits for a replay.
-        """
-        with self._condition:
-            self.link.give_up()
-            if not self.queue.writes_first:
-                self.queue.spill()
-            self._condition.notify_all()
-            if self.queue.writes_first:
-                self._urgency.stand_by()
-        return self.queue.writes_first
 
     def _files_were_removed(self) -> None:
         """Somebody has removed files of the spool; what they held is lost, and does not wait any more."""

@@ -18,7 +18,7 @@ from tests.delivery.spool.test_spool import logs, metrics
 from tests.delivery.test_delivery import Place, batch, numbers, real_batch, tags
 from tests.faults.mounts import mounts
 from tracelet_otel import semconv
-from tracelet_otel.delivery import delivery as deliveries
+from tracelet_otel.delivery import worker
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.spool import SpoolFullError
@@ -140,7 +140,7 @@ def test_a_client_that_exits_costs_its_batch_alone() -> None:
 
 
 def test_bookkeeping_that_raises_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(worker, "FIRST_BACKOFF_S", 0.01)
     place = Place()
     spool = Spool(tmp_path, max_bytes=MB, durability=Durability.DISK)
     delivery = Delivery("place", place, max_queue_bytes=MB, spool=spool, rests=False)
@@ -168,7 +168,7 @@ def test_a_thread_that_is_dead_shows_and_is_started_again(monkeypatch: pytest.Mo
         broken.setattr(delivery.queue, "take", sys.exit)
         broken.setattr(delivery.link, "fail", sys.exit)
         delivery.put(batch(0))
-        delivery._thread.join(20)
+        delivery._worker.join(20)
         assert delivery.is_away
     delivery.put(batch(1))
     assert not delivery.is_away
