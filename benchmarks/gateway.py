@@ -51,8 +51,8 @@ from tracelet_otel import semconv  # noqa: E402
 from tracelet_otel.backends import registry as backends  # noqa: E402
 from tracelet_otel.delivery.destination import Batch  # noqa: E402
 from tracelet_otel.delivery.file import FileDestination  # noqa: E402
-from tracelet_otel.delivery.spool.durable import DurableSpool  # noqa: E402
-from tracelet_otel.delivery.spool.lines import encode_metrics  # noqa: E402
+from tracelet_otel.delivery.spool.queue import Queue  # noqa: E402
+from tracelet_otel.delivery.spool.spool import Durability, Spool  # noqa: E402
 from tracelet_otel.gateway.answers import ACCEPTED  # noqa: E402
 from tracelet_otel.gateway.items import check_metrics  # noqa: E402
 from tracelet_otel.gateway.seen import Seen  # noqa: E402
@@ -246,17 +246,18 @@ def check(data: list[bytes]) -> float:
 
 
 def durable(data: list[bytes], folder: Path) -> float:
-    spool = DurableSpool(folder / "spool", max_bytes=2**34, max_memory_bytes=2**28)
+    spool = Spool(folder / "spool", max_bytes=2**34, durability=Durability.DISK)
+    queue = Queue("spool", max_bytes=2**28, spool=spool)
 
     def work() -> None:
         for one in data:
-            spool.append(Batch(metrics=one, points=EXEMPLARS, size=len(one), line=encode_metrics(one)))
+            queue.append(Batch(metrics=one, points=EXEMPLARS, size=len(one)))
             spool.sync()
-            spool.peek()
-            spool.remove()
+            queue.take()
+            queue.done()
 
     seconds = cpu(work)
-    spool.close()
+    queue.close()
     return seconds
 
 
