@@ -21,7 +21,7 @@ from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 
 POINTS = 20_000
-LIMIT = 1_500_000
+LIMIT = 600_000
 """Bytes of a file. Some thousand points of a spool fit in, all of them do not, nor does the picture."""
 SCRIPT = f"""
 import json, os, resource, sys, time
