@@ -22,8 +22,8 @@ from tracelet_otel.backends.deliveries import make_tracker
 from tracelet_otel.backends.names import TRACKER_GROUP
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.file import FileDestination
-from tracelet_otel.delivery.spool.durable import DurableSpool
-from tracelet_otel.delivery.spool.lines import encode_metrics
+from tracelet_otel.delivery.spool.queue import Queue
+from tracelet_otel.delivery.spool.spool import Durability, Spool
 from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.deduplication import Deduplicator
@@ -121,17 +121,18 @@ def check(data: list[bytes]) -> float:
 
 def durable(data: list[bytes], folder: Path) -> float:
     """Writes each request to a spool, and syncs it."""
-    spool = DurableSpool(folder / "spool", max_bytes=2**34, max_memory_bytes=2**28)
+    spool = Spool(folder / "spool", max_bytes=2**34, durability=Durability.DISK)
+    queue = Queue("spool", max_bytes=2**28, spool=spool)
 
     def work() -> None:
         for one in data:
-            spool.append(Batch(metrics=one, points=EXEMPLARS, size=len(one), line=encode_metrics(one)))
+            queue.append(Batch(metrics=one, points=EXEMPLARS, size=len(one)))
             spool.sync()
-            spool.peek()
-            spool.remove()
+            queue.take()
+            queue.done()
 
     seconds = cpu(work)
-    spool.close()
+    queue.close()
     return seconds
 
 

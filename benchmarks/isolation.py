@@ -125,7 +125,7 @@ def child(side: str, rounds: int, steps: int) -> dict[str, list[float]]:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         backends = {"mlflow": {"tracking_uri": f"http://127.0.0.1:{silent.getsockname()[1]}"}}
         ratios, exits = training_ratio(backends, steps, rounds=rounds, deadline=DEADLINE_S)
-    from tracelet_otel.delivery.spool.spool import folders, read
+    from tracelet_otel.delivery.spool.reading import folders, read
 
     kept = sum(batch.points for folder in folders(Path("state")) for batch in read(folder))
     expected = rounds * (4 * steps * 5 + 1)

@@ -12,7 +12,7 @@ from tests.support import event_files
 from tests.support import mlflow_content as mlflow
 from tests.support.agents import Agents
 from tests.support.scripts import run_script
-from tracelet_otel.delivery.spool.spool import folders, read
+from tracelet_otel.delivery.spool.reading import folders, read
 
 SCRIPTS = {
     "tight_loop": """

@@ -17,7 +17,7 @@ from tests.support.agents import Agents
 from tests.support.scripts import script_command, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import backends, subjects_in
-from tracelet_otel.delivery.spool.spool import folders, read
+from tracelet_otel.delivery.spool.reading import folders, read
 
 RUN = "secrets"
 TOKENS = {

@@ -22,7 +22,7 @@ from tests.cli.conftest import POINTS, Backend, Logged, Output
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import clean_environment
 from tracelet_otel.cli import event_folders
-from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
 from tracelet_otel.otlp.records import Point, Record
 

@@ -17,7 +17,7 @@ from tests.cli.conftest import POINTS, Backend, Logged, Output
 from tests.support import mlflow_content as mlflow
 from tests.support.scripts import clean_environment
 from tracelet_otel.cli import spools
-from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
 
 # What the trackers' libraries do at their import.
@@ -120,9 +120,9 @@ def test_a_torn_last_line_and_a_bad_one_cost_themselves(
     done = tracelet("replay", logged.spool, *mlflow_backend.arguments, "--remove")
     assert done.code == 0
     assert done.out.startswith(f"mlflow: delivered {POINTS} points")
-    assert f"skipped 1 line without OTLP in {logged.spool}" in done.out
-    assert f"left out the last line of {logged.spool}: it is incomplete" in done.out
-    assert f"kept {logged.spool}: it has lines that cannot be read" in done.out
+    assert f"skipped 1 damaged request in {logged.spool}" in done.out
+    assert f"left out the last request in {logged.spool}: it is incomplete" in done.out
+    assert f"kept {logged.spool}: it has requests that cannot be read" in done.out
     stored = mlflow.points(tmp_path / "mlflow" / "mlflow.db")
     assert len(stored["train/loss"]) == 300
 

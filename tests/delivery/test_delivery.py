@@ -11,7 +11,8 @@ import pytest
 from tests.delivery.spool.test_spool import metrics
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.spool.spool import Spool, read
+from tracelet_otel.delivery.spool.reading import read
+from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 
@@ -186,7 +187,7 @@ def test_an_outage_goes_to_the_spool_and_is_drained_in_order_when_it_ends(tmp_pa
     away.set()
     delivery.put(real_batch(3))
     assert failed.wait(5)
-    while not list((tmp_path / "spool").glob("*.jsonl")):  # at the latest with the second attempt
+    while not list((tmp_path / "spool").glob("*.otlp")):  # at the latest with the second attempt
         delivery.put(real_batch(4))
     for number in range(5, 20):
         delivery.put(real_batch(number))

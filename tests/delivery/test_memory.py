@@ -12,15 +12,14 @@ import pytest
 from tests.delivery.spool.test_spool import metrics
 from tests.delivery.test_delivery import Place, batch, tags
 from tracelet_otel.delivery.delivery import Delivery
-from tracelet_otel.delivery.spool.durable import DurableSpool
-from tracelet_otel.delivery.spool.spool import Spool
+from tracelet_otel.delivery.spool.spool import Durability, Spool
 
 BATCHES = 60
 MAX_BYTES = metrics("0", range(500)).size * 5
 
-MAKE_SPOOL: dict[str, Callable[[Path], Spool | DurableSpool]] = {
+MAKE_SPOOL: dict[str, Callable[[Path], Spool]] = {
     "queue": lambda folder: Spool(folder, max_bytes=10**9),
-    "durable": lambda folder: DurableSpool(folder, max_bytes=10**9, max_memory_bytes=MAX_BYTES),
+    "durable": lambda folder: Spool(folder, max_bytes=10**9, durability=Durability.DISK),
 }
 
 

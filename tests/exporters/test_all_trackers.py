@@ -17,7 +17,7 @@ from tests.support.contract_data import LoggedPoint, blobs, check_points
 from tests.support.scripts import check_failures, clean_environment, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import TRACKERS, backends, subjects_in
-from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.otlp.decoding import decode_records, parse_logs
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.recording.reservoir import shortest_float32

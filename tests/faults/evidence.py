@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,10 +12,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from tests.faults.trial import Trial
 from tests.support.subject import StoredPoint
 from tracelet_otel import semconv
-from tracelet_otel.delivery.spool import spool
-from tracelet_otel.delivery.spool.segments import SIGNALS, Position, adopted
+from tracelet_otel.delivery.spool import reading
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
-from tracelet_otel.otlp.json import parse_line
 
 _NUMBER = r"([\d,]+) points?\b"
 
@@ -58,13 +55,13 @@ class FilePlace:
         self._trial = trial
 
     def _folders(self) -> list[Path]:
-        return [folder for folder in spool.folders(self._trial.state) if folder.name == "file"]
+        return [folder for folder in reading.folders(self._trial.state) if folder.name == "file"]
 
     def points(self, run_id: str) -> dict[str, list[StoredPoint]]:
         """Every point by tag."""
         found: dict[str, list[StoredPoint]] = {}
         for folder in self._folders():
-            for batch in spool.read(folder):
+            for batch in reading.read(folder):
                 if isinstance(batch.metrics, bytes):
                     _add_points(parse_metrics(batch.metrics), run_id, found)
         return found
@@ -73,7 +70,7 @@ class FilePlace:
         """Of the newest status record, unless the run was described again after it."""
         found: list[tuple[int, str]] = [(0, "running")]
         for folder in self._folders():
-            for batch in spool.read(folder):
+            for batch in reading.read(folder):
                 if isinstance(batch.logs, bytes):
                     for record in decode_records(parse_logs(batch.logs)):
                         if record.run_id == run_id and record.kind in ("run", "status"):
@@ -135,10 +132,11 @@ def closing_lines(text: str) -> dict[str, Line]:
 def waiting(state: Path, backend: str, run_id: str) -> dict[str, list[StoredPoint]]:
     """What waits for a backend in the spools: of agents what is not delivered, of sessions all."""
     found: dict[str, list[StoredPoint]] = {}
-    for folder in spool.folders(state / "spool"):
+    for folder in reading.folders(state / "spool"):
         if backend in folder.name.split("+"):
-            for request in _requests(folder):
-                _add_points(request, run_id, found)
+            for batch in reading.read(folder):
+                if isinstance(batch.metrics, bytes):
+                    _add_points(parse_metrics(batch.metrics), run_id, found)
     return found
 
 
@@ -149,25 +147,6 @@ def _add_points(
         if series.run_id == run_id:
             tag = f"{series.tag}/rank_{series.rank}" if series.rank else series.tag
             found.setdefault(tag, []).extend(StoredPoint(*point) for point in series.points)
-
-
-def _requests(folder: Path) -> Iterator[ExportMetricsServiceRequest]:
-    if (folder / "position").exists():
-        position = Position(folder)
-        segments = adopted(folder, position)
-        position.close()
-        for segment in segments:
-            for signal in SIGNALS:
-                path = segment.paths[signal]
-                if path.exists():
-                    for line in path.read_bytes()[segment.read[signal] :].splitlines():
-                        request = parse_line(line)
-                        if isinstance(request, ExportMetricsServiceRequest):
-                            yield request
-    else:
-        for batch in spool.read(folder):
-            if isinstance(batch.metrics, bytes):
-                yield parse_metrics(batch.metrics)
 
 
 def _sum(pattern: str, text: str) -> int:

@@ -126,7 +126,7 @@ def test_a_restart_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
 
 def test_a_full_spool_is_unavailable_and_what_was_kept_is_not_kept_twice(tmp_path: Path) -> None:
     away = Away(tmp_path / "away" / "runs")
-    station = Station(tmp_path, {"small": {}, "json": {}}, tracker=away, max_spool_bytes=400_000)
+    station = Station(tmp_path, {"small": {}, "json": {}}, tracker=away, max_spool_bytes=200_000)
     job = Job("run-a")
     requests = job.begin() + [
         request for part in range(40) for request in job.steps("x", range(part * 200, part * 200 + 200))

@@ -230,7 +230,7 @@ def test_too_much_in_hand_is_unavailable(tmp_path: Path, protocol: Protocol) -> 
     begin, points_ = job.begin(), job.steps("x", range(100))
     with Gateway(tmp_path, *JSON) as gateway:
         address = gateway.grpc if protocol == "grpc" else gateway.http
-        file = tmp_path / "state/tracelet-otel/spool/gateway-default/json_folder/000001.metrics.jsonl"
+        file = tmp_path / "state/tracelet-otel/spool/gateway-default/json_folder/000001.otlp"
         os.mkfifo(file)
         replies: list[Any] = []
         refused = threading.Semaphore(0)

@@ -15,7 +15,8 @@ from tests.delivery.test_delivery import Place, real_batch, tags
 from tracelet_otel.delivery import link
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.spool.spool import Spool, read
+from tracelet_otel.delivery.spool.reading import read
+from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 
 ERRORS = {

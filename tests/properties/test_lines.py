@@ -1,7 +1,8 @@
-"""Any OTLP request comes back from its line in a spool, and so does who sent it."""
+"""Any OTLP request comes back from a line of OTLP JSON and from a spool, and so does who sent it."""
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.spool.lines import batch_of_line, encode_logs, encode_metrics, with_source
+from tracelet_otel.delivery.destination import Batch, Keys
+from tracelet_otel.delivery.spool.json_lines import JsonLines
+from tracelet_otel.delivery.spool.reading import read
+from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.otlp.json import logs_line, metrics_line, parse_line
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -140,6 +144,9 @@ LOGS_REQUESTS: st.SearchStrategy[ExportLogsServiceRequest] = _requests(
     ExportLogsServiceRequest, ResourceLogs, ScopeLogs, {"log_records": st.lists(RECORDS, max_size=3)}
 )
 
+RANGES = st.lists(st.tuples(st.integers(0, 2**60), st.integers(0, 2**60)), max_size=2).map(tuple)
+KEYS = st.none() | st.lists(st.tuples(st.binary(max_size=12), RANGES), max_size=3).map(tuple)
+
 
 def content(request: Any) -> Any:
     """What it says, in a form in which NaN is NaN, and an attribute with an empty value one with none."""
@@ -173,14 +180,27 @@ def test_logs_come_back(request: ExportLogsServiceRequest) -> None:
 
 
 @settings(max_examples=40)
-@given(METRICS_REQUESTS | LOGS_REQUESTS, TEXT.filter(bool))
-def test_a_line_says_who_sent_it(request: Any, source: str) -> None:
-    data = request.SerializeToString()
-    is_metrics = isinstance(request, ExportMetricsServiceRequest)
-    line = encode_metrics(data) if is_metrics else encode_logs(data, Path("nowhere"))[0]
-    assert batch_of_line(line, Path()).source == ""
-    batch = batch_of_line(with_source(line, source), Path())
-    assert batch.source == source
-    held = batch.metrics if is_metrics else batch.logs
+@given(METRICS_REQUESTS | LOGS_REQUESTS, TEXT, TEXT, KEYS)
+def test_a_spool_says_the_same_and_who_sent_it(
+    tmp_path: Path, request_: Any, source: str, run: str, keys: Keys | None
+) -> None:
+    data = request_.SerializeToString()
+    is_metrics = isinstance(request_, ExportMetricsServiceRequest)
+    batch = Batch(
+        metrics=data if is_metrics else None,
+        logs=None if is_metrics else data,
+        points=3,
+        size=len(data),
+        source=source,
+        run=run,
+        keys=keys,
+    )
+    folder = tmp_path / uuid.uuid4().hex
+    Spool(folder, max_bytes=10**9).append(batch)
+    assert list(read(folder)) == [batch] * bool(data)
+    lines = JsonLines(folder / "lines", max_bytes=10**9)
+    lines.append(batch)
+    (again,) = read(lines.folder)
+    held = again.metrics if is_metrics else again.logs
     assert isinstance(held, bytes)
-    assert content(type(request).FromString(held)) == content(request)
+    assert content(type(request_).FromString(held)) == content(request_)

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.metrics import CallbackOptions, Observation
 
 import tracelet_otel
-from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.instrumentation.machine import system
 from tracelet_otel.session import sampler
 

@@ -86,7 +86,7 @@ class Endpoints:
         report = Report(os.getpid(), warning=self._warning)
         for queue in self._queues:
             delivery = queue.delivery
-            unwritten_points, unwritten_records = queue.spool.unwritten(source)
+            unwritten_points, unwritten_records = delivery.queue.unwritten(source)
             report.backends.append(
                 BackendReport(
                     **asdict(delivery.counts_of(source)),
@@ -95,10 +95,10 @@ class Endpoints:
                     unwritten_records=unwritten_records,
                     waits=delivery.waits_for(source),
                     unusable=delivery.link.is_unusable,
-                    works=not delivery.link.is_away,
+                    works=not delivery.is_away,
                     progress=delivery.link.progress,
                     error=delivery.last_error,
-                    disk_error=queue.spool.disk_error,
+                    disk_error=delivery.queue.last_error,
                     refusals=delivery.destination.refusals(),
                     agent_spool=str(queue.spool.folder),
                     locations=delivery.destination.locations(),

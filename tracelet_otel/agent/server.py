@@ -22,6 +22,7 @@ from tracelet_otel.agent.folders import lock_spools, writable_state
 from tracelet_otel.agent.lock import listen, sole_agent
 from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.backends.names import SPOOLS
+from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
@@ -70,7 +71,7 @@ class Agent:
                     runs=self._runs,
                     max_queue_bytes=config["max_queue_bytes"],
                     max_spool_bytes=config["max_spool_bytes"],
-                    goes_on=True,
+                    durability=Durability.PROCESS,
                 )
             )
         # Without fsync: what a process has written survives it. A crash of the machine ends training, too.
@@ -93,7 +94,7 @@ class Agent:
         for queue in self._queues:
             queue.delivery.begin_closing()
         for queue in self._queues:
-            if not queue.delivery.finish_closing(left, last_call=last_call) and queue.spool:
+            if not queue.delivery.finish_closing(left, last_call=last_call) and queue.delivery.queue:
                 _log.warning(
                     "%s: %d points and %d records stay in %s: %s",
                     queue.delivery.name,
@@ -103,7 +104,7 @@ class Agent:
                     queue.delivery.last_error,
                 )
         self._executor.shutdown()
-        if not any(queue.spool for queue in self._queues):
+        if not any(queue.delivery.queue for queue in self._queues):
             shutil.rmtree(self._spools, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty
                 self._spools.parent.rmdir()
@@ -143,7 +144,7 @@ class Agent:
         if not self._alone_since:
             self._wait_for_backends(True)
             self._alone_since = now
-        return any(queue.spool and self._is_worth_waiting(queue, now) for queue in self._queues)
+        return any(queue.delivery.queue and self._is_worth_waiting(queue, now) for queue in self._queues)
 
     @property
     def is_overdue(self) -> bool:

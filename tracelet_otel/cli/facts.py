@@ -16,6 +16,7 @@ import psutil
 
 from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.cli import spools
+from tracelet_otel.delivery.spool import reading
 from tracelet_otel.foundation.locks import is_folder_locked
 from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.resource import launcher
@@ -149,17 +150,17 @@ def run() -> dict[str, Any]:
 def spooled(state: Path) -> list[dict[str, Any]]:
     """The spools that wait, oldest first."""
     folder = state / SPOOLS
-    found = spools.find([folder]) if folder.is_dir() and any(folder.rglob("*.jsonl")) else []
+    found = spools.find([folder]) if folder.is_dir() and reading.folders(folder) else []
     budget = COUNTED_BYTES
     rows: list[dict[str, Any]] = []
     for source in found:
         budget -= source.size
         points = records = None
         if budget >= 0:
-            batches = [part.batch for part in spools.parts([source]) if part.batch is not None]
+            batches = list(reading.read(source.path))
             points, records = sum(b.points for b in batches), sum(b.records for b in batches)
         media = sum(file.stat().st_size for file in source.path.glob("media/*"))
-        newest = max((file.stat().st_mtime for file in source.path.glob("*.jsonl")), default=time.time())
+        newest = max((file.stat().st_mtime for file in reading.files(source.path)), default=time.time())
         rows.append(
             {
                 "folder": str(source.path),

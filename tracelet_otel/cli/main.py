@@ -72,6 +72,18 @@ def replay(
         raise typer.Exit(replay(paths or [], backend or [], option or [], remove=remove, timeout=timeout))
 
 
+@app.command()
+def export(
+    spool: Annotated[Path, typer.Argument(help="A spool, or a folder with spools.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET_FOLDER", help="A folder that is new or empty.")],
+) -> None:
+    """Writes spools as OTLP JSON lines, as the Collector's otlp_json_file receiver reads them."""
+    with _errors_reported():
+        from tracelet_otel.cli.export import export
+
+        raise typer.Exit(export(spool, target))
+
+
 @app.command("import")
 def import_(
     folders: Annotated[list[Path], typer.Argument(metavar="LOGDIR...", help="Folders of TensorBoard.")],

@@ -89,11 +89,11 @@ def _distinct(sources: Mapping[str, Sequence[Source]]) -> list[Source]:
 def _say_what_is_odd(senders: Sequence[Sender], sources: Sequence[Source]) -> None:
     skipped = [source for source in sources if source.skipped]
     if skipped:
-        lines = sum(source.skipped for source in skipped)
-        typer.echo(f"skipped {lines:,} line{'s' * (lines != 1)} without OTLP in {skipped[0].path}")
+        count = sum(source.skipped for source in skipped)
+        typer.echo(f"skipped {count:,} damaged request{'s' * (count != 1)} in {skipped[0].path}")
     torn = [source for source in sources if source.torn]
     if torn:
-        typer.echo(f"left out the last line of {torn[0].path}: it is incomplete")
+        typer.echo(f"left out the last request in {torn[0].path}: it is incomplete")
     unended = sorted({run for sender in senders for run in sender.target.open_runs()})
     if unended:
         more = f" and {len(unended) - 1} more" if len(unended) > 1 else ""

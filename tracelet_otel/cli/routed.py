@@ -8,7 +8,7 @@ from typing import Any
 
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.routing import Route, take_route
-from tracelet_otel.delivery.spool.lines import batch_of
+from tracelet_otel.delivery.spool.json_lines import batch_of
 from tracelet_otel.delivery.spool.spool import ROUTES
 from tracelet_otel.gateway.partial_requests import Chosen, partial_logs, partial_metrics
 from tracelet_otel.gateway.validation import Element, validate_logs, validate_metrics
@@ -39,11 +39,11 @@ def through(route: Route, batch: Batch, folder: Path) -> Batch:
     if isinstance(batch.metrics, bytes):
         metrics = parse_metrics(batch.metrics)
         chosen = _chosen(route, validate_metrics(metrics).elements)
-        return (batch_of(partial_metrics(metrics, chosen), folder) if chosen else None) or Batch()
+        return batch_of(partial_metrics(metrics, chosen), folder) if chosen else Batch()
     if isinstance(batch.logs, bytes):
         logs = parse_logs(batch.logs)
         chosen = _chosen(route, validate_logs(logs, None).elements)
-        return (batch_of(partial_logs(logs, chosen), folder) if chosen else None) or Batch()
+        return batch_of(partial_logs(logs, chosen), folder) if chosen else Batch()
     return batch
 
 

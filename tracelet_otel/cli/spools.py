@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tracelet_otel import semconv
 from tracelet_otel.cli.routed import route_of, through
 from tracelet_otel.cli.sending import Part
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.routing import Route
-from tracelet_otel.delivery.spool import spool
-from tracelet_otel.delivery.spool.lines import batch_of
+from tracelet_otel.delivery.spool import reading
+from tracelet_otel.delivery.spool.reading import Request
 from tracelet_otel.foundation.locks import is_folder_locked
-from tracelet_otel.otlp.json import parse_line
 from tracelet_otel.settings import ConfigurationError
 
 QUIET_SECONDS: Final = 60.0
@@ -30,7 +27,6 @@ QUIET_SECONDS: Final = 60.0
 _SESSION: Final = re.compile(r"\d{8}-\d{6}-(\d+)-[0-9a-f]{6}")
 """The name of a session's folder, with the process's id."""
 _RUN_EVENT: Final = semconv.EVENT_PREFIX + "run"
-_ORDER: Final = {"logs": 0, "metrics": 1}
 
 
 @dataclass
@@ -42,9 +38,9 @@ class Source:
     size: int
     """Bytes when it was found."""
     torn: bool = False
-    """Whether a last line was incomplete when it was read."""
+    """Whether the last request of a file was incomplete when it was read."""
     skipped: int = 0
-    """Lines that are no OTLP, those of the reader that found most."""
+    """Requests that cannot be read, those of the reader that found most."""
     ended: bool = False
     """Whether the last batch ends a run."""
     read_to: dict[Path, int] = field(default_factory=dict[Path, int])
@@ -70,14 +66,14 @@ def find(paths: Iterable[Path]) -> list[Source]:
     found: dict[Path, Source] = {}
     for path in paths:
         if path.is_dir():
-            folders = spool.folders(path)
+            folders = reading.folders(path)
             if not folders:
                 raise ConfigurationError(
-                    f"no spool in {path}: it has files named like 000001.metrics.jsonl. "
+                    f"no spool in {path}: it has files named like 000001.otlp or 000001.metrics.jsonl. "
                     "Name other files of OTLP JSON lines themselves"
                 )
             for folder in folders:
-                found.setdefault(folder.resolve(), Source(folder, True, _size(_files(folder))))
+                found.setdefault(folder.resolve(), Source(folder, True, _size(reading.files(folder))))
         elif path.exists():
             found.setdefault(path.resolve(), Source(path, False, _size([path])))
         else:
@@ -94,23 +90,16 @@ def parts(sources: Iterable[Source], backend: str = "") -> Iterator[Part]:
     """
     base = 0
     for source in sources:
-        done = 0
+        done = skipped = 0
         route = route_of(source.path, backend) if source.is_folder else Route()
-        if not source.is_folder:
-            # Its points may come before the records that describe their runs.
-            yield from (Part(base, batch, describes=True) for batch in _descriptions(source.path))
-        skipped = 0
-        for path in _files(source.path) if source.is_folder else [source.path]:
-            try:
-                for batch, length in _lines(source, path):
-                    done += length
-                    skipped += batch is None
-                    if batch is not None:
-                        source.ended = batch.ends
-                        yield Part(base + done, through(route, batch, source.path))
-            except FileNotFoundError:
-                if not source.is_folder:
-                    raise
+        # Behind a Collector, points may come before the records that describe their runs.
+        yield from (Part(base, batch, describes=True) for batch in _descriptions(source))
+        for request in _requests(source):
+            done += request.size
+            skipped += request.batch is None
+            if request.batch is not None:
+                source.ended = request.batch.ends
+                yield Part(base + done, through(route, request.batch, source.path))
         source.skipped = max(source.skipped, skipped)
         base += max(source.size, done)
         yield Part(base, finished=str(source.path))
@@ -125,66 +114,46 @@ def kept_because(source: Source, backends: Iterable[str], trackers: Iterable[str
     if is_folder_locked(source.path.parent):
         return "a gateway or an agent uses it"
     if source.torn or source.skipped:
-        return "it has lines that cannot be read"
-    if _size(_files(source.path)) != sum(source.read_to.values()):
+        return "it has requests that cannot be read"
+    if _size(reading.files(source.path)) != sum(source.read_to.values()):
         return "there is more in it now"
     if source.pid is not None:
         return f"process {source.pid} may still write to it" if psutil.pid_exists(source.pid) else ""
-    newest = max((path.stat().st_mtime for path in _files(source.path)), default=0.0)
+    newest = max((path.stat().st_mtime for path in reading.files(source.path)), default=0.0)
     if not source.ended and time.time() - newest < QUIET_SECONDS:
         return "its process may still write to it"
     return ""
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of a spool in the order in which they are to be read."""
-    by_order = [
-        (path.name.split(".")[0], _ORDER[path.name.split(".")[-2]], path)
-        for path in folder.glob("*.jsonl")
-        if path.name.count(".") > 1 and path.name.split(".")[-2] in _ORDER
-    ]
-    return [path for *_, path in sorted(by_order)]
+def _requests(source: Source) -> Iterator[Request]:
+    """What is in the files; one that vanishes was delivered by the process that wrote it."""
+    for path in reading.files(source.path) if source.is_folder else [source.path]:
+        read_to = 0
+        try:
+            size = path.stat().st_size
+            for request in reading.read_file(path):
+                read_to += request.size
+                yield request
+        except FileNotFoundError:
+            if not source.is_folder:
+                raise
+            continue
+        source.torn = source.torn or read_to < size
+        source.read_to[path] = min(read_to, source.read_to.get(path, read_to))  # several backends read
 
 
-def _lines(source: Source, path: Path) -> Iterator[tuple[Batch | None, int]]:
-    """The batches of a file's complete lines with each line's length; None for one that is no OTLP."""
-    read_to = 0
-    with path.open("rb") as file:
-        end = os.fstat(file.fileno()).st_size  # a process that goes on writing would keep us for ever
-        for line in file:
-            if not line.endswith(b"\n"):
-                source.torn = True
-                break
-            try:
-                batch = batch_of(parse_line(line), path.parent)
-            except ValueError:
-                yield None, len(line)
-            else:
-                yield batch or Batch(), len(line)
-            read_to += len(line)
-            if read_to >= end:
-                break
-    source.read_to[path] = min(read_to, source.read_to.get(path, read_to))  # several backends read
-
-
-def _descriptions(path: Path) -> Iterator[Batch]:
-    """The records of a file that describe runs."""
-    quoted = f'"{_RUN_EVENT}"'.encode()
-    with path.open("rb") as file:
-        for line in file:
-            if quoted not in line or not line.endswith(b"\n"):
-                continue
-            try:
-                request = parse_line(line)
-            except ValueError:
-                continue
-            if isinstance(request, ExportLogsServiceRequest):
-                for resource in request.resource_logs:
-                    for scope in resource.scope_logs:
-                        records = [item for item in scope.log_records if item.event_name == _RUN_EVENT]
-                        del scope.log_records[:]
-                        scope.log_records.extend(records)
-                yield Batch(logs=request.SerializeToString())
+def _descriptions(source: Source) -> Iterator[Batch]:
+    """The records that describe runs, where they may come after points."""
+    for path in reading.files(source.path) if source.is_folder else [source.path]:
+        if source.is_folder and path.suffix != reading.SEGMENT:
+            continue
+        for request in reading.logs_with(path, _RUN_EVENT):
+            for resource in request.resource_logs:
+                for scope in resource.scope_logs:
+                    records = [item for item in scope.log_records if item.event_name == _RUN_EVENT]
+                    del scope.log_records[:]
+                    scope.log_records.extend(records)
+            yield Batch(logs=request.SerializeToString())
 
 
 def _size(files: Iterable[Path]) -> int:

@@ -20,6 +20,7 @@ from tracelet_otel.otlp.decoding import decode_records, parse_logs, run_info
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 from tracelet_otel.tracker.exporter import TrackerExporter
 from tracelet_otel.tracker.interface import Outcome, Tracker
+from tracelet_otel.tracker.outcome_log import OutcomeLog
 
 RUNS_PER_FILE: Final = 10
 """Ends of runs in one file. An end needs a file of its own after the run's points, so with one run a file a
@@ -48,6 +49,19 @@ class Target:
         return []
 
 
+class _Reasons(OutcomeLog):
+    """Counts why a tracker refused points and records, beside the log."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.counts: Counter[str] = Counter()
+
+    def report(self, outcome: Outcome) -> None:
+        """See :meth:`OutcomeLog.report`."""
+        self.counts.update(problem.reason for problem in outcome.rejected)
+        super().report(outcome)
+
+
 class TrackerTarget(TrackerExporter, Target):
     """A tracker that gets the same data more than once: again after an interruption, or just again.
 
@@ -57,7 +71,7 @@ class TrackerTarget(TrackerExporter, Target):
 
     def __init__(self, tracker: Tracker, companions: Path) -> None:
         super().__init__(tracker, companions=companions)
-        self._reasons: Counter[str] = Counter()
+        self._log = self._reasons = _Reasons(tracker.name)
 
     def describe(self, batch: Batch) -> None:
         """Takes the descriptions of runs, so that points that come before them open the right run."""
@@ -81,11 +95,7 @@ class TrackerTarget(TrackerExporter, Target):
 
     def reasons(self) -> list[str]:
         """Why points and records were refused, the most frequent first."""
-        return [reason for reason, _ in self._reasons.most_common()]
-
-    def _report(self, outcome: Outcome) -> None:
-        self._reasons.update(problem.reason for problem in outcome.rejected)
-        super()._report(outcome)
+        return [reason for reason, _ in self._reasons.counts.most_common()]
 
 
 class ForwardTarget(Forward, Target):
@@ -114,7 +124,7 @@ class FileTarget(FileDestination, Target):
         """
         if self._goes_on is None:
             try:
-                self._goes_on = self._spool.go_on()
+                self._goes_on = self._lines.go_on()
             except OSError as error:
                 raise TransientError(f"cannot go on with {self.folder}: {error}") from error
 

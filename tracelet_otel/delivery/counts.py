@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tracelet_otel.delivery.destination import Batch, Receipt
+from tracelet_otel.delivery.spool.frame import Entry
 
 
 @dataclass(slots=True)
@@ -73,6 +75,18 @@ class SourceCounts:
             counts.waiting_records -= batch.records
             if receipt is not None:
                 counts.deliver(receipt)
+
+    def wait_only(self, waiting: Iterable[Batch | Entry]) -> None:
+        """Nothing waits but this: what is neither there nor delivered is lost."""
+        self._batches.clear()
+        for counts in self._counts.values():
+            counts.waiting_points = counts.waiting_records = 0
+        for one in waiting:
+            if one.source:
+                counts = self._counts.setdefault(one.source, Counts())
+                self._batches[one.source] += 1
+                counts.waiting_points += one.points
+                counts.waiting_records += one.records
 
     def of(self, source: str) -> Counts:
         """A copy of the counts of one source."""

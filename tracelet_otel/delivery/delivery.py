@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,18 +12,15 @@ from tracelet_otel.delivery.counts import Counts, SourceCounts
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.link import LOADING_TIMEOUT_S, Link
 from tracelet_otel.delivery.routing import Route
-from tracelet_otel.delivery.spool.backlog import Backlog, DurableBacklog
-from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.delivery.spool.queue import Queue
 from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.delivery.summary import BackendReport
-from tracelet_otel.delivery.urgency import FIRST_BACKOFF_S, Urgency
+from tracelet_otel.delivery.urgency import Urgency
+from tracelet_otel.delivery.worker import Worker
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp.json import Signal
 
 BOTH: frozenset[Signal] = frozenset({"metrics", "logs"})
-BEHIND_POINTS = 20_000
-"""Queued points from which on a delivery works without rest: about two seconds of work for a slow tracker,
-which is what an exit may have to wait for."""
 
 
 class Delivery:
@@ -33,13 +29,14 @@ class Delivery:
     Args:
         name: the backend's name, for messages.
         destination: where to.
-        max_queue_bytes: what is queued beyond this goes to the spool.
+        max_queue_bytes: what is in memory; what is queued beyond this goes to the spool.
         spool: where batches go that the backend does not take. None, or one that is full or cannot be
-            written: they are dropped and counted, newest first. A durable one gets every batch, before
-            :meth:`put` returns, and what an earlier process left in it is sent first.
+            written: they are dropped and counted, newest first. With another durability than that of memory
+            it gets every batch, before :meth:`put` returns, and what an earlier process left in it is sent
+            first.
         route: what the backend gets; None is everything.
         rests: whether it leaves most of the interpreter's time to others while it is not behind.
-        left: what an earlier process left in the durable spool, for the counts of its sources.
+        left: what an earlier process left in the spool, for the counts of its sources.
         takes_all: whether it gets what no tracker shows too: other people's log records, and now and then the
             live value of series without new points.
         signals: which of both it gets.
@@ -51,7 +48,7 @@ class Delivery:
         destination: Destination,
         *,
         max_queue_bytes: int,
-        spool: Spool | DurableSpool | None = None,
+        spool: Spool | None = None,
         route: Route | None = None,
         rests: bool = True,
         left: Sequence[Batch] = (),
@@ -66,49 +63,48 @@ class Delivery:
         self.counts = Counts()
         self.takes_otlp = destination.takes_otlp
         self.spool = spool
-        self.durable = spool if isinstance(spool, DurableSpool) else None
+        self.queue = Queue(name, max_bytes=max_queue_bytes, spool=spool, lost=self._files_were_removed)
+        if spool is not None:
+            self.counts.captured_points, self.counts.captured_records = spool.points, spool.records
         self._sources = SourceCounts()
         for batch in left:
             self._sources.capture(batch)
-        if isinstance(spool, DurableSpool):
-            self._backlog = DurableBacklog(name, spool)
-            self.counts.captured_points, self.counts.captured_records = spool.points, spool.records
-        else:
-            self._backlog = Backlog(name, max_bytes=max_queue_bytes, spool=spool)
-        self._rests = rests
         self._urgency = Urgency()
         self._condition = self._urgency.condition
         self.link = Link(name, destination, self._urgency)
         """How things stand with the backend."""
-        self._thread = threading.Thread(target=self._work, name=f"tracelet-{name}", daemon=True)
-        self._thread.start()
+        self._worker = Worker(name, self.queue, self.link, self._urgency, self.counts, self._sources, rests)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the backend takes nothing at present, as far as is known."""
+        return self.link.is_away or self._worker.is_dead
 
     def put(self, batch: Batch) -> None:
         """Takes a batch, or drops it if there is no place left. Never waits for the backend.
 
         Raises:
-            SpoolFullError, OSError: with a durable spool only: it does not take the batch, of which nothing
-                is kept then.
+            OSError: with a spool that gets every batch only: it does not take this one, of which nothing is
+                kept then.
         """
         with self._condition:
-            if self.durable is not None:
+            self._worker.revive()
+            try:
                 if self._urgency.closing:
-                    raise OSError(errno.ESHUTDOWN, "the delivery is closed", self.name)
-                self.durable.append(batch)
+                    raise OSError(errno.ESHUTDOWN, "the delivery is closed")
+                self.queue.append(batch, away=self.is_away)
+            except OSError as error:
+                if self.queue.writes_first:
+                    raise
                 self.counts.capture(batch)
-                self._sources.capture(batch)
-                self._condition.notify_all()
+                self._say_dropped(batch, error.strerror or str(error))
                 return
             self.counts.capture(batch)
-            if not self._urgency.closing and self._backlog.add(batch, away=self.link.is_away):
-                self._condition.notify_all()
-                return
-            self._say_dropped(
-                batch, "the delivery is closed" if self._urgency.closing else self._backlog.last_error
-            )
+            self._sources.capture(batch)
+            self._condition.notify_all()
 
     def drop(self, batch: Batch, reason: str) -> None:
-        """Counts a batch that a durable spool had no place for."""
+        """Counts a batch that :meth:`put` had no place for."""
         with self._condition:
             self.counts.capture(batch)
             self._sources.capture(batch)
@@ -128,21 +124,22 @@ class Delivery:
         )
 
     def sync(self) -> None:
-        """Returns once every batch that was put before is on the disk; without a durable spool at once.
+        """Returns once every batch that was put before is on the disk; without a spool at once.
 
         Raises:
             OSError: the disk failed.
         """
-        if self.durable is not None:
-            self.durable.sync()
+        if self.spool is not None:
+            self.spool.sync()
 
     def counts_of(self, source: str) -> Counts:
-        """What became of the batches of one source, with a durable spool."""
+        """What became of the batches of one source."""
         with self._condition:
+            self.queue.look_after_files()
             return self._sources.of(source)
 
     def waits_for(self, source: str) -> bool:
-        """Whether anything of one source is still to be delivered, with a durable spool."""
+        """Whether anything of one source is still to be delivered."""
         with self._condition:
             return self._sources.waits(source)
 
@@ -175,6 +172,8 @@ class Delivery:
 
     def hasten(self, wanted: bool) -> None:
         """Somebody begins, or ceases, to wait for this delivery: rests and back-offs are short meanwhile."""
+        with self._condition:
+            self._worker.revive()
         self._urgency.hasten(wanted)
 
     def hurry(self) -> None:
@@ -232,12 +231,14 @@ class Delivery:
         finally:  # also when a second Ctrl-C ends the waiting
             with self._condition:
                 self._urgency.abandoned = True
-                if not done and not self._backlog.spill_all():
-                    self.link.last_error = self._backlog.last_error or self.link.last_error
-                self.counts.spooled_points, self.counts.spooled_records = self._backlog.close()
+                if not self.queue.close() and self.spool is not None:
+                    self.link.last_error = self.queue.last_error
+                if self.spool is not None:
+                    self.counts.spooled_points = self.spool.points
+                    self.counts.spooled_records = self.spool.records
                 self._condition.notify_all()
         if done:
-            self._thread.join(idle_timeout if last_call is None else last_call)
+            self._worker.join(idle_timeout if last_call is None else last_call)
         elif not self.last_error:
             self.link.last_error = f"no answer within {idle_timeout:g} s"
         return done
@@ -251,7 +252,7 @@ class Delivery:
                 self.hasten(False)
 
     def _wait_until_empty(self, idle_timeout: float, deadline: float | None) -> bool:
-        while self._backlog or self.link.is_busy:
+        while self.queue or self.link.is_busy:
             patience = max(idle_timeout, LOADING_TIMEOUT_S) if self.link.is_loading else idle_timeout
             end = self.link.moved + patience
             if self.link.is_unusable:
@@ -262,60 +263,7 @@ class Delivery:
             self._condition.wait(min(remaining, 0.5))  # loading may end without a sign of progress
         return True
 
-    def _is_behind(self) -> bool:
-        return self._backlog.weight > BEHIND_POINTS or self._backlog.is_spooling
-
-    def _work(self) -> None:
-        link = self.link
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._backlog or self._urgency.abandoned)
-                if self._urgency.abandoned:
-                    break
-                try:
-                    batch = self._backlog.take()
-                except (OSError, ValueError) as error:
-                    link.note(error)
-                    batch = None
-                    if self.durable is not None and isinstance(error, OSError):  # it is still there
-                        self._condition.wait(FIRST_BACKOFF_S)
-                        continue
-                link.begin()
-            if not link.open():
-                if self.durable is not None:
-                    self._try_later()
-                    continue
-                if self.spool is not None:
-                    self._give_up()
-                    return
-            link.is_unusable = False
-            started = time.thread_time()
-            receipt = link.send(batch) if link.is_open and batch is not None else None
-            with self._condition:
-                if self._urgency.abandoned:  # it is in the spool; the closing line is out
-                    break
-                self._backlog.done()
-                link.done()
-                if receipt is not None:
-                    self.counts.deliver(receipt)
-                if batch is not None:
-                    self._sources.settle(batch, receipt)
-                self._condition.notify_all()
-                if self._rests:
-                    self._urgency.rest(time.thread_time() - started, self._is_behind)
-        link.close()
-
-    def _give_up(self) -> None:
-        """The backend cannot be used as it is set up: everything waits in the spool for a replay."""
-        with self._condition:
-            self.link.give_up()
-            if not self._urgency.abandoned:
-                self._backlog.spill_all()
-            self._condition.notify_all()
-
-    def _try_later(self) -> None:
-        """The backend cannot be used as it is set up: a process that stays waits until somebody mends it."""
-        with self._condition:
-            self.link.give_up()
-            self._condition.notify_all()
-            self._urgency.stand_by()
+    def _files_were_removed(self) -> None:
+        """Somebody has removed files of the spool; what they held is lost, and does not wait any more."""
+        self.link.last_error = self.queue.last_error
+        self._sources.wait_only(self.queue.waiting())

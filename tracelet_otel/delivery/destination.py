@@ -11,6 +11,9 @@ from opentelemetry.sdk.metrics.export import MetricsData
 SOURCE_HEADER: Final = "tracelet-source"
 """The header of HTTP in which a sender gives its name; see :attr:`Batch.source`."""
 
+Keys = tuple[tuple[bytes, tuple[tuple[int, int], ...]], ...]
+"""Of each data point or record a digest, and the ranges of its sequence numbers, if it has such."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -26,8 +29,10 @@ class Batch:
     """Whether it ends a run. Nothing that was recorded before may come after it."""
     source: str = ""
     """Who sent it, where several do; see :meth:`~tracelet_otel.delivery.delivery.Delivery.counts_of`."""
-    line: bytes = b""
-    """``metrics`` as a line of a spool, where it is known already: several spools share it."""
+    run: str = ""
+    """The id of the run that all of it belongs to, where it is of one."""
+    keys: Keys | None = None
+    """What the deduplication of a gateway knows it by; None: it was not looked at."""
 
 
 @dataclass(slots=True)

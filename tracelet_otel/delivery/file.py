@@ -1,11 +1,12 @@
-"""Backend ``file``: everything into a spool folder, for a machine that reaches no tracker."""
+"""Backend ``file``: everything into a folder of OTLP JSON lines, for a machine that reaches no tracker."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tracelet_otel.delivery.destination import Batch, Receipt
-from tracelet_otel.delivery.spool.spool import Spool, SpoolFullError
+from tracelet_otel.delivery.spool import SpoolFullError
+from tracelet_otel.delivery.spool.json_lines import JsonLines
 from tracelet_otel.foundation.errors import TransientError
 
 
@@ -13,7 +14,7 @@ class FileDestination:
     """A destination that keeps everything as OTLP JSON lines; ``tracelet-otel replay`` delivers it.
 
     Args:
-        folder: a spool, see :mod:`tracelet_otel.delivery.spool.spool`.
+        folder: see :mod:`tracelet_otel.delivery.spool.json_lines`.
         max_bytes: what it may hold.
     """
 
@@ -21,10 +22,10 @@ class FileDestination:
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self.folder = folder
-        self._spool = Spool(folder, max_bytes=max_bytes)
+        self._lines = JsonLines(folder, max_bytes=max_bytes)
 
     def load(self) -> None:
-        """Nothing to import."""
+        """There is nothing to import."""
 
     def connect(self) -> None:
         """The folder is made with the first batch."""
@@ -37,7 +38,7 @@ class FileDestination:
             TransientError: the disk is full or the folder cannot be written to.
         """
         try:
-            self._spool.append(batch)
+            self._lines.append(batch)
         except SpoolFullError:
             raise
         except OSError as error:
@@ -46,11 +47,11 @@ class FileDestination:
 
     def close(self) -> None:
         """Makes the files durable."""
-        self._spool.close()
+        self._lines.close()
 
     def locations(self) -> list[str]:
         """The folder."""
-        return [str(self.folder)] if self._spool else []
+        return [str(self.folder)] if self._lines else []
 
     def refusals(self) -> str:
         """Nothing is refused."""

@@ -96,8 +96,14 @@ class Link:
         if self.is_open:
             self._attempt(self._destination.close)
 
-    def note(self, error: Exception) -> None:
-        """Says what went wrong."""
+    def fail(self, error: BaseException) -> None:
+        """No batch is in hand: something went wrong before or after it was sent."""
+        self._is_failing = True
+        self.is_busy = False
+        self.note(error)
+
+    def note(self, error: BaseException) -> None:
+        """Logs what went wrong."""
         # These messages are written for people; anything else is a defect and shows its type.
         self.last_error = str(error) if isinstance(error, (DeliveryError, OSError)) else repr(error)
         retried = "; it is tried again" if isinstance(error, TransientError) else "; it is not tried again"
@@ -124,7 +130,7 @@ class Link:
                 backoff *= 2
                 if not self._urgency.back_off(max(delay, error.retry_after or 0.0)):
                     return None
-            except Exception as error:  # permanent, or a defect of the exporter: neither may stop the rest
+            except BaseException as error:  # permanent, or a defect of the client, which may call sys.exit()
                 self.note(error)
                 self._is_failing = False
                 return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from tracelet_otel.backends.names import COMPANIONS, FILE, SPOOLS, TRACKER_GROUP
 from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.routing import Route, take_route
-from tracelet_otel.delivery.spool.durable import DurableSpool
+from tracelet_otel.delivery.spool.frame import Entry
+from tracelet_otel.delivery.spool.spool import Durability, Spool
 from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.gateway.deduplication import Deduplicator
 from tracelet_otel.gateway.measurements import Exports, MeasuredDestination
@@ -32,7 +33,7 @@ class BackendQueue:
 
     delivery: Delivery
     deduplicator: Deduplicator
-    spool: DurableSpool
+    spool: Spool
 
 
 def make_queue(
@@ -45,7 +46,7 @@ def make_queue(
     max_queue_bytes: int,
     max_spool_bytes: int,
     rests: bool = False,
-    goes_on: bool = False,
+    durability: Durability = Durability.DISK,
     exports: Exports | None = None,
 ) -> BackendQueue:
     """Starts the durable delivery to one backend, first of what an earlier process left.
@@ -60,7 +61,7 @@ def make_queue(
         max_spool_bytes: bound of the spool.
         rests: whether the process has other work to do, see
             :class:`~tracelet_otel.delivery.delivery.Delivery`.
-        goes_on: see :class:`~tracelet_otel.delivery.spool.durable.DurableSpool`.
+        durability: of the spool.
         exports: measures what is sent; None without measurements.
 
     Raises:
@@ -82,7 +83,7 @@ def make_queue(
         max_queue_bytes=max_queue_bytes,
         max_spool_bytes=max_spool_bytes,
         rests=rests,
-        goes_on=goes_on,
+        durability=durability,
     )
 
 
@@ -96,24 +97,23 @@ def open_queue(
     max_queue_bytes: int,
     max_spool_bytes: int,
     rests: bool = False,
-    goes_on: bool = False,
+    durability: Durability = Durability.DISK,
 ) -> BackendQueue:
     """The same for any destination that takes OTLP. ``folder`` is the spool's."""
     deduplicator = Deduplicator()
     left: list[Batch] = []
 
-    def recovered(batch: Batch) -> None:
-        remember(batch, deduplicator, runs)
-        if batch.source:
-            left.append(Batch(points=batch.points, records=batch.records, source=batch.source))
+    def recovered(entry: Entry, load: Callable[[], Batch | None]) -> None:
+        is_known = runs.get(entry.run) is not None and entry.run not in runs.recovered
+        if is_known and entry.keys is not None:
+            for key, parts in entry.keys:
+                deduplicator.add_key(entry.run, key, parts)
+        elif (batch := load()) is not None:
+            remember(batch, deduplicator, runs)
+        if entry.source:
+            left.append(Batch(points=entry.points, records=entry.records, source=entry.source))
 
-    spool = DurableSpool(
-        folder,
-        max_bytes=max_spool_bytes,
-        max_memory_bytes=max_queue_bytes,
-        goes_on=goes_on,
-        recovered=recovered,
-    )
+    spool = Spool(folder, max_bytes=max_spool_bytes, durability=durability, recovered=recovered)
     delivery = Delivery(
         name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests, left=left
     )

@@ -30,7 +30,7 @@ class Deduplicator:
         An element without a number has no parts: if it is new, the answer is ``()``.
         """
         if element.first is None:
-            number = _number(element)
+            number = hash((element.run_id, element.key))
             return None if number in self._digests or number in self._earlier else ()
         known = self._series[element.run_id].get(element.key) if element.run_id in self._series else None
         if known is None:
@@ -48,13 +48,17 @@ class Deduplicator:
 
     def add(self, element: Element, parts: tuple[Range, ...]) -> None:
         """Notes what was kept, as :meth:`missing` gave it."""
-        if element.first is None:
+        self.add_key(element.run_id, element.key, parts)
+
+    def add_key(self, run_id: str, key: bytes, parts: tuple[Range, ...]) -> None:
+        """The same for what a spool knows of an element. One without parts has no number."""
+        if not parts:
             if len(self._digests) >= GENERATION:
                 self._earlier, self._digests = self._digests, set()
-            self._digests.add(_number(element))
+            self._digests.add(hash((run_id, key)))
             return
-        series = self._series[element.run_id]
-        known = series.get(element.key)
+        series = self._series[run_id]
+        known = series.get(key)
         for start, end in parts:
             if known is None:
                 known = (start, end)
@@ -68,12 +72,8 @@ class Deduplicator:
                 intervals.add(start, end)
                 known = intervals
         if known is not None:
-            series[element.key] = known
+            series[key] = known
 
     def forget(self, run_id: str) -> None:
         """Frees what is kept of a run."""
         self._series.pop(run_id, None)
-
-
-def _number(element: Element) -> int:
-    return hash((element.run_id, element.key))

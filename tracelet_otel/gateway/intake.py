@@ -17,8 +17,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.spool.lines import encode_metrics
+from tracelet_otel.delivery.destination import Batch, Keys
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
@@ -159,7 +158,8 @@ class Intake:
                 points=count_points(chosen),
                 size=len(piece),
                 source=source,
-                line=encode_metrics(piece),
+                run=chosen[0][0].run_id,
+                keys=_keys(chosen),
             )
 
         with self._lock:
@@ -176,7 +176,15 @@ class Intake:
             piece = data if is_all else partial_logs(request, chosen).SerializeToString()
             kinds = [element.kind for element, _ in chosen]
             records = sum(1 for kind in kinds if kind not in ATTENDANTS)
-            return Batch(logs=piece, records=records, size=len(piece), ends="status" in kinds, source=source)
+            return Batch(
+                logs=piece,
+                records=records,
+                size=len(piece),
+                ends="status" in kinds,
+                source=source,
+                run=chosen[0][0].run_id,
+                keys=_keys(chosen),
+            )
 
         with self._lock:
             self.tally.records += len(validated.elements) + validated.rejected + validated.repeated
@@ -292,3 +300,7 @@ def _by_run(
         and all(map(is_whole, chosen))
     )
     return [(members, make(members, is_all)) for members in runs.values()]
+
+
+def _keys(chosen: Sequence[Chosen]) -> Keys:
+    return tuple((item.key, parts) for item, parts in chosen)

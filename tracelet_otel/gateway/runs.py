@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.spool.lines import write_whole
+from tracelet_otel.delivery.spool.json_lines import write_whole
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp.records import RunInfo
 
@@ -179,7 +179,7 @@ class Runs:
             else:
                 lines = [_line(run_id, self._entries.get(run_id)) for run_id in sorted(self._changed)]
                 with self._path.open("ab", buffering=0) as file:
-                    write_whole(file, self._path, b"".join(lines))
+                    write_whole(file, b"".join(lines))
                 self._lines += len(lines)
         except OSError as error:
             log_once("runs", logging.ERROR, "%s cannot be written: %s", self._path, error)

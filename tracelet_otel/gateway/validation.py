@@ -21,7 +21,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.spool.lines import local_path
+from tracelet_otel.delivery.spool.media import local_path
 from tracelet_otel.otlp.decoding import (
     decode_attributes,
     decode_record,

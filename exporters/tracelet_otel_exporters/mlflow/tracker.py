@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel.foundation.logs import get_logger
@@ -90,13 +91,12 @@ class MLflowTracker:
         """The database or the folder of runs; None for a server."""
         with errors(), IMPORTING:
             import_mlflow()
-            from mlflow.utils.file_utils import local_file_uri_to_path
         uri = resolve(self._tracking_uri, self._folder)
         path = ""
         if uri.startswith("sqlite"):
             path = uri.partition(":///")[2].partition("?")[0]
         elif uri.startswith("file:"):
-            path = local_file_uri_to_path(uri)
+            path = url2pathname(urlsplit(uri).path)
         return LocalStorage(Path(path)) if path not in ("", ":memory:") else None
 
     def open_run(self, run: RunInfo) -> str:

@@ -16,8 +16,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 
 from tracelet_otel import semconv
 from tracelet_otel.delivery.destination import Batch
-from tracelet_otel.delivery.spool import spool as spools
-from tracelet_otel.delivery.spool.spool import Spool, SpoolFullError, folders, read, read_file
+from tracelet_otel.delivery.spool import SpoolFullError, json_lines
+from tracelet_otel.delivery.spool.json_lines import JsonLines
+from tracelet_otel.delivery.spool.reading import folders, read
+from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics
 from tracelet_otel.otlp.json import logs_line, metrics_line, parse_line
 
@@ -54,9 +56,11 @@ def logs(kind: str, payload: bytes | None = None, attributes: Mapping[str, str] 
 
 def drain(spool: Spool) -> list[Batch]:
     found: list[Batch] = []
-    while (batch := spool.peek()) is not None:
+    while (following := spool.next()) is not None:
+        stored, batch = following
+        assert batch is not None
         found.append(batch)
-        spool.remove()
+        spool.remove(stored)
     return found
 
 
@@ -139,24 +143,28 @@ def test_a_spool_is_drained_while_it_is_written(tmp_path: Path) -> None:
     for number in range(40):
         spool.append(metrics(f"{number:02d}", range(2)))
         if number % 3 == 0:
-            batch = spool.peek()
+            following = spool.next()
+            assert following is not None
+            stored, batch = following
             assert batch is not None
             assert isinstance(batch.metrics, bytes)
             tags += [series.tag for series in decode_series(parse_metrics(batch.metrics))]
-            spool.remove()
+            spool.remove(stored)
     for batch in drain(spool):
         assert isinstance(batch.metrics, bytes)
         tags += [series.tag for series in decode_series(parse_metrics(batch.metrics))]
     assert tags == [f"{number:02d}" for number in range(40)]
 
 
-def test_files_are_of_one_signal_and_rotate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spools, "SEGMENT_BYTES", 2000)
-    spool = Spool(tmp_path, max_bytes=10**9)
+def test_files_of_json_lines_are_of_one_signal_and_rotate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "FILE_BYTES", 2000)
+    lines = JsonLines(tmp_path, max_bytes=10**9)
     for number in range(10):
-        spool.append(metrics(str(number), range(5)))
-        spool.append(logs("text", b"x"))
-    spool.close()
+        lines.append(metrics(str(number), range(5)))
+        lines.append(logs("text", b"x"))
+    lines.close()
     names = sorted(path.name for path in tmp_path.glob("*"))
     assert len(names) > 4
     for path in tmp_path.glob("*.jsonl"):
@@ -166,15 +174,16 @@ def test_files_are_of_one_signal_and_rotate(tmp_path: Path, monkeypatch: pytest.
     assert sum(batch.records for batch in read(tmp_path)) == 10
 
 
-def test_what_was_in_flight_comes_first(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, max_bytes=10**9)
-    spool.append(metrics("second", range(1)))
-    spool.prepend(metrics("first", range(1)))
-    spool.close()
-    found = [batch.metrics for batch in read(tmp_path)]
-    assert [next(decode_series(parse_metrics(data))).tag for data in found if isinstance(data, bytes)] == [
-        "first",
-        "second",
+def test_in_json_lines_the_end_of_a_run_comes_after_its_points(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path, max_bytes=10**9)
+    for batch in (metrics("a", range(2)), logs("text", b"x"), logs("status"), metrics("b", range(1))):
+        lines.append(batch)
+    lines.close()
+    assert [(batch.points, batch.records, batch.ends) for batch in read(tmp_path)] == [
+        (0, 1, False),
+        (2, 0, False),
+        (0, 0, True),
+        (1, 0, False),
     ]
 
 
@@ -207,16 +216,15 @@ def test_media_moves_with_the_spool(tmp_path: Path) -> None:
 def test_a_torn_last_line_and_a_bad_one_cost_themselves(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spool = Spool(tmp_path, max_bytes=10**9)
+    lines = JsonLines(tmp_path, max_bytes=10**9)
     for number in range(3):
-        spool.append(metrics(str(number), range(2)))
-    spool.close()
+        lines.append(metrics(str(number), range(2)))
+    lines.close()
     (path,) = tmp_path.glob("*.jsonl")
     first, second, third = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + b"garbage\n" + second + third[:-20])
-    assert sum(batch.points for batch in read_file(path)) == 4
-    assert "line 2 is skipped" in caplog.text
-    assert "incomplete" in caplog.text
+    assert sum(batch.points for batch in read(tmp_path)) == 4
+    assert "a line is skipped" in caplog.text
 
 
 def test_spools_are_found_oldest_first(tmp_path: Path) -> None:
@@ -271,12 +279,13 @@ DISK_FULL = """
 import resource, sys
 from pathlib import Path
 from tests.delivery.spool.test_spool import metrics
-from tracelet_otel.delivery.spool.spool import Spool, read
+from tracelet_otel.delivery.spool.spool import Spool
+from tracelet_otel.delivery.spool.reading import read
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as on a full disk: an error, no signal
 spool = Spool(Path(sys.argv[1]), max_bytes=10**9)
 spool.append(metrics("kept", range(10)))
-size = sum(path.stat().st_size for path in Path(sys.argv[1]).glob("*.jsonl"))
+size = sum(path.stat().st_size for path in Path(sys.argv[1]).glob("*.otlp"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
 try:
     spool.append(metrics("does not fit", range(10)))
@@ -289,7 +298,7 @@ print(sum(batch.points for batch in read(Path(sys.argv[1]))))
 """
 
 
-def test_a_write_that_fails_in_the_middle_leaves_no_torn_line(tmp_path: Path) -> None:
+def test_a_write_that_fails_in_the_middle_leaves_no_torn_request(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", DISK_FULL, str(tmp_path)],

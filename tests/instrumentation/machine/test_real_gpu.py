@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 import tracelet_otel
-from tracelet_otel.delivery.spool.spool import read
+from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.machine import gpu
 from tracelet_otel.instrumentation.machine.nvml import nvml

@@ -8,7 +8,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tracelet_otel import semconv
-from tracelet_otel.delivery.spool.lines import local_path
+from tracelet_otel.delivery.spool.media import local_path
 
 
 def local_file(record: LogRecord) -> Path | None:
