@@ -67,13 +67,14 @@ class JsonLines:
         """
         for path in self.folder.glob("[0-9]*.*.jsonl"):
             self._number = max(self._number, int(path.name.split(".")[0]))
-            with path.open("r+b") as file:
-                whole = 0
+            whole = 0
+            with path.open("rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):
                         self._had.add(_digest(line))
                         whole += len(line)
-                file.truncate(whole)
+            if whole < path.stat().st_size:
+                os.truncate(path, whole)
             self._bytes += whole
         self._media.adopt(keeps=True)
         return bool(self._had)

@@ -236,10 +236,10 @@ class Spool:
             draft = self.folder / f"{ROUTES}.new"  # all of it or nothing, also where the disk is full
             draft.write_text(json.dumps(self._routes))
             draft.replace(self.folder / ROUTES)
-        segment = Segment(self.folder, self._number + 1)
+        self._number += 1
+        segment = Segment(self.folder, self._number)
         segment.create()
         self._commit.changed(self.folder)
-        self._number += 1
         self._segments.append(segment)
         self._count()
         return segment
