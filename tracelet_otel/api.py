@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 from tracelet_otel import recording, semconv
 from tracelet_otel.foundation.guard import Guard, log_once, logging
 from tracelet_otel.recording import coercion, contents
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import process
@@ -178,7 +179,7 @@ def log_scalar(
 
     A value or step that is none is said once and skipped. Nothing is raised.
     """
-    recorder = recording.recorder()
+    recorder = recording.current()
     if recorder is None:
         return
     with _Skipping("log_scalar", tag):
@@ -306,14 +307,7 @@ def shutdown(status: Status | None = None) -> None:
 def _record(kind: semconv.Kind, tag: str, step: SupportsIndex | None, content: contents.Content) -> None:
     if step is not None:
         step = coercion.to_step(step)
-    recording.event(
-        kind,
-        tag=str(tag),
-        step=step,
-        payload=content.payload,
-        mime_type=content.mime_type,
-        attributes=content.attributes,
-    )
+    recording.event(LoggedEvent(kind, str(tag), step, content.payload, content.mime_type, content.attributes))
 
 
 def _nanoseconds(seconds: float | None) -> int | None:

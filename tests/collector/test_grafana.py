@@ -68,7 +68,7 @@ def exposed() -> dict[str, set[str]]:
     run = Run(id="r", rank=1)
     recorder = Recorder(provider, LoggerProvider(shutdown_on_exit=False), RunScope(run))
     for value in (0.5, float("nan")):
-        recorder.scalar("loss", value, 1, None, False, run)
+        recorder.scalar(("loss", value, 1, None, False, run))
     found: dict[str, set[str]] = {}
     with nvml.driver(nvml.a100()):
         gpu.observe(provider)

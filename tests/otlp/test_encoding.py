@@ -13,6 +13,7 @@ from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_logs, parse_metrics, plain_series
 from tracelet_otel.otlp.records import Point, Record
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run
 from tracelet_otel.session.pipeline import Pipeline
@@ -41,7 +42,7 @@ def same(left: float, right: float) -> bool:
 def test_every_point_comes_out_as_it_went_in(logged: list[tuple[str, float, int, int]]) -> None:
     pipe = pipeline()
     for tag, value, step, time in logged:
-        pipe.recorder.scalar(tag, value, step, time, False, None)
+        pipe.recorder.scalar((tag, value, step, time, False, None))
     decoded: dict[tuple[str, str], list[Point]] = {}
     for request in collect(pipe):
         for series in decode_series(parse_metrics(request)):
@@ -63,9 +64,9 @@ def test_every_point_comes_out_as_it_went_in(logged: list[tuple[str, float, int,
 def test_large_collections_are_cut_and_stay_in_order() -> None:
     pipe = pipeline()
     for step in range(10_001):
-        pipe.recorder.scalar("long", float(step), step, None, False, None)
+        pipe.recorder.scalar(("long", float(step), step, None, False, None))
         if step % 5 == 0:
-            pipe.recorder.scalar(f"tag{step % 50}", float(step), step, None, False, None)
+            pipe.recorder.scalar((f"tag{step % 50}", float(step), step, None, False, None))
     requests = collect(pipe)
     assert len(requests) == 4
     steps: dict[str, list[int]] = {}
@@ -89,9 +90,9 @@ def test_what_was_logged_together_stays_together() -> None:
     pipe = pipeline()
     for step in range(1_000):
         for tag in range(10):
-            pipe.recorder.scalar(f"tag{tag}", float(step), step, None, False, None)
+            pipe.recorder.scalar((f"tag{tag}", float(step), step, None, False, None))
         if step % 100 == 0:
-            pipe.recorder.scalar("rare", math.nan, step, None, False, None)
+            pipe.recorder.scalar(("rare", math.nan, step, None, False, None))
     requests = collect(pipe)
     assert len(requests) == 3
     steps = [
@@ -115,7 +116,7 @@ def test_cuts_keep_order_numbers_and_limit(logged: list[tuple[str, float, int]])
         patch.setattr(splitting, "MAX_POINTS_PER_REQUEST", 7)
         patch.setattr(splitting, "MAX_SERIES_PER_CUT", 3)
         for step, (tag, value, time) in enumerate(logged):  # equal times, and times that go back
-            pipe.recorder.scalar(tag, value, step, time, False, None)
+            pipe.recorder.scalar((tag, value, step, time, False, None))
         requests = collect(pipe)
     steps: dict[tuple[str, str], list[int]] = {}
     numbers: dict[tuple[str, str], list[int]] = {}
@@ -141,7 +142,7 @@ def test_cuts_keep_order_numbers_and_limit(logged: list[tuple[str, float, int]])
 
 def test_a_collection_without_new_points_is_no_news() -> None:
     pipe = pipeline()
-    pipe.recorder.scalar("loss", 1.0, 0, None, False, None)
+    pipe.recorder.scalar(("loss", 1.0, 0, None, False, None))
     assert len(collect(pipe)) == 1
     assert collect(pipe) == []
 
@@ -151,7 +152,7 @@ def test_rank_and_span_travel_with_the_point() -> None:
 
     pipe = pipeline(Run(id="r", rank=3))
     with TracerProvider().get_tracer("t").start_as_current_span("step") as span:
-        pipe.recorder.scalar("loss", 1.0, 0, None, False, None)
+        pipe.recorder.scalar(("loss", 1.0, 0, None, False, None))
     (request,) = collect(pipe)
     (series,) = decode_series(parse_metrics(request))
     assert series.rank == 3
@@ -204,7 +205,7 @@ def test_every_record_comes_out_as_it_went_in(
 ) -> None:
     pipe = pipeline()
     attributes: dict[str, Any] = {semconv.FILE_NAME: "f", semconv.INDEX: 2}
-    pipe.recorder.event("image", tag, step, payload, "image/png", attributes, time, None)
+    pipe.recorder.event(LoggedEvent("image", tag, step, payload, "image/png", attributes, time, None))
     (record,) = records(pipe)
     assert (record.run_id, record.kind, record.tag, record.step) == ("r", "image", tag, step or 0)
     assert (record.time_unix_nano, record.mime_type) == (time, "image/png")
@@ -219,8 +220,8 @@ def test_the_sdks_limits_cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"OTEL_{signal}ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
     monkeypatch.setenv("OTEL_METRICS_EXEMPLAR_FILTER", "always_off")
     pipe = pipeline()
-    pipe.recorder.event("text", "a long tag", 5, b"payload", "text/plain", None, None, None)
-    pipe.recorder.scalar("a long tag", 1.0, 5, None, False, None)
+    pipe.recorder.event(LoggedEvent("text", "a long tag", 5, b"payload", "text/plain", None, None, None))
+    pipe.recorder.scalar(("a long tag", 1.0, 5, None, False, None))
     (record,) = records(pipe)
     assert (record.run_id, record.tag, record.step, record.payload) == ("r", "a long tag", 5, b"payload")
     (series,) = decode_series(parse_metrics(collect(pipe)[0]))
@@ -230,7 +231,7 @@ def test_the_sdks_limits_cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_large_payload_goes_through_a_file_and_comes_out_whole() -> None:
     pipe = pipeline()
     payload = bytes(range(256)) * 8192
-    pipe.recorder.event("image", "big", 1, payload, "image/png", None, None, None)
+    pipe.recorder.event(LoggedEvent("image", "big", 1, payload, "image/png", None, None, None))
     (record,) = records(pipe)
     assert record.payload is None
     assert record.uri

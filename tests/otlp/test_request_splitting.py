@@ -31,7 +31,7 @@ def pieces(request: Request, most_bytes: int) -> list[Request]:
 def test_points_that_are_cut_come_out_whole(logged: list[tuple[str, float, int]], most_bytes: int) -> None:
     pipe = pipeline()
     for tag, value, step in logged:
-        pipe.recorder.scalar(tag, value, step, 10**18, False, None)
+        pipe.recorder.scalar((tag, value, step, 10**18, False, None))
     pipe.meter_provider.get_meter("theirs").create_histogram("latency").record(3.0)
     for whole in map(parse_metrics, collect(pipe)):
         parts = pieces(whole, most_bytes)

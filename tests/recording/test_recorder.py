@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import set_span_in_context
 
 from tracelet_otel import semconv
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.reservoir import EXEMPLAR_FILTER, lossless_views
 from tracelet_otel.recording.run import Run, RunScope
@@ -36,7 +37,7 @@ class Recorded:
         self.recorder = Recorder(self.provider, LoggerProvider(shutdown_on_exit=False), RunScope(self.run))
 
     def log(self, tag: str, value: float, step: int, time: int | None = 5) -> None:
-        self.recorder.scalar(tag, value, step, time, False, None)
+        self.recorder.scalar((tag, value, step, time, False, None))
 
     def collect(self, reader: InMemoryMetricReader | None = None) -> dict[str, Any]:
         """The data point of each tag."""
@@ -145,7 +146,7 @@ def test_parameters_and_tags_are_masked_and_contents_are_not() -> None:
     loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
     recorder = Recorder(MeterProvider(shutdown_on_exit=False), loggers, RunScope(Run()))
     for kind in ("params", "tags", "text"):
-        recorder.event(kind, "", None, payload, "application/json", None, None, None)
+        recorder.event(LoggedEvent(kind, "", None, payload, "application/json", None, None, None))
     masked = b'{"hub": {"api_key": "***"}, "lr": 0.1}'
     assert [one.log_record.body for one in logs.get_finished_logs()] == [masked, masked, payload]
 

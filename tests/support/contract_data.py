@@ -26,6 +26,7 @@ from tests.support.subject import Subject
 from tracelet_otel import semconv
 from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.records import RunInfo
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Kind, Status
@@ -139,7 +140,7 @@ class Script:
 
     def log(self, tag: str, step: int, value: float, time_unix_nano: int = NOW) -> None:
         """Logs a point."""
-        self.pipeline.recorder.scalar(tag, value, step, time_unix_nano, False, None)
+        self.pipeline.recorder.scalar((tag, value, step, time_unix_nano, False, None))
         self.logged.append(LoggedPoint(tag, self.run.rank, step, float(value), time_unix_nano))
 
     def collect(self) -> list[Request]:
@@ -163,7 +164,9 @@ class Script:
         time_unix_nano: int = NOW,
     ) -> list[Request]:
         """Logs a record."""
-        self.pipeline.recorder.event(kind, tag, step, payload, mime_type, attributes, time_unix_nano, None)
+        self.pipeline.recorder.event(
+            LoggedEvent(kind, tag, step, payload, mime_type, attributes, time_unix_nano, None)
+        )
         return [
             Request("logs", encoding.encode_records(part).SerializeToString())
             for part in splitting.split_logs(self.pipeline._events.drain())

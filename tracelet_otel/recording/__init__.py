@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from tracelet_otel.recording.recorder import (
-    SCOPE_NAME,
-    Parked,
-    Recorder,
-    Reviving,
-    Unheard,
+from tracelet_otel.recording.in_use import (
     before_collect,
     collection_callbacks,
+    current,
     event,
     install,
-    recorder,
     scalar,
 )
+from tracelet_otel.recording.logged import LoggedEvent, json_event
+from tracelet_otel.recording.recorder import SCOPE_NAME, Recorder
 
 __all__ = [
     "SCOPE_NAME",
-    "Parked",
+    "LoggedEvent",
     "Recorder",
-    "Reviving",
-    "Unheard",
     "before_collect",
     "collection_callbacks",
+    "current",
     "event",
     "install",
-    "recorder",
+    "json_event",
     "scalar",
 ]

@@ -1,14 +1,11 @@
-"""The one place where a logged value becomes OpenTelemetry: :func:`scalar` and :func:`event`.
+"""The one place where a logged value becomes OpenTelemetry: a point of a gauge, or an event.
 
-Both do nothing until a pipeline is started, and in a forked child. Neither opens anything, waits
-for anything or touches a tracker; what they cost, training pays.
+It opens nothing, waits for nothing and touches no tracker. Training pays what it costs.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isfinite, isnan
 from time import time_ns
 
@@ -19,15 +16,14 @@ from opentelemetry.trace import get_current_span
 from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import semconv
+from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope, clean_text
 from tracelet_otel.recording.series import POINT_KEY, SHOWN, Series, span_of
 from tracelet_otel.secrets.redaction import redacted_json
-from tracelet_otel.semconv import Kind
 from tracelet_otel.version import VERSION
 
 SCOPE_NAME = "tracelet_otel"
-_UNSTEPPED = 0
 _NAMED_VALUES = ("params", "tags")
 """The kinds in which secrets are masked: what is logged as text, image or file is kept as it is."""
 _SHOWN = Context({POINT_KEY: SHOWN})
@@ -72,10 +68,13 @@ class Recorder:
         """Has a gauge of another provider show the last values too, for readers that are not ours."""
         self._set_elsewhere = _gauge(meter_provider.get_meter(SCOPE_NAME, VERSION))
 
-    def scalar(
-        self, tag: str, value: float, step: int, time_unix_nano: int | None, single: bool, run: Run | None
-    ) -> None:
-        """See :func:`scalar`."""
+    def scalar(self, point: LoggedPoint) -> None:
+        """Records one point.
+
+        Raises:
+            OverflowError: the step is not in the range of int64.
+        """
+        tag, value, step, time_unix_nano, single, run = point
         if time_unix_nano is not None and not 0 <= time_unix_nano < 2**63:
             time_unix_nano = None  # OTLP has no such time
         if not -(2**63) <= step < 2**63:
@@ -116,18 +115,9 @@ class Recorder:
         if self._set_elsewhere is not None:
             self._set_elsewhere(value, series.attributes)
 
-    def event(
-        self,
-        kind: Kind,
-        tag: str,
-        step: int | None,
-        payload: bytes | None,
-        mime_type: str,
-        attributes: Mapping[str, AnyValue] | None,
-        time_unix_nano: int | None,
-        run: Run | None,
-    ) -> None:
-        """See :func:`event`."""
+    def event(self, event: LoggedEvent) -> None:
+        """Records anything that is not a scalar."""
+        kind, tag, step, payload, mime_type, attributes, time_unix_nano, run = event
         if payload is not None and kind in _NAMED_VALUES:
             payload = redacted_json(payload)
         run = run or self.scope.current()
@@ -155,206 +145,3 @@ class Recorder:
         span = get_current_span()
         if span.is_recording():
             span.add_event(name, described, time_unix_nano)
-
-
-class _RevivingScope(RunScope):
-    """Starts the session when it is first asked for a run, and answers for that session's."""
-
-    def __init__(self, revive: Callable[[], None]) -> None:
-        self._revive = revive
-        self._lock = threading.Lock()
-
-    def _revived(self) -> RunScope | None:
-        with self._lock:
-            if isinstance(_recorder, Reviving):
-                self._revive()
-        return _recorder.scope if _recorder is not None else None
-
-    def current(self) -> Run:
-        scope = self._revived()
-        return scope.current() if scope is not None else Run()
-
-    def entered(self) -> Run | None:
-        scope = self._revived()
-        return scope.entered() if scope is not None else None
-
-
-class Reviving(Recorder):
-    """Stands in for a recorder until the first value comes, then for the one that ``revive`` installs."""
-
-    def __init__(self, revive: Callable[[], None]) -> None:
-        self.scope: RunScope = _RevivingScope(revive)
-
-    def scalar(
-        self, tag: str, value: float, step: int, time_unix_nano: int | None, single: bool, run: Run | None
-    ) -> None:
-        """Records one point with the recorder that was installed."""
-        self.scope.current()
-        if _recorder is not None and _recorder is not self:
-            _recorder.scalar(tag, value, step, time_unix_nano, single, run)
-
-    def event(
-        self,
-        kind: Kind,
-        tag: str,
-        step: int | None,
-        payload: bytes | None,
-        mime_type: str,
-        attributes: Mapping[str, AnyValue] | None,
-        time_unix_nano: int | None,
-        run: Run | None,
-    ) -> None:
-        """Records one record with the recorder that was installed."""
-        self.scope.current()
-        if _recorder is not None and _recorder is not self:
-            _recorder.event(kind, tag, step, payload, mime_type, attributes, time_unix_nano, run)
-
-
-class Unheard(Recorder):
-    """Drops everything, but opens the default run with the first value: the machine is measured from then on.
-
-    For a rank whose values are not recorded and which is the first one of its machine.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.scope = recorder.scope
-        self.media = recorder.media
-
-    def scalar(
-        self, tag: str, value: float, step: int, time_unix_nano: int | None, single: bool, run: Run | None
-    ) -> None:
-        """Drops one point."""
-        self._open(run)
-
-    def event(
-        self,
-        kind: Kind,
-        tag: str,
-        step: int | None,
-        payload: bytes | None,
-        mime_type: str,
-        attributes: Mapping[str, AnyValue] | None,
-        time_unix_nano: int | None,
-        run: Run | None,
-    ) -> None:
-        """Drops one record."""
-        self._open(run)
-
-    def _open(self, run: Run | None) -> None:
-        run = run or self.scope.current()
-        if not run.opened and run is self.scope.default:
-            run.open()
-
-
-class _NoRun(RunScope):
-    """Never says which run is current."""
-
-    def __init__(self) -> None:
-        pass
-
-    def current(self) -> Run:
-        threading.Event().wait()
-        raise AssertionError
-
-    entered = current
-
-
-class Parked(Recorder):
-    """Holds every thread that logs. For a process that is about to die by a signal: what it would still log
-    is lost anyway, and a loop that spins on would keep the delivery from finishing.
-    """
-
-    def __init__(self) -> None:
-        self.scope: RunScope = _NoRun()
-
-
-_recorder: Recorder | None = None
-
-
-def install(recorder: Recorder | None) -> None:
-    """Makes ``recorder`` the one that every hook and API call records into; None stops recording."""
-    global _recorder
-    _recorder = recorder
-
-
-def recorder() -> Recorder | None:
-    """The recorder in use, if any."""
-    return _recorder
-
-
-def scalar(
-    tag: str,
-    value: float,
-    step: int = _UNSTEPPED,
-    *,
-    time_unix_nano: int | None = None,
-    single: bool = False,
-    run: Run | None = None,
-) -> None:
-    """Records one point.
-
-    Args:
-        tag: the exact tag; any text.
-        value: a Python float, NaN and infinities included.
-        step: a Python int in the range of int64.
-        time_unix_nano: wall time in nanoseconds since the epoch; None is now.
-        single: ``value`` was a float32; it is delivered as the shortest decimal that reads back to it.
-        run: whose point it is; None is the current run.
-    """
-    if _recorder is not None:
-        _recorder.scalar(tag, value, step, time_unix_nano, single, run)
-
-
-def event(
-    kind: Kind,
-    *,
-    tag: str = "",
-    step: int | None = None,
-    payload: bytes | None = None,
-    mime_type: str = "",
-    attributes: Mapping[str, AnyValue] | None = None,
-    time_unix_nano: int | None = None,
-    run: Run | None = None,
-) -> None:
-    """Records anything that is not a scalar; :mod:`tracelet_otel.otlp.records` says what each kind holds.
-
-    Args:
-        kind: what it is.
-        tag: its exact tag, or empty.
-        step: a Python int in the range of int64, or None.
-        payload: its content; of any size.
-        mime_type: of the payload.
-        attributes: further attributes, named in :mod:`tracelet_otel.semconv`; flat.
-        time_unix_nano: wall time in nanoseconds since the epoch; None is now.
-        run: whose record it is; None is the current run.
-    """
-    if _recorder is not None:
-        _recorder.event(kind, tag, step, payload, mime_type, attributes, time_unix_nano, run)
-
-
-_callbacks: list[Callable[[], None]] = []
-
-
-def before_collect(callback: Callable[[], None]) -> None:
-    """Has ``callback`` called in the pipeline's thread before each collection and each flush.
-
-    For values whose conversion would make training wait, such as tensors on a device. Registering
-    the same function again changes nothing; it outlives any pipeline.
-    """
-    if callback not in _callbacks:
-        _callbacks.append(callback)
-
-
-def collection_callbacks() -> list[Callable[[], None]]:
-    """What :func:`before_collect` registered."""
-    return list(_callbacks)
-
-
-def _forget() -> None:
-    # A forked child shares the parent's run and has none of its threads: whatever it recorded would
-    # never be delivered, or be delivered twice.
-    install(None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)

@@ -23,6 +23,7 @@ from typing import Any
 from tracelet_otel import recording
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.recording.stand_ins import HoldingRecorder
 from tracelet_otel.semconv import Status
 
 _DIE = 0xFF
@@ -190,7 +191,7 @@ class Lifecycle:
                     self._die()
 
     def _die(self) -> None:
-        recording.install(recording.Parked())
+        recording.install(HoldingRecorder())
         self.end("killed")
         # signal.signal() is for the main thread alone; the C library's is for any.
         ctypes.CDLL(None).signal(int(signal.SIGTERM), ctypes.c_void_p(0))

@@ -22,6 +22,7 @@ from tracelet_otel.foundation.guard import Guard, log_once
 from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.run_resources import RunResources
 from tracelet_otel.recording.events import EventBuffer
+from tracelet_otel.recording.logged import LoggedEvent, json_event
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.reservoir import EXEMPLAR_FILTER, lossless_views
 from tracelet_otel.recording.run import Run, RunScope
@@ -142,7 +143,9 @@ class Pipeline:
         if run.opened:
             # One before the beginning, of a clock that was set back, would be taken for an earlier attempt's.
             now = max(time.time_ns(), run.opened_at)
-            self.recorder.event("status", "", None, None, "", {semconv.RUN_STATUS: status}, now, run)
+            self.recorder.event(
+                LoggedEvent("status", attributes={semconv.RUN_STATUS: status}, time_unix_nano=now, run=run)
+            )
 
     def stop(self, idle_timeout: float, deadline: float | None = None) -> None:
         """Collects what is left, delivers it and ends all threads; see :meth:`Delivery.close`."""
@@ -191,9 +194,7 @@ class Pipeline:
             while self._undescribed:
                 run, payload = self._undescribed.popleft()
                 with Guard("describing the environment"):
-                    self.recorder.event(
-                        "environment", "", None, payload(), "application/json", None, None, run
-                    )
+                    self.recorder.event(json_event("environment", payload(), run))
             self.recorder.show()
             data = self._with_joined(self._reader.take())
             drained = self.runs.of_records(self._events.drain())

@@ -11,6 +11,7 @@ from typing import Literal
 from tracelet_otel import recording
 from tracelet_otel.delivery.otlp import forward
 from tracelet_otel.instrumentation import instrumentors
+from tracelet_otel.recording.stand_ins import RestartingRecorder
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import providers
 from tracelet_otel.session.lifecycle import Lifecycle, uninterrupted
@@ -137,7 +138,7 @@ def _forget() -> None:
     _lifecycle = None
     _lock = threading.RLock()
     if before is not None and before.records and not before.pipeline.scope.current().opened:
-        recording.install(recording.Reviving(lambda: _revive(before)))
+        recording.install(RestartingRecorder(lambda: _revive(before)))
 
 
 def _revive(before: Session) -> None:

@@ -26,8 +26,10 @@ from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentation.instrumentors import disabled
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.otlp.run_resources import described
+from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run
+from tracelet_otel.recording.stand_ins import RunOpener
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import Status
@@ -107,7 +109,7 @@ class Session:
             return None
         if self.settings.ranks == "all" or launch.rank in (None, 0):
             return recorder
-        return recording.Unheard(recorder) if self.pipeline.sampler is not None else None
+        return RunOpener(recorder) if self.pipeline.sampler is not None else None
 
     def _make_deliveries(self, signals: Signals) -> list[Delivery]:
         run, settings = self.run, self.settings
@@ -187,7 +189,7 @@ class Session:
 
     def stop(self, status: Status | None) -> None:
         """Ends the runs with ``status`` (None leaves them open), delivers, and says what became of it all."""
-        if recording.recorder() is self._recorder:
+        if recording.current() is self._recorder:
             recording.install(None)
             argparse.on_parsed(None)
         for run in self.pipeline.scope.all():
@@ -216,9 +218,7 @@ class Session:
             run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.pipeline.runs.add(run)
         run.opened_at = time.time_ns()
-        self.pipeline.recorder.event(
-            "run", "", None, run.description(), "application/json", None, run.opened_at, run
-        )
+        self.pipeline.recorder.event(json_event("run", run.description(), run, run.opened_at))
         if self._ends_run and not disabled("environment"):
             now = environment.snapshot()
             self.pipeline.describe(run, lambda: self._environment(now))
@@ -247,7 +247,7 @@ class Session:
 
     def _record_arguments(self, arguments: Mapping[str, Any]) -> None:
         payload = json.dumps(dict(arguments)).encode()
-        self.pipeline.recorder.event("params", "", None, payload, "application/json", None, None, self.run)
+        self.pipeline.recorder.event(json_event("params", payload, self.run))
 
     def share(self, run: Run) -> dict[str, str | None]:
         """Has child processes that log join this run; what :meth:`restore_variables` needs."""

@@ -57,7 +57,9 @@ def test_every_point_and_event_passes_a_collector(protocol: Protocol) -> None:
         session = tracelet_otel.configure({"otlp": backend}, run_id="r")
         for step, value in enumerate(values):
             recording.scalar("loss", value, step, time_unix_nano=10**18 + step)
-        recording.event("image", tag="picture", payload=bytes(2_000_000), mime_type="image/png")
+        recording.event(
+            recording.LoggedEvent("image", tag="picture", payload=bytes(2_000_000), mime_type="image/png")
+        )
         tracelet_otel.shutdown()
         counts = session.pipeline.deliveries[0].counts
         assert (counts.delivered_points, counts.dropped_points) == (POINTS, 0)

@@ -210,7 +210,9 @@ def test_what_is_too_large_is_cut_and_sent_again(protocol: Protocol, inbox: Inbo
         recording.scalar(f"tag{step % 3}", step / 7, step, time_unix_nano=10**18 + step)
     payloads = [bytes([number]) * 9_000 for number in range(10)]
     for number, payload in enumerate(payloads):
-        recording.event("image", tag="picture", step=number, payload=payload, mime_type="image/png")
+        recording.event(
+            recording.LoggedEvent("image", tag="picture", step=number, payload=payload, mime_type="image/png")
+        )
     tracelet_otel.shutdown()
     assert counts(session) == (8_000, 8_000, 0)
     points = inbox.points()
@@ -235,8 +237,10 @@ def test_one_thing_that_is_too_large_costs_itself(
     inbox.answer = answer
     session = configure(inbox, protocol)
     recording.scalar("loss", 1.0, 0)
-    recording.event("image", tag="large", payload=b"x" * 200_000, mime_type="image/png")
-    recording.event("image", tag="small", payload=b"x", mime_type="image/png")
+    recording.event(
+        recording.LoggedEvent("image", tag="large", payload=b"x" * 200_000, mime_type="image/png")
+    )
+    recording.event(recording.LoggedEvent("image", tag="small", payload=b"x", mime_type="image/png"))
     tracelet_otel.shutdown()
     assert [decode_attributes(item.attributes)[semconv.TAG] for item in inbox.events("image")] == ["small"]
     assert counts(session)[:2] == (1, 1)
@@ -329,7 +333,7 @@ def test_an_outage_is_spooled_and_replayed_without_duplicates(
         recording.scalar("loss", step / 7, step, time_unix_nano=10**18 + step)
     recording.scalar("loss", math.nan, 5_000)
     payload = bytes(range(256)) * 8_000  # a file
-    recording.event("image", tag="picture", payload=payload, mime_type="image/png")
+    recording.event(recording.LoggedEvent("image", tag="picture", payload=payload, mime_type="image/png"))
     tracelet_otel.shutdown()
     assert counts(session) == (5_001, 0, 5_001)
     assert "tracelet-otel replay" in capfd.readouterr().err
@@ -432,7 +436,9 @@ class TestMedia:
     def records(self, inbox: Inbox, protocol: Protocol, sizes: list[int], **settings: Any) -> Session:
         session = configure(inbox, protocol, **settings)
         for size in sizes:
-            recording.event("image", tag=f"{size}", payload=b"x" * size, mime_type="image/png")
+            recording.event(
+                recording.LoggedEvent("image", tag=f"{size}", payload=b"x" * size, mime_type="image/png")
+            )
         tracelet_otel.shutdown()
         return session
 

@@ -32,6 +32,7 @@ from tracelet_otel.instrumentation.lightning.instrumentor import (
     PyTorchLightningInstrumentor,
 )
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope
 
@@ -82,14 +83,17 @@ class Capture(recording.Recorder):
         self.points: list[Point] = []
         self.events: list[Event] = []
 
-    def scalar(self, tag, value, step, time_unix_nano, single, run) -> None:
+    def scalar(self, point: LoggedPoint) -> None:
+        tag, value, step, time_unix_nano, single, _ = point
         assert type(value) is float
         assert type(step) is int
         span_id = trace.get_current_span().get_span_context().span_id
         self.points.append(Point(tag, value, step, single, time_unix_nano, span_id))
 
-    def event(self, kind, tag, step, payload, mime_type, attributes, time_unix_nano, run) -> None:
-        self.events.append(Event(kind, tag, step, payload, dict(attributes or {})))
+    def event(self, event: LoggedEvent) -> None:
+        self.events.append(
+            Event(event.kind, event.tag, event.step, event.payload, dict(event.attributes or {}))
+        )
 
     def written(self) -> list[tuple[str, int, float]]:
         return [point.key for point in self.points]
@@ -100,7 +104,7 @@ class Capture(recording.Recorder):
 
 @pytest.fixture
 def capture() -> Iterator[Capture]:
-    before = recording.recorder()
+    before = recording.current()
     recorder = Capture()
     recording.install(recorder)
     yield recorder
@@ -839,7 +843,7 @@ def test_our_failures_stay_ours(
 
 
 def test_without_a_pipeline_nothing_is_kept(pl: Any, instrumentor: Any, tmp_path: Path) -> None:
-    assert recording.recorder() is None
+    assert recording.current() is None
     run_all_stages(pl, tmp_path)
     assert not metric_log()._waiting
 

@@ -12,6 +12,7 @@ from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import recording, semconv
 from tracelet_otel.instrumentation.lightning.metrics import to_number
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MAX_INLINE_BYTES
 from tracelet_otel.session import process
 from tracelet_otel.settings import CheckpointPolicy
@@ -99,20 +100,15 @@ def _record(save: _Saved, *, upload: bool) -> None:
         size = _size(path)
         attributes[semconv.CHECKPOINT_SIZE] = size
         if upload and path.is_file():
-            recorder = recording.recorder()
+            recorder = recording.current()
             if size <= MAX_INLINE_BYTES:
                 payload = path.read_bytes()
             elif recorder is not None:
                 attributes[semconv.PAYLOAD_URI] = recorder.media.keep_file(path)
                 attributes[semconv.PAYLOAD_SIZE] = size
+    name = str(attributes[semconv.FILE_NAME])
     recording.event(
-        "artifact",
-        tag=str(attributes[semconv.FILE_NAME]),
-        step=save.step,
-        payload=payload,
-        mime_type=MIME_TYPE,
-        attributes=attributes,
-        time_unix_nano=save.time_unix_nano,
+        LoggedEvent("artifact", name, save.step, payload, MIME_TYPE, attributes, save.time_unix_nano)
     )
 
 

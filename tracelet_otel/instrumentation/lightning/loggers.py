@@ -15,6 +15,7 @@ from tracelet_otel.instrumentation.hooks import Make, Switch, Wrap, silence_logg
 from tracelet_otel.instrumentation.lightning import params as lightning_params
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.lightning.stages import current_stage, records
+from tracelet_otel.recording.logged import json_event
 
 Call = Callable[[], Any]
 
@@ -43,7 +44,7 @@ class LoggerHooks:
     def _record_metrics(self, connector: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
         # The step and the metric "epoch" are chosen as `_LoggerConnector.log_metrics` does.
         trainer = connector.trainer
-        if recording.recorder() is None or not metrics or not records(trainer):
+        if recording.current() is None or not metrics or not records(trainer):
             return
         chosen: Any = step
         if step is None:
@@ -151,9 +152,9 @@ def around(hook: Callable[..., Any]) -> Make:
 
 
 def _record_params(params: Any) -> None:
-    if params and recording.recorder() is not None:
+    if params and recording.current() is not None:
         payload = lightning_params.to_payload(params)
-        recording.event("params", payload=payload, mime_type="application/json")
+        recording.event(json_event("params", payload))
 
 
 def _logging_step(trainer: Any) -> int:

@@ -44,7 +44,7 @@ class _Call:
         """Records points, and their event on the span."""
         scalar = self.recorder.scalar
         for tag, (value, single) in numbers.items():
-            scalar(tag, value, step, self.time_unix_nano, single, self.run)
+            scalar((tag, value, step, self.time_unix_nano, single, self.run))
         if self.span is not None and numbers:
             attributes: dict[str, float] = {tag: value for tag, (value, _) in numbers.items()}
             self.span.add_event(METRICS_EVENT, {**attributes, semconv.STEP: step}, self.time_unix_nano)
@@ -90,7 +90,7 @@ class MetricLog:
             step: an integer or a one-element tensor.
             span: gets an event with these metrics, if it records.
         """
-        recorder = recording.recorder()
+        recorder = recording.current()
         if recorder is None:
             return
         if span is not None and not span.is_recording():

@@ -16,6 +16,7 @@ from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.lightning.checkpoints import CheckpointLog
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.lightning.spans import OpenSpan
+from tracelet_otel.recording.logged import LoggedEvent
 
 Call = Callable[[], Any]
 
@@ -176,7 +177,7 @@ class StageHooks:
         """Around `ModelCheckpoint._save_checkpoint`."""
         result = call()
         stage = current_stage()
-        if stage is not None and recording.recorder() is not None:
+        if stage is not None and recording.current() is not None:
             with _guard:
                 stage.checkpoints.saved(callback, trainer, filepath)
         return result
@@ -230,7 +231,7 @@ class StageHooks:
         trainer, model = stage.trainer, stage.trainer.lightning_module
         if (
             stage.summarized
-            or recording.recorder() is None
+            or recording.current() is None
             or model.example_input_array is not None  # it would be run through the model
             or trainer.precision not in _QUIET_PRECISIONS
             or type(trainer.strategy).__name__ == "DeepSpeedStrategy"  # has a summary of its own
@@ -241,6 +242,6 @@ class StageHooks:
 
     def _record_summary(self, stage: Stage, summary: object) -> None:
         stage.summarized = True
-        if recording.recorder() is not None:
+        if recording.current() is not None:
             text = str(summary).encode("utf-8", "backslashreplace")
-            recording.event("text", tag=SUMMARY_TAG, step=0, payload=text, mime_type="text/plain")
+            recording.event(LoggedEvent("text", SUMMARY_TAG, 0, text, "text/plain"))

@@ -24,6 +24,7 @@ from tracelet_otel.instrumentation.tensorboard.writers import (
     state_of,
     with_types,
 )
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
 
 _guard = Guard("recording a TensorBoard event")
@@ -31,7 +32,7 @@ _guard_value = Guard("decoding a TensorBoard value")
 _guard_call = Guard("following a TensorBoard call")
 _guard_embedding = Guard("recording a TensorBoard embedding")
 
-_recorder = recording.recorder
+_recorder = recording.current
 
 
 def _add_event(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
@@ -75,7 +76,7 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
                 tag = state.name(recorder, run, tag, event_writer)
             seconds = event.wall_time
             nanoseconds = round(seconds * 1e9) if 0.0 < seconds < 9e9 else None
-            recorder.scalar(tag, number, event.step, nanoseconds, True, run)
+            recorder.scalar((tag, number, event.step, nanoseconds, True, run))
             return
     _record_all(recorder, event_writer, event)
 
@@ -92,21 +93,23 @@ def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
                 run = state.run(recorder)
             if isinstance(item, Scalar):
                 tag = state.name(recorder, run, item.tag, event_writer)
-                recorder.scalar(tag, item.value, event.step, time, item.single, run)
+                recorder.scalar((tag, item.value, event.step, time, item.single, run))
                 continue
             content = item.content if isinstance(item, Undecodable) else item
             if content.kind == "params" and (call := calling.get()) is not None:
                 content = with_types(content, call.hparams)
             tag = state.name(recorder, run, content.tag, event_writer) if content.tag else ""
             recorder.event(
-                content.kind,
-                tag,
-                content.step,
-                content.payload,
-                content.mime_type,
-                content.attributes,
-                time,
-                run,
+                LoggedEvent(
+                    content.kind,
+                    tag,
+                    content.step,
+                    content.payload,
+                    content.mime_type,
+                    content.attributes,
+                    time,
+                    run,
+                )
             )
             if isinstance(item, Undecodable):
                 raise item.error
@@ -182,7 +185,7 @@ def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]
     name = state.name(recorder, run, tag, event_writer)
     for path, mime_type in files.items():
         attributes = {semconv.FILE_NAME: path.rpartition("/")[2]}
-        recorder.event("embedding", name, int(step), _read(path), mime_type, attributes, None, run)
+        recorder.event(LoggedEvent("embedding", name, int(step), _read(path), mime_type, attributes, run=run))
 
 
 def _read(path: str) -> bytes:

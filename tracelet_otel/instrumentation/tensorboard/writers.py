@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from tracelet_otel.instrumentation.tensorboard.events import Content
+from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import TENSORBOARD_LOG_DIR
@@ -76,7 +77,7 @@ def _prefix(recorder: Recorder, run: Run, folder: str) -> str:
         prefix, is_first = folders.prefix(folder)
     if is_first:
         payload = json.dumps({TENSORBOARD_LOG_DIR: folder}).encode("ascii")
-        recorder.event("tags", "", None, payload, "application/json", None, None, run)
+        recorder.event(json_event("tags", payload, run))
     return prefix
 
 
