@@ -16,7 +16,8 @@ from tracelet_otel.recording import coercion, contents
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import process
-from tracelet_otel.session.session import Session, status_of
+from tracelet_otel.session.ending import status_of
+from tracelet_otel.session.session import Session
 from tracelet_otel.settings import (
     CheckpointPolicy,
     ConfigurationError,
