@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -34,3 +35,12 @@ def last_error() -> object:
 def interactive() -> bool:
     """In a notebook or REPL errors and interrupts end a cell, not the process."""
     return hasattr(sys, "ps1") or "ipykernel" in sys.modules
+
+
+def keep_interrupted() -> None:
+    """Has Python end by SIGINT after all, whatever was imported at the end."""
+    # Python ends with the signal's own exit code after a KeyboardInterrupt that nobody caught. It knows
+    # from a flag that the next evaluation of a source text clears, and what is imported at the end
+    # evaluates some; one that raises sets it again. Source: CPython, Python/pythonrun.c, run_eval_code_obj.
+    with contextlib.suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")

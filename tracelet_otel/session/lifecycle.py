@@ -24,7 +24,7 @@ from tracelet_otel import recording
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.semconv import Status
-from tracelet_otel.session.ending import interactive, last_error
+from tracelet_otel.session.ending import interactive, keep_interrupted, last_error
 
 _DIE = 0xFF
 """Byte that our handler writes to have the watcher end the process."""
@@ -100,7 +100,7 @@ class Lifecycle:
         status = self.status()
         uninterrupted(lambda: self.end(status))
         if isinstance(last_error(), KeyboardInterrupt) and not interactive():
-            _keep_interrupted()
+            keep_interrupted()
         if self._dying.is_set() and self._watcher is not None:
             self._watcher.join()  # it is about to end the process by the signal it got
 
@@ -291,11 +291,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=lambda: _current.after_fork_in_parent() if _current else None,
         after_in_child=lambda: _current.after_fork_in_child() if _current else None,
     )
-
-
-def _keep_interrupted() -> None:
-    # Python ends with the signal's own exit code after a KeyboardInterrupt that nobody caught. It knows
-    # from a flag that the next evaluation of a source text clears, and what is imported at the end
-    # evaluates some; one that raises sets it again. Source: CPython, Python/pythonrun.c, run_eval_code_obj.
-    with contextlib.suppress(KeyboardInterrupt):
-        exec("raise KeyboardInterrupt")
