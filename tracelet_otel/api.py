@@ -17,7 +17,8 @@ from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import process
-from tracelet_otel.session.session import Session, status_of
+from tracelet_otel.session.ending import status_of
+from tracelet_otel.session.session import Session
 from tracelet_otel.settings import (
     CheckpointPolicy,
     ConfigurationError,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.distro import BaseDistro
-
-# The backport of the standard library's, whose type BaseDistro names.
-from opentelemetry.util._importlib_metadata import EntryPoint
 
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.instrumentation.instrumentors import SAMPLED, disabled
 from tracelet_otel.session import declarative, process
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, sdk_disabled
+
+if TYPE_CHECKING:
+    # The backport of the standard library's, whose type BaseDistro names.
+    from opentelemetry.util._importlib_metadata import EntryPoint
 
 OTEL_METRICS_EXPORTER = "OTEL_METRICS_EXPORTER"
 OTEL_LOGS_EXPORTER = "OTEL_LOGS_EXPORTER"

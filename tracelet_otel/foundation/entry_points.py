@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 
-from opentelemetry.util import _importlib_metadata as known
+from tracelet_otel.foundation import private
 
 
 def in_group(group: str) -> list[EntryPoint]:
     """The entry points of a group that there were when the process started."""
     # OpenTelemetry keeps what it read; to read it again takes 8 ms.
-    return list(known.entry_points(group=group))  # pyright: ignore[reportUnknownMemberType]
+    known = private.ENTRY_POINTS.find() or entry_points
+    return list(known(group=group))
 
 
 def find(group: str, name: str) -> EntryPoint | None:

@@ -11,7 +11,7 @@ from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import Kind
 
 LoggedPoint = tuple[str, float, int, "int | None", bool, "Run | None"]
-"""One point, in this order: the exact tag; a Python float, NaN and infinities included; a step in the range of
+"""One point, in order: the exact tag; a Python float, NaN and infinities included; a step in the range of
 int64; the wall time in nanoseconds since the epoch, None for now; whether the value was a float32, which is
 delivered as the shortest decimal that reads back to it; the run that it belongs to, None for the current one.
 

@@ -21,6 +21,7 @@ from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope, clean_text
 from tracelet_otel.recording.series import POINT_KEY, SHOWN, Series, span_of
 from tracelet_otel.secrets.redaction import redacted_json
+from tracelet_otel.settings import CheckpointPolicy
 from tracelet_otel.version import VERSION
 
 SCOPE_NAME = "tracelet_otel"
@@ -45,6 +46,9 @@ class Recorder:
         scope: says which run is current.
         media: where hooks keep files that are too large for an event.
     """
+
+    checkpoints: CheckpointPolicy = "none"
+    """Which checkpoints the hooks upload."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.recording.stand_ins import HoldingRecorder
 from tracelet_otel.semconv import Status
+from tracelet_otel.session.ending import interactive, keep_interrupted, last_error
 
 _DIE = 0xFF
 """Byte that our handler writes to have the watcher end the process."""
@@ -51,12 +52,12 @@ class Lifecycle:
         self._pid = os.getpid()
         self._ending = threading.Lock()
         self._ended = False
-        self._uninstalled = False
+        self.uninstalled = False
         self._signalled = False
         self._synced = threading.Event()
         self._dying = threading.Event()
         self._exit_code: object = None
-        self._error_before = _last_error()
+        self._error_before = last_error()
         self._previous: Any = None
         self._handler: Any = None
         self._read = self._write = -1
@@ -77,14 +78,14 @@ class Lifecycle:
                 self._synced.wait(1)
         if self._signalled:
             return "killed"
-        error = _last_error()
-        if error is not None and error is not self._error_before and not _interactive():
+        error = last_error()
+        if error is not None and error is not self._error_before and not interactive():
             return "killed" if isinstance(error, KeyboardInterrupt) else "failed"
         return "finished" if self._exit_code in (None, 0, False) else "failed"
 
     def uninstall(self) -> None:
         """Takes back everything that was installed; the process's end is not watched any more."""
-        self._uninstalled = True
+        self.uninstalled = True
         atexit.unregister(self.at_exit)
         for owner, name, original, wrapper in self._exit_wraps:
             if getattr(owner, name) is wrapper:  # else somebody wrapped it since, and ours stays below
@@ -99,8 +100,8 @@ class Lifecycle:
             return
         status = self.status()
         uninterrupted(lambda: self.end(status))
-        if isinstance(_last_error(), KeyboardInterrupt) and not _interactive():
-            _keep_interrupted()
+        if isinstance(last_error(), KeyboardInterrupt) and not interactive():
+            keep_interrupted()
         if self._dying.is_set() and self._watcher is not None:
             self._watcher.join()  # it is about to end the process by the signal it got
 
@@ -155,7 +156,7 @@ class Lifecycle:
         self._signalled = True
         if callable(self._previous):
             self._previous(signum, frame)
-        elif self._uninstalled:  # left behind, below another handler of ours: as if it were not there
+        elif self.uninstalled:  # left behind, below another handler of ours: as if it were not there
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         elif signal.getsignal(signum) == self._handler:
@@ -178,12 +179,12 @@ class Lifecycle:
             if _DIE in data:
                 self._die()
             if any(number in data for number in _ENDING_SIGNALS):
-                self._signalled = not _interactive()
+                self._signalled = not interactive()
                 self._on_signal()
             if _SYNC in data:
                 self._synced.set()
             # Without us SIGTERM would have ended a process whose main thread is inside a long C call.
-            waits = signal.SIGTERM in data and self._previous is signal.SIG_DFL and not self._uninstalled
+            waits = signal.SIGTERM in data and self._previous is signal.SIG_DFL and not self.uninstalled
             if waits and signal.getsignal(signal.SIGTERM) == self._handler:
                 self._dying.wait(_HANDLER_PATIENCE_S)
                 if not self._dying.is_set() and signal.getsignal(signal.SIGTERM) == self._handler:
@@ -268,6 +269,20 @@ def uninterrupted(work: Callable[[], None]) -> None:
             say("still delivering; interrupt again to give up")
 
 
+def finish_with_multiprocessing() -> None:
+    """In a child of ``multiprocessing``, which ends without ``atexit``, ends the session with the child."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _finish, exitpriority=0)
+
+
+def _finish() -> None:
+    if _current is not None and not _current.uninstalled:
+        _current.at_exit()
+
+
 _current: Lifecycle | None = None
 
 if hasattr(os, "register_at_fork"):
@@ -277,21 +292,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=lambda: _current.after_fork_in_parent() if _current else None,
         after_in_child=lambda: _current.after_fork_in_child() if _current else None,
     )
-
-
-def _keep_interrupted() -> None:
-    # Python ends with the signal's own exit code after a KeyboardInterrupt that nobody caught. It knows
-    # from a flag that the next evaluation of a source text clears, and what is imported at the end
-    # evaluates some; one that raises sets it again. Source: CPython, Python/pythonrun.c, run_eval_code_obj.
-    with contextlib.suppress(KeyboardInterrupt):
-        exec("raise KeyboardInterrupt")
-
-
-def _last_error() -> object:
-    # Set by the interpreter when an exception ends the program, whatever the excepthook does.
-    return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-
-
-def _interactive() -> bool:
-    """In a notebook or REPL errors and interrupts end a cell, not the process."""
-    return hasattr(sys, "ps1") or "ipykernel" in sys.modules

@@ -72,6 +72,7 @@ def start(
         refined = before if before is not None and before.zero_code else None
         new = Session(
             settings,
+            _end_session,
             signals=signals if signals is not None else refined.signals_for(settings) if refined else None,
             zero_code=zero_code or refined is not None,
             continues=refined,
@@ -109,11 +110,9 @@ def stop(status: Status | None = None) -> None:
                 lifecycle.uninstall()
 
 
-def finish() -> None:
-    """Ends the session with a process that ends without ``atexit``."""
-    lifecycle = _lifecycle
-    if lifecycle is not None:
-        lifecycle.at_exit()
+def _end_session(session: Session, status: Status) -> None:
+    if _session is session:  # else another one is in use by now
+        stop(status)
 
 
 def _end(status: Status) -> None:

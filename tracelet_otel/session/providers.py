@@ -19,9 +19,9 @@ from opentelemetry._logs import LoggerProvider, set_logger_provider
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.util._once import Once
 
 from tracelet_otel.backends.standard_exporters import traces_exporter
+from tracelet_otel.foundation import private
 from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.settings import ConfigurationError
@@ -43,16 +43,14 @@ class Surroundings:
 
 def offer_meter_provider(provider: MeterProvider) -> None:
     """Makes ``provider`` the global one, unless the user has set one."""
-    from opentelemetry.metrics import _internal as internal
-
+    internal = private.METRICS.find()
     if _is_free(internal, "_METER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"):
         _set(internal, "_METER_PROVIDER_SET_ONCE", metrics.set_meter_provider, provider)
 
 
 def offer_logger_provider(provider: LoggerProvider) -> None:
     """Makes ``provider`` the global one, unless the user has set one."""
-    from opentelemetry._logs import _internal as internal
-
+    internal = private.LOGS.find()
     if _is_free(internal, "_LOGGER_PROVIDER", "OTEL_PYTHON_LOGGER_PROVIDER"):
         _set(internal, "_LOGGER_PROVIDER_SET_ONCE", set_logger_provider, provider)
 
@@ -95,9 +93,10 @@ def _is_free(module: Any, variable: str, environment_variable: str) -> bool:
 
 def _set(module: Any, once: str, setter: Any, provider: object) -> None:
     with Guard("the global provider"):
-        if not isinstance(getattr(module, once, None), Once):
+        new_once = private.ONCE.find()
+        if new_once is None or not isinstance(getattr(module, once, None), new_once):
             return
-        setattr(module, once, Once())
+        setattr(module, once, new_once())
         setter(provider)
         _ours.add(id(provider))
-        setattr(module, once, Once())
+        setattr(module, once, new_once())

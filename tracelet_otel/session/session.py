@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 import uuid
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -33,6 +31,8 @@ from tracelet_otel.recording.stand_ins import RunOpener
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import Status
+from tracelet_otel.session.ending import script_name, status_of
+from tracelet_otel.session.lifecycle import finish_with_multiprocessing
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import Surroundings
 from tracelet_otel.session.sampler import Sampler
@@ -46,6 +46,7 @@ class Session:
 
     Args:
         settings: all settings.
+        end: called with the session and the status of its run where a ``with`` block around it ends.
         signals: which signals a backend that is no tracker gets; both if it is not named.
         zero_code: started by ``opentelemetry-instrument``: a later ``configure()`` refines it.
         continues: the session whose run goes on in this one.
@@ -58,6 +59,7 @@ class Session:
     def __init__(
         self,
         settings: Settings,
+        end: Callable[[Session, Status], None],
         *,
         signals: Signals | None = None,
         zero_code: bool = False,
@@ -67,6 +69,7 @@ class Session:
         launch = launcher.detect()
         owner = os.environ.get(RUN_OWNER_VARIABLE, "")
         self.settings = settings
+        self._end = end
         self.zero_code = zero_code
         self.joined = bool(owner) and owner != str(os.getpid())
         """Whether the run is that of a parent process, which ends it."""
@@ -105,6 +108,7 @@ class Session:
     def _make_recorder(self, launch: launcher.Launch) -> recording.Recorder | None:
         """What this process records into; None if nothing it logs is wanted."""
         recorder = self.pipeline.recorder
+        recorder.checkpoints = self.settings.checkpoints
         if not self.records:  # without a backend nothing is recorded, so that nothing piles up
             return None
         if self.settings.ranks == "all" or launch.rank in (None, 0):
@@ -271,44 +275,11 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from tracelet_otel.session import process  # which knows whether this session is still the one in use
-
-        if process.session() is self:
-            process.stop(status_of(error))
+        self._end(self, status_of(error))
 
 
 def _same_place(before: Settings, after: Settings) -> bool:
     return (before.project, before.experiment) == (after.project, after.experiment)
-
-
-def finish_with_multiprocessing() -> None:
-    """In a child of ``multiprocessing``, which ends without ``atexit``, ends the session with the child."""
-    multiprocessing = sys.modules.get("multiprocessing")
-    if multiprocessing is None or multiprocessing.parent_process() is None:
-        return
-    from multiprocessing.util import Finalize
-
-    from tracelet_otel.session import process
-
-    Finalize(None, process.finish, exitpriority=0)
-
-
-def status_of(error: BaseException | None) -> Status:
-    """The status of a run whose block was left with ``error``."""
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-        return "finished"
-    # Lightning turns an interrupt into SystemExit(1).
-    interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
-    return "killed" if interrupted else "failed"
-
-
-def script_name() -> str:
-    """The name of the running script, without its folder and ending."""
-    arguments = getattr(sys, "argv", None) or [""]
-    stem = Path(arguments[0]).stem
-    if stem == "__main__":  # python -m package
-        stem = Path(arguments[0]).parent.name
-    return stem if stem not in ("", "-c", "-m", "ipykernel_launcher") else "run"
 
 
 def _resource(run: Run, surroundings: Surroundings | None = None) -> Resource:

@@ -632,7 +632,7 @@ def test_uploads(
     policy: str,
     inline: bool,
 ) -> None:
-    monkeypatch.setenv("TRACELET_CHECKPOINTS", policy)
+    capture.checkpoints = policy
     if not inline:
         monkeypatch.setattr(lightning_checkpoints, "MAX_INLINE_BYTES", 10)
     checkpoint = fit_with_checkpoints(pl, tmp_path, save_top_k=1)
@@ -662,7 +662,7 @@ def test_uploads(
 def test_asynchronous_and_sharded_checkpoints(
     pl: Any, instrumentor: Any, capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRACELET_CHECKPOINTS", "all")
+    capture.checkpoints = "all"
     plugins = import_module(f"{pl.__name__}.plugins")
 
     class Sharded(plugins.TorchCheckpointIO):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import time_ns
-from typing import Any, cast, get_args
+from typing import Any
 
 from opentelemetry.util.types import AnyValue
 
@@ -14,19 +13,15 @@ from tracelet_otel import recording, semconv
 from tracelet_otel.instrumentation.lightning.metrics import to_number
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MAX_INLINE_BYTES
-from tracelet_otel.session import process
 from tracelet_otel.settings import CheckpointPolicy
 
 MIME_TYPE = "application/octet-stream"
 
 
-def checkpoint_policy() -> CheckpointPolicy:
-    """Which checkpoints are uploaded: the session's setting, without a session the variable's."""
-    session = process.session()
-    if session is not None:
-        return session.settings.checkpoints
-    chosen = os.environ.get("TRACELET_CHECKPOINTS", "").strip().lower()
-    return cast("CheckpointPolicy", chosen) if chosen in get_args(CheckpointPolicy) else "none"
+def _policy() -> CheckpointPolicy:
+    """Which checkpoints are uploaded, as the session told its recorder."""
+    recorder = recording.current()
+    return recorder.checkpoints if recorder is not None else "none"
 
 
 @dataclass(slots=True)
@@ -69,11 +64,11 @@ class CheckpointLog:
         if any(base.__name__ == "AsyncCheckpointIO" for base in type(trainer.strategy.checkpoint_io).__mro__):
             self._unwritten.append(save)
         else:
-            _record(save, upload=checkpoint_policy() == "all")
+            _record(save, upload=_policy() == "all")
 
     def close(self) -> None:
         """At the end of a fit: records what was written meanwhile, and uploads the best of each callback."""
-        policy = checkpoint_policy()
+        policy = _policy()
         for save in self._unwritten:
             _record(save, upload=policy == "all")
         self._unwritten.clear()
