@@ -9,10 +9,10 @@ Source of the message layout: opentelemetry-proto 1.x, ``metrics.proto``, ``logs
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -24,6 +24,8 @@ from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import Metric, MetricsData, NumberDataPoint
 
 from tracelet_otel import semconv
+from tracelet_otel.foundation import private
+from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp import traversal
 from tracelet_otel.otlp.splitting import with_metrics
 
@@ -113,7 +115,13 @@ def _encode_exemplar(exemplar: Exemplar) -> EncodedExemplar:
 
 def encode_records(records: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:
     """The OTLP request of some records; a payload's size and SHA-256 become attributes."""
-    request = encode_logs(records)
+    encode_logs = private.LOG_ENCODER.find()
+    if encode_logs is None:
+        log_once(
+            "log encoder", logging.ERROR, "records are lost: OpenTelemetry has no encoder for them any more"
+        )
+        return ExportLogsServiceRequest()
+    request: ExportLogsServiceRequest = encode_logs(records)
     for record in traversal.log_records(request):
         if record.body.HasField("bytes_value"):
             payload = record.body.bytes_value

@@ -21,6 +21,7 @@ from tracelet_otel.backends.deliveries import check_options
 from tracelet_otel.backends.names import LOGS_GROUP, METRICS_GROUP, available, is_ours, is_tracker
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation import entry_points as installed
+from tracelet_otel.foundation import private
 from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.session.providers import Surroundings
 from tracelet_otel.settings import ConfigurationError, Settings, declare
@@ -116,7 +117,7 @@ def _load(path: str) -> OpenTelemetryConfiguration:
         raise ConfigurationError(
             f"{OTEL_CONFIG_FILE} needs a package: pip install 'tracelet-otel[declarative]': {error}"
         ) from error
-    with _without_tracebacks("opentelemetry.configuration.file._loader"):
+    with _without_tracebacks(private.FILE_LOADER_LOGGER):
         try:
             return load_config_file(path)
         except FileError as error:

@@ -43,16 +43,14 @@ class Surroundings:
 
 def offer_meter_provider(provider: MeterProvider) -> None:
     """Makes ``provider`` the global one, unless the user has set one."""
-    internal = private.METRICS.find()
-    if _is_free(internal, "_METER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"):
-        _set(internal, "_METER_PROVIDER_SET_ONCE", metrics.set_meter_provider, provider)
+    if _is_free(private.METER_PROVIDER, "OTEL_PYTHON_METER_PROVIDER"):
+        _set(private.METER_PROVIDER_ONCE, metrics.set_meter_provider, provider)
 
 
 def offer_logger_provider(provider: LoggerProvider) -> None:
     """Makes ``provider`` the global one, unless the user has set one."""
-    internal = private.LOGS.find()
-    if _is_free(internal, "_LOGGER_PROVIDER", "OTEL_PYTHON_LOGGER_PROVIDER"):
-        _set(internal, "_LOGGER_PROVIDER_SET_ONCE", set_logger_provider, provider)
+    if _is_free(private.LOGGER_PROVIDER, "OTEL_PYTHON_LOGGER_PROVIDER"):
+        _set(private.LOGGER_PROVIDER_ONCE, set_logger_provider, provider)
 
 
 def find_span_exporters(names: Sequence[str]) -> list[EntryPoint]:
@@ -72,8 +70,7 @@ def find_span_exporters(names: Sequence[str]) -> list[EntryPoint]:
 
 def offer_tracer_provider(exporters: Sequence[EntryPoint], resource: Resource) -> None:
     """Makes a tracer provider with these exporters global, unless the user has set one; none for none."""
-    internal: Any = trace
-    if not exporters or not _is_free(internal, "_TRACER_PROVIDER", "OTEL_PYTHON_TRACER_PROVIDER"):
+    if not exporters or not _is_free(private.TRACER_PROVIDER, "OTEL_PYTHON_TRACER_PROVIDER"):
         return
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -83,20 +80,20 @@ def offer_tracer_provider(exporters: Sequence[EntryPoint], resource: Resource) -
     provider = TracerProvider(resource=resource)
     for entry in exporters:
         provider.add_span_processor(BatchSpanProcessor(RedactingSpanExporter(entry.load()())))
-    _set(internal, "_TRACER_PROVIDER_SET_ONCE", trace.set_tracer_provider, provider)
+    _set(private.TRACER_PROVIDER_ONCE, trace.set_tracer_provider, provider)
 
 
-def _is_free(module: Any, variable: str, environment_variable: str) -> bool:
-    current = getattr(module, variable, None)
+def _is_free(variable: private.PrivateName, environment_variable: str) -> bool:
+    current = variable.find()
     return (current is None and environment_variable not in os.environ) or id(current) in _ours
 
 
-def _set(module: Any, once: str, setter: Any, provider: object) -> None:
+def _set(once: private.PrivateName, setter: Any, provider: object) -> None:
     with Guard("the global provider"):
         new_once = private.ONCE.find()
-        if new_once is None or not isinstance(getattr(module, once, None), new_once):
+        if new_once is None or not isinstance(once.find(), new_once):
             return
-        setattr(module, once, new_once())
+        setattr(once.owner(), once.name, new_once())
         setter(provider)
         _ours.add(id(provider))
-        setattr(module, once, new_once())
+        setattr(once.owner(), once.name, new_once())

@@ -35,6 +35,7 @@ from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope
+from tracelet_otel.settings import CheckpointPolicy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -629,7 +630,7 @@ def test_uploads(
     capture: Capture,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    policy: str,
+    policy: CheckpointPolicy,
     inline: bool,
 ) -> None:
     capture.checkpoints = policy

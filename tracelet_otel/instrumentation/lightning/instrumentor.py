@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Target
+from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.loggers import LoggerHooks, around
 from tracelet_otel.instrumentation.lightning.stages import StageHooks
 
@@ -40,34 +41,23 @@ class _LightningHooks(Hooks):
     def __init__(self, package: str) -> None:
         self._loggers = loggers = LoggerHooks()
         self.stages = stages = StageHooks(package, loggers.watch, loggers.record_params)
-        places = [
-            (
-                "trainer.connectors.logger_connector.logger_connector",
-                "_LoggerConnector",
-                {"log_metrics": loggers.log_metrics},
-            ),
-            ("trainer.trainer", "Trainer", {"_run": stages.run, "_run_stage": stages.run_stage}),
-            (
-                "loops.fit_loop",
-                "_FitLoop",
-                {
-                    "run": stages.fit,
-                    "on_advance_start": stages.epoch_start,
-                    "on_advance_end": stages.epoch_end,
-                },
-            ),
-            ("loops.evaluation_loop", "_EvaluationLoop", {"run": stages.evaluate}),
-            ("loops.prediction_loop", "_PredictionLoop", {"run": stages.predict}),
-            ("callbacks.model_checkpoint", "ModelCheckpoint", {"_save_checkpoint": stages.save_checkpoint}),
-            ("callbacks.model_summary", "ModelSummary", {"_summary": stages.summarize}),
-        ]
-        super().__init__(
-            [
-                Target(f"{package}.{module}", owner, name, around(hook))
-                for module, owner, methods in places
-                for name, hook in methods.items()
-            ]
-        )
+        hooks = {
+            private.LOG_METRICS: loggers.log_metrics,
+            private.RUN: stages.run,
+            private.RUN_STAGE: stages.run_stage,
+            private.FIT: stages.fit,
+            private.EPOCH_START: stages.epoch_start,
+            private.EPOCH_END: stages.epoch_end,
+            private.EVALUATE: stages.evaluate,
+            private.PREDICT: stages.predict,
+            private.SAVE_CHECKPOINT: stages.save_checkpoint,
+            private.SUMMARY: stages.summarize,
+        }
+        targets: list[Target] = []
+        for name, hook in hooks.items():
+            module, _, owner = name.place.partition(":")
+            targets.append(Target(f"{package}.{module}", owner, name.name, around(hook)))
+        super().__init__(targets)
 
     def disable(self) -> None:
         """Undoes `enable()`."""

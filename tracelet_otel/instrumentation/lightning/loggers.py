@@ -13,6 +13,7 @@ from tracelet_otel import recording
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Make, Switch, Wrap, silence_loggers, silenced
 from tracelet_otel.instrumentation.lightning import params as lightning_params
+from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.lightning.stages import current_stage, records
 from tracelet_otel.recording.logged import json_event
@@ -54,7 +55,7 @@ class LoggerHooks:
                 metrics.setdefault("epoch", trainer.current_epoch)
                 chosen = _logging_step(trainer)
         span: Span | None = None
-        if connector._first_loop_iter is None:  # metrics of an epoch, not of a batch
+        if private.FIRST_LOOP_ITER.of(connector, False) is None:  # metrics of an epoch, not of a batch
             stage = current_stage()
             span = stage.metrics_span() if stage is not None else None
         metric_log().log(metrics, chosen, span)
@@ -158,7 +159,8 @@ def _record_params(params: Any) -> None:
 
 
 def _logging_step(trainer: Any) -> int:
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+    steps = private.BATCHES_THAT_STEPPED.of(trainer.fit_loop.epoch_loop)
+    return trainer.global_step if steps is None else steps
 
 
 def _same(metrics: Mapping[str, Any], others: Mapping[str, Any]) -> bool:

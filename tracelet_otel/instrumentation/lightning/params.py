@@ -11,6 +11,9 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, cast
 
+from tracelet_otel.instrumentation.lightning import private
+
+_MISSING = object()
 _MAX_DEPTH = 16
 _MAX_TEXT = 10_000
 """Characters kept of a value that has no JSON form, such as a module's ``repr``."""
@@ -37,10 +40,13 @@ def merged(trainer: Any) -> dict[str, Any]:
 
 
 def _initial(holder: Any) -> Mapping[str, Any]:
-    if holder is None or not getattr(holder, "_log_hyperparams", False):
+    if holder is None or not private.LOG_HYPERPARAMS.of(holder, True):
         return {}
     # The public `hparams_initial` is a deep copy, which for a model among the values costs its memory.
-    return cast("Mapping[str, Any]", getattr(holder, "_hparams_initial", None) or {})
+    initial = private.HPARAMS_INITIAL.of(holder, _MISSING)
+    if initial is _MISSING:
+        initial = getattr(holder, "hparams_initial", None)
+    return cast("Mapping[str, Any]", initial or {})
 
 
 def to_payload(params: object) -> bytes:

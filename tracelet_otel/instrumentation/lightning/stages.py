@@ -13,6 +13,7 @@ from opentelemetry.trace import Span, TracerProvider
 
 from tracelet_otel import recording
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.checkpoints import CheckpointLog
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.lightning.spans import OpenSpan
@@ -102,7 +103,9 @@ class StageHooks:
 
     def run(self, call: Call, trainer: Any, *_: Any, **__: Any) -> Any:
         """Around `Trainer._run`; a trainer inside another's run has a stage of its own."""
-        stage = Stage(trainer) if records(trainer) else None
+        # Without the hook that tells when everything is set up, a trial of the tuner cannot be told apart.
+        running = not hasattr(trainer, private.RUN_STAGE.name)
+        stage = Stage(trainer, running) if records(trainer) else None
         token = _stage.set(stage)
         if stage is not None:
             with _guard:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
+from tracelet_otel.foundation import private
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.version import VERSION
 
@@ -60,7 +61,9 @@ def observe(meter_provider: MeterProvider, folder: str | os.PathLike[str] | None
         instrumentor = _instrumentor()
     except ImportError:
         return False
-    instrumentor._instrument(meter_provider=meter_provider)  # pyright: ignore[reportPrivateUsage]
+    instrument = private.SYSTEM_METRICS_INSTRUMENT.of(instrumentor)
+    if instrument is not None:
+        instrument(meter_provider=meter_provider)
     _observe_more(meter_provider, _absolute(folder))
     return True
 
@@ -76,10 +79,11 @@ def _instrumentor() -> SystemMetricsInstrumentor:
 
         def __init__(self) -> None:
             super().__init__(config=dict(CONFIG))
-            self._get_system_cpu_utilization = _Cpus().observe
+            setattr(self, private.CPU_UTILIZATION.name, _Cpus().observe)
             for name in [name for name in dir(self) if name.startswith("_get_")]:
                 setattr(self, name, _bounded(name, getattr(self, name)))
-            self._proc.cpu_percent()  # its first answer is 0
+            if (process := getattr(self, "_proc", None)) is not None:
+                process.cpu_percent()  # its first answer is 0
 
     return Instrumentor()
 

@@ -16,6 +16,7 @@ from typing import Any
 from tracelet_otel import recording, semconv
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Switch, Target, silenced
+from tracelet_otel.instrumentation.tensorboard import private
 from tracelet_otel.instrumentation.tensorboard.events import Scalar, Undecodable, decode, time_unix_nano
 from tracelet_otel.instrumentation.tensorboard.writers import (
     Call,
@@ -33,6 +34,7 @@ _guard_call = Guard("following a TensorBoard call")
 _guard_embedding = Guard("recording a TensorBoard embedding")
 
 _recorder = recording.current
+_CLOSED = private.CLOSED.name
 
 
 def _add_event(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
@@ -61,7 +63,7 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
                 state = event_writer._tracelet
             except AttributeError:
                 state = state_of(recorder, event_writer)
-            if state.can_be_closed and event_writer._closed:
+            if state.can_be_closed and getattr(event_writer, _CLOSED):
                 return
             run = recorder.scope.entered()
             if run is None:
@@ -82,7 +84,7 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
 
 
 def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
-    if getattr(event_writer, "_closed", False):
+    if private.CLOSED.of(event_writer, False):
         return
     time = time_unix_nano(event)
     state = run = None
@@ -173,7 +175,8 @@ def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]
     step = 0 if step is None else step
     tag: str = arguments["tag"]
     home = event_writer.get_logdir()
-    folder = f"{home}/{str(step).zfill(5)}/{writer._encode(tag)}"
+    encode = private.ENCODE_TAG.of(writer, str)
+    folder = f"{home}/{str(step).zfill(5)}/{encode(tag)}"
     files = {
         f"{folder}/{name}": mime_type
         for name, (argument, mime_type) in _EMBEDDING_FILES.items()

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from tracelet_otel.instrumentation.tensorboard import private
 from tracelet_otel.instrumentation.tensorboard.events import Content
 from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.recorder import Recorder
@@ -152,7 +153,7 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
 
 
 def _new_state(recorder: Recorder, event_writer: Any) -> WriterState:
-    can_be_closed = hasattr(event_writer, "_closed")
+    can_be_closed = hasattr(event_writer, private.CLOSED.name)
     folder = _absolute(str(event_writer.get_logdir()))
     parent = _parent(event_writer)
     if parent is not None:
