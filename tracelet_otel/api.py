@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any, SupportsIndex
 
 from tracelet_otel import recording, semconv
-from tracelet_otel.foundation.guard import Guard, log_once, logging
+from tracelet_otel.foundation.guard import Guard, Skipping
 from tracelet_otel.recording import coercion, contents
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.run import Run
@@ -27,33 +26,6 @@ from tracelet_otel.settings import (
     resolve,
     sdk_disabled,
 )
-
-_BAD_INPUT = (TypeError, ValueError, OverflowError, OSError, ImportError)
-
-
-class _Skipping:
-    """``with _Skipping("log_text", tag):`` says once what is wrong with a value, and training goes on."""
-
-    __slots__ = ("_function", "_tag")
-
-    def __init__(self, function: str, tag: object = None) -> None:
-        self._function = function
-        self._tag = tag
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if error is None:  # nearly always, and a name for the place costs more than the rest
-            return False
-        tag = self._tag
-        place = f"{self._function}({tag!r:.200})" if isinstance(tag, (str, Path)) else f"{self._function}()"
-        if isinstance(error, _BAD_INPUT):
-            log_once(place, logging.WARNING, "%s: skipped: %s", place, error)
-            return True
-        return Guard(place).__exit__(kind, error, trace)
 
 
 def configure(
@@ -178,12 +150,12 @@ def log_scalar(
         step: an integer in the range of int64; None is the tag's last one plus one, from 0.
         wall_time: seconds since the epoch; None is now.
 
-    A value or step that is none is said once and skipped. Nothing is raised.
+    A value or a step that is not a number is skipped and logged once. Nothing is raised.
     """
     recorder = recording.current()
     if recorder is None:
         return
-    with _Skipping("log_scalar", tag):
+    with Skipping("log_scalar", tag):
         name = str(tag)
         target = recorder.scope.current()
         number, single = coercion.to_value(value)
@@ -197,20 +169,20 @@ def log_scalars(
     values: Mapping[str, Any], step: SupportsIndex | None = None, *, wall_time: float | None = None
 ) -> None:
     """Logs one point a tag; see :func:`log_scalar`."""
-    with _Skipping("log_scalars"):
+    with Skipping("log_scalars"):
         for tag, value in dict(values).items():
             log_scalar(tag, value, step, wall_time=wall_time)
 
 
 def log_params(params: Mapping[str, Any]) -> None:
     """Logs parameters; nested mappings and lists are kept, other objects become their text."""
-    with _Skipping("log_params"):
+    with Skipping("log_params"):
         _record("params", "", None, contents.params(params))
 
 
 def log_text(tag: str, text: str, step: SupportsIndex | None = None) -> None:
     """Logs a text."""
-    with _Skipping("log_text", tag):
+    with Skipping("log_text", tag):
         _record("text", tag, step, contents.text(text))
 
 
@@ -223,13 +195,13 @@ def log_image(tag: str, image: Any, step: SupportsIndex | None = None) -> None:
             uint8 in 0..255 or floating in 0..1; the bytes of an encoded image; or the path of one.
         step: an integer, or None.
     """
-    with _Skipping("log_image", tag):
+    with Skipping("log_image", tag):
         _record("image", tag, step, contents.image(image))
 
 
 def log_figure(tag: str, figure: Any, step: SupportsIndex | None = None) -> None:
     """Logs a matplotlib figure as PNG. The figure is not closed."""
-    with _Skipping("log_figure", tag):
+    with Skipping("log_figure", tag):
         _record("figure", tag, step, contents.figure(figure))
 
 
@@ -243,7 +215,7 @@ def log_audio(tag: str, audio: Any, sample_rate: int = 44100, step: SupportsInde
         sample_rate: hertz, for arrays.
         step: an integer, or None.
     """
-    with _Skipping("log_audio", tag):
+    with Skipping("log_audio", tag):
         _record("audio", tag, step, contents.audio(audio, sample_rate))
 
 
@@ -256,7 +228,7 @@ def log_histogram(tag: str, values: Any, step: SupportsIndex | None = None, *, b
         step: an integer, or None.
         bins: as of ``numpy.histogram``.
     """
-    with _Skipping("log_histogram", tag):
+    with Skipping("log_histogram", tag):
         _record("histogram", tag, step, contents.histogram(values, bins))
 
 
@@ -270,7 +242,7 @@ def log_artifact(path: str | PathLike[str], name: str | None = None) -> None:
     session = process.session()
     if session is None:
         return
-    with _Skipping("log_artifact", path):
+    with Skipping("log_artifact", path):
         root = Path(path)
         files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
         for file in files:

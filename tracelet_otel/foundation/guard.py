@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 
 from tracelet_otel.foundation.logs import get_logger
@@ -18,6 +19,7 @@ logger = get_logger()
 raises = False
 """Whether failures are raised all the same. Only the project's tests set it, so that none passes over one."""
 _INTERVAL_S = 60.0
+_BAD_INPUT = (TypeError, ValueError, OverflowError, OSError, ImportError)
 _MOST_PLACES = 1000
 _lock = threading.Lock()
 _last: dict[str, float] = {}
@@ -60,3 +62,28 @@ class Guard:
         log_once(self._place, logging.WARNING, "%s failed; training goes on: %r", self._place, error)
         logger.debug("traceback of the failure in %s", self._place, exc_info=error)
         return True
+
+
+class Skipping:
+    """``with Skipping("log_text", tag):`` logs once what is wrong with a value, and training goes on."""
+
+    __slots__ = ("_function", "_tag")
+
+    def __init__(self, function: str, tag: object = None) -> None:
+        self._function = function
+        self._tag = tag
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:  # nearly always, and a name for the place costs more than the rest
+            return False
+        tag = self._tag
+        place = f"{self._function}({tag!r:.200})" if isinstance(tag, (str, Path)) else f"{self._function}()"
+        if isinstance(error, _BAD_INPUT):
+            log_once(place, logging.WARNING, "%s: skipped: %s", place, error)
+            return True
+        return Guard(place).__exit__(kind, error, trace)

@@ -25,8 +25,8 @@ from tracelet_otel.gateway.backend_queues import BackendQueue
 from tracelet_otel.gateway.intake_result import ACCEPTED, IntakeResult, invalid, unavailable
 from tracelet_otel.gateway.partial_requests import (
     Chosen,
+    by_run,
     count_points,
-    is_whole,
     partial_logs,
     partial_metrics,
 )
@@ -210,7 +210,7 @@ class Intake:
         for queue in self.queues:
             chosen = self._choose(queue, validated)
             if chosen != known:  # backends mostly get the same: it is encoded once
-                known, batches = chosen, _by_run(validated, chosen, make)
+                known, batches = chosen, by_run(validated, chosen, make)
             for members, batch in batches:
                 try:
                     queue.delivery.put(batch)
@@ -283,23 +283,6 @@ class Intake:
                 except OSError as error:
                     return f"{queue.delivery.name}: {error}"
         return ""
-
-
-def _by_run(
-    validated: Validated, chosen: list[Chosen], make: Callable[[Sequence[Chosen], bool], Batch]
-) -> list[tuple[list[Chosen], Batch]]:
-    """A batch for each run: what is wrong with one costs no other."""
-    runs: dict[str, list[Chosen]] = {}
-    for one in chosen:
-        runs.setdefault(one[0].run_id, []).append(one)
-    is_all = (
-        len(runs) == 1
-        and not validated.rejected
-        and not validated.repeated
-        and len(chosen) == len(validated.elements)
-        and all(map(is_whole, chosen))
-    )
-    return [(members, make(members, is_all)) for members in runs.values()]
 
 
 def _keys(chosen: Sequence[Chosen]) -> Keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -11,7 +11,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
 from tracelet_otel import semconv
-from tracelet_otel.gateway.validation import Element, Range
+from tracelet_otel.delivery.destination import Batch
+from tracelet_otel.gateway.validation import Element, Range, Validated
 
 Chosen = tuple[Element, tuple[Range, ...]]
 """An element and the parts of it that are wanted; of one without a number all of it."""
@@ -29,6 +30,23 @@ def count_points(chosen: Iterable[Chosen]) -> int:
         element.points if element.first is None else sum(end - start for start, end in parts)
         for element, parts in chosen
     )
+
+
+def by_run(
+    validated: Validated, chosen: list[Chosen], make: Callable[[Sequence[Chosen], bool], Batch]
+) -> list[tuple[list[Chosen], Batch]]:
+    """A batch for each run, so that a bad run costs no other. ``make`` is told whether it gets all there is."""
+    runs: dict[str, list[Chosen]] = {}
+    for one in chosen:
+        runs.setdefault(one[0].run_id, []).append(one)
+    is_all = (
+        len(runs) == 1
+        and not validated.rejected
+        and not validated.repeated
+        and len(chosen) == len(validated.elements)
+        and all(map(is_whole, chosen))
+    )
+    return [(members, make(members, is_all)) for members in runs.values()]
 
 
 def partial_metrics(
