@@ -35,7 +35,7 @@ def count_points(chosen: Iterable[Chosen]) -> int:
 def by_run(
     validated: Validated, chosen: list[Chosen], make: Callable[[Sequence[Chosen], bool], Batch]
 ) -> list[tuple[list[Chosen], Batch]]:
-    """A batch for each run, so that a bad run costs no other. ``make`` is told whether it gets all there is."""
+    """A batch for each run, so that a bad run costs no other. ``make`` is told whether it gets everything."""
     runs: dict[str, list[Chosen]] = {}
     for one in chosen:
         runs.setdefault(one[0].run_id, []).append(one)
