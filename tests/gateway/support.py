@@ -17,7 +17,7 @@ from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
 from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.foundation.errors import TransientError
-from tracelet_otel.gateway.backend_queues import BackendQueue, open_queue
+from tracelet_otel.gateway.backends import Backend, open_backend
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.intake_result import IntakeResult
 from tracelet_otel.gateway.runs import Runs
@@ -133,12 +133,12 @@ class Station:
         arguments = {"clock": clock} if clock is not None else {}
         self.runs = Runs(folder / "runs.log", silence=silence, **arguments)
         limit = options.pop("max_spool_bytes", 100 * MB)
-        self.queues: list[BackendQueue] = []
+        self.backends: list[Backend] = []
         for name, given in (backends or {"json": {}}).items():
             route, _ = take_route(name, given)
             tracker = options.pop("tracker", None) or JsonFolderTracker(folder / name / "runs")
-            self.queues.append(
-                open_queue(
+            self.backends.append(
+                open_backend(
                     name,
                     TrackerExporter(tracker, companions=folder / "companions" / name, known=self.runs),
                     route,
@@ -148,7 +148,7 @@ class Station:
                     max_spool_bytes=limit,
                 )
             )
-        self.intake = Intake(self.queues, self.runs, **options)
+        self.intake = Intake(self.backends, self.runs, **options)
 
     def send(self, *requests: Iterable[Request]) -> list[IntakeResult]:
         """Hands requests over, in order; what was answered."""
@@ -164,13 +164,13 @@ class Station:
 
     def flush(self) -> None:
         """Waits until everything is with the backends."""
-        for queue in self.queues:
-            assert queue.delivery.flush(20)
+        for backend in self.backends:
+            assert backend.delivery.flush(20)
 
     def close(self) -> None:
         """Ends everything."""
-        for queue in self.queues:
-            queue.delivery.close(20)
+        for backend in self.backends:
+            backend.delivery.close(20)
         self.runs.save()
 
     def subject(self, name: str = "json") -> FifthSubject:

@@ -68,5 +68,5 @@ def test_a_request_that_is_known_in_part_adds_the_rest(tmp_path: Path, known: tu
     station.accept([Request("metrics", whole.SerializeToString())])
     station.flush()
     assert station.points("run-a") == job.keys
-    assert station.queues[0].delivery.counts.captured_points == 10
+    assert station.backends[0].delivery.counts.captured_points == 10
     station.close()

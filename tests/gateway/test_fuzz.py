@@ -357,7 +357,7 @@ def test_ten_thousand_malformed_requests_harm_nothing(
     runs, count = check_content(tmp_path / "json", oracle)
     assert runs > 100
     assert count > 1000
-    delivery = station.queues[0].delivery
+    delivery = station.backends[0].delivery
     assert delivery.counts.dropped_points == 0
     # The second half needs no more memory than the first: what is kept of runs is kept for a while only.
     assert max(sizes[len(sizes) // 2 :]) - max(sizes[2 : len(sizes) // 2]) < 25 * 2**20, sizes

@@ -49,7 +49,7 @@ def test_everything_arrives_once_though_every_request_is_sent_twice(tmp_path: Pa
     }
     assert subject.params("run-a") == {"lr": "0.1"}
     assert [media.content for media in subject.media("run-a")] == [b"hello"]
-    assert station.queues[0].delivery.counts.captured_points == 5003
+    assert station.backends[0].delivery.counts.captured_points == 5003
     station.close()
 
 
@@ -100,7 +100,7 @@ def test_a_data_point_that_is_known_in_part_is_cut_to_what_is_new(tmp_path: Path
     station.accept(first)
     station.flush()
     assert station.points("run-a") == job.keys
-    assert station.queues[0].delivery.counts.captured_points == 10
+    assert station.backends[0].delivery.counts.captured_points == 10
     station.close()
 
 
@@ -109,14 +109,14 @@ def test_a_restart_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     job, requests, end = logged()
     station = Station(tmp_path, tracker=Away(tmp_path / "away" / "runs"))
     station.accept(requests)
-    for queue in station.queues:
-        queue.delivery.close(0.1)
+    for backend in station.backends:
+        backend.delivery.close(0.1)
     station = Station(tmp_path)
-    assert station.queues[0].delivery.counts.captured_points == 5003
+    assert station.backends[0].delivery.counts.captured_points == 5003
     station.accept(requests, end)  # the sender did not hear the answer
     station.flush()
     assert station.points("run-a") == job.keys
-    assert station.queues[0].delivery.counts.captured_points == 5003
+    assert station.backends[0].delivery.counts.captured_points == 5003
     assert station.subject().status("run-a") == "finished"
     station.close()
     station = Station(tmp_path)  # nothing is left, and the book of runs is
@@ -149,9 +149,9 @@ def test_a_full_spool_is_unavailable_and_what_was_kept_is_not_kept_twice(tmp_pat
     station.flush()
     assert station.points("run-a") == job.keys
     assert Counter(away.points("run-a")) == Counter(job.keys)
-    for queue in station.queues:
-        assert queue.delivery.counts.captured_points == 8000
-        assert queue.delivery.counts.dropped_points == 0
+    for backend in station.backends:
+        assert backend.delivery.counts.captured_points == 8000
+        assert backend.delivery.counts.dropped_points == 0
     station.close()
 
 
@@ -274,7 +274,7 @@ def test_the_memory_of_what_was_seen_is_bounded(tmp_path: Path, monkeypatch: pyt
         job = Job(f"run-{number}")
         station.accept(job.begin(), job.steps("x", range(3)), job.end("finished"))
         station.intake.tick()
-    deduplicator = station.queues[0].deduplicator
+    deduplicator = station.backends[0].deduplicator
     assert len(deduplicator._series) == 10
     assert len(deduplicator._digests) + len(deduplicator._earlier) <= 100
     assert station.runs.counts() == {"open": 0, "ended": 10, "silent": 0}
@@ -316,7 +316,7 @@ def test_a_source_finds_what_became_of_its_own(tmp_path: Path) -> None:
     for request in other.steps("x", range(5)):
         station.intake.metrics(request.data, source="rank 1")
     station.flush()
-    delivery = station.queues[0].delivery
+    delivery = station.backends[0].delivery
     assert [delivery.counts_of(source).delivered_points for source in ("rank 0", "rank 1")] == [7, 5]
     station.close()
 
@@ -333,8 +333,8 @@ def test_a_payload_in_a_file_is_kept_though_the_file_goes(tmp_path: Path) -> Non
     ]
     [uri] = [item.value.string_value for item in record.attributes if item.key == semconv.PAYLOAD_URI]
     Path(uri.removeprefix("file://")).unlink()
-    for queue in station.queues:
-        queue.delivery.close(0.1)
+    for backend in station.backends:
+        backend.delivery.close(0.1)
     station = Station(tmp_path / "s", media=None)
     station.flush()
     assert [len(media.content) for media in station.subject().media("run-a")] == [5 * MB]

@@ -184,7 +184,7 @@ def test_through_a_gateway_that_gets_it_in_any_order_and_again(
             for request in rebatched(cut(logged.requests, chance), chance):
                 station.accept([request], *([[request]] * chance.randrange(2)))
         station.flush()
-        counts = station.queues[0].delivery.counts
+        counts = station.backends[0].delivery.counts
         assert counts.dropped_points == counts.dropped_records == 0
     finally:
         station.close()

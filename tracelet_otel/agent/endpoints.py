@@ -21,7 +21,7 @@ from tracelet_otel.agent.protocol import (
 from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.delivery.destination import SOURCE_HEADER
 from tracelet_otel.delivery.summary import BackendReport
-from tracelet_otel.gateway.backend_queues import BackendQueue
+from tracelet_otel.gateway.backends import Backend
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_app import JSON, App
 from tracelet_otel.gateway.http_messages import HttpError, Request, Response
@@ -34,13 +34,13 @@ class Endpoints:
 
     Args:
         processes: the training processes.
-        queues: deliver what the processes send.
+        backends: deliver what the processes send.
         warning: what each process tells its user; empty if nothing.
     """
 
-    def __init__(self, processes: TrainingProcesses, queues: Sequence[BackendQueue], warning: str) -> None:
+    def __init__(self, processes: TrainingProcesses, backends: Sequence[Backend], warning: str) -> None:
         self._processes = processes
-        self._queues = queues
+        self._backends = backends
         self._warning = warning
 
     def open(self, app: App) -> None:
@@ -72,20 +72,20 @@ class Endpoints:
         except ValueError as error:
             raise HttpError(400, "the wait is not a number of seconds") from error
         end = time.monotonic() + wait
-        for queue in self._queues:
-            queue.delivery.hasten(True)
+        for backend in self._backends:
+            backend.delivery.set_waited_for(True)
         try:
             while (report := self._report(name)).waits and time.monotonic() < end:
                 await asyncio.sleep(_PAUSE_S)
         finally:
-            for queue in self._queues:
-                queue.delivery.hasten(False)
+            for backend in self._backends:
+                backend.delivery.set_waited_for(False)
         return Response(body=json.dumps(report.to_json()).encode(), content_type=JSON)
 
     def _report(self, source: str) -> Report:
         report = Report(os.getpid(), warning=self._warning)
-        for queue in self._queues:
-            delivery = queue.delivery
+        for backend in self._backends:
+            delivery = backend.delivery
             unwritten_points, unwritten_records = delivery.queue.unwritten(source)
             report.backends.append(
                 BackendReport(
@@ -100,7 +100,7 @@ class Endpoints:
                     error=delivery.last_error,
                     disk_error=delivery.queue.last_error,
                     refusals=delivery.destination.refusals(),
-                    agent_spool=str(queue.spool.folder),
+                    agent_spool=str(backend.spool.folder),
                     locations=delivery.destination.locations(),
                 )
             )

@@ -25,7 +25,7 @@ from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
-from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
+from tracelet_otel.gateway.backends import Backend, make_backend
 from tracelet_otel.gateway.http_app import App
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
@@ -60,10 +60,10 @@ class Agent:
         self._spools, self._lock = lock_spools(self._spools)
         self._processes = TrainingProcesses()
         self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
-        self._queues: list[BackendQueue] = []
+        self._backends: list[Backend] = []
         for name, options in config["backends"].items():
-            self._queues.append(
-                make_queue(
+            self._backends.append(
+                make_backend(
                     name,
                     options,
                     spools=self._spools,
@@ -75,7 +75,7 @@ class Agent:
                 )
             )
         # Without fsync: what a process has written survives it. A crash of the machine ends training, too.
-        self._intake = Intake(self._queues, self._runs, fsync=False, drops=True, media=None)
+        self._intake = Intake(self._backends, self._runs, fsync=False, drops=True, media=None)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="tracelet-intake")
         self._deadline: float | None = None
         self._orphaned = False
@@ -91,20 +91,20 @@ class Agent:
         """Ends the deliveries. What is left stays in the spool."""
         left: float = 0.0 if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         last_call = LAST_CALL_S if self._deadline is None else left
-        for queue in self._queues:
-            queue.delivery.begin_closing()
-        for queue in self._queues:
-            if not queue.delivery.finish_closing(left, last_call=last_call) and queue.delivery.queue:
+        for backend in self._backends:
+            backend.delivery.begin_closing()
+        for backend in self._backends:
+            if not backend.delivery.finish_closing(left, last_call=last_call) and backend.delivery.queue:
                 _log.warning(
                     "%s: %d points and %d records stay in %s: %s",
-                    queue.delivery.name,
-                    queue.spool.points,
-                    queue.spool.records,
-                    queue.spool.folder,
-                    queue.delivery.last_error,
+                    backend.delivery.name,
+                    backend.spool.points,
+                    backend.spool.records,
+                    backend.spool.folder,
+                    backend.delivery.last_error,
                 )
         self._executor.shutdown()
-        if not any(queue.delivery.queue for queue in self._queues):
+        if not any(backend.delivery.queue for backend in self._backends):
             shutil.rmtree(self._spools, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty
                 self._spools.parent.rmdir()
@@ -113,7 +113,7 @@ class Agent:
 
     async def _serve(self, listener: socket.socket) -> None:
         app = App(self._intake, executor=self._executor, knows=self._processes.knows)
-        Endpoints(self._processes, self._queues, self._warning).open(app)
+        Endpoints(self._processes, self._backends, self._warning).open(app)
         server = Server(app)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._hurry)
@@ -144,7 +144,9 @@ class Agent:
         if not self._alone_since:
             self._wait_for_backends(True)
             self._alone_since = now
-        return any(queue.delivery.queue and self._is_worth_waiting(queue, now) for queue in self._queues)
+        return any(
+            backend.delivery.queue and self._is_worth_waiting(backend, now) for backend in self._backends
+        )
 
     @property
     def is_overdue(self) -> bool:
@@ -169,11 +171,11 @@ class Agent:
     def _wait_for_backends(self, wanted: bool) -> None:
         """Shortens the deliveries' back-offs once no process is left: this is their last chance."""
         if bool(self._alone_since) != wanted:
-            for queue in self._queues:
-                queue.delivery.hasten(wanted)
+            for backend in self._backends:
+                backend.delivery.set_waited_for(wanted)
 
-    def _is_worth_waiting(self, queue: BackendQueue, now: float) -> bool:
-        link = queue.delivery.link
+    def _is_worth_waiting(self, backend: Backend, now: float) -> bool:
+        link = backend.delivery.link
         moved = max(link.progress, self._alone_since)
         return now - moved < self._processes.patience or 0 < link.busy_for < CALL_S
 

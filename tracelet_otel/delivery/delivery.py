@@ -170,11 +170,11 @@ class Delivery:
         """What went wrong last; empty if nothing did."""
         return self.link.last_error
 
-    def hasten(self, wanted: bool) -> None:
+    def set_waited_for(self, wanted: bool) -> None:
         """Somebody begins, or ceases, to wait for this delivery: rests and back-offs are short meanwhile."""
         with self._condition:
             self._worker.revive()
-        self._urgency.hasten(wanted)
+        self._urgency.set_waited_for(wanted)
 
     def hurry(self) -> None:
         """Rests no more: the process is about to end."""
@@ -245,11 +245,11 @@ class Delivery:
 
     def _wait(self, idle_timeout: float, deadline: float | None = None) -> bool:
         with self._condition:
-            self.hasten(True)
+            self.set_waited_for(True)
             try:
                 return self._wait_until_empty(idle_timeout, deadline)
             finally:
-                self.hasten(False)
+                self.set_waited_for(False)
 
     def _wait_until_empty(self, idle_timeout: float, deadline: float | None) -> bool:
         while self.queue or self.link.is_busy:

@@ -29,7 +29,7 @@ class Urgency:
         """Nobody waits any more, for anything."""
         self._hurried = False
 
-    def hasten(self, wanted: bool) -> None:
+    def set_waited_for(self, wanted: bool) -> None:
         """Somebody begins, or ceases, to wait: rests and back-offs are short meanwhile."""
         with self.condition:
             self.waiters += 1 if wanted else -1

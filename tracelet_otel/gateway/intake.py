@@ -21,7 +21,7 @@ from tracelet_otel.delivery.destination import Batch, Keys
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.gateway.backend_queues import BackendQueue
+from tracelet_otel.gateway.backends import Backend
 from tracelet_otel.gateway.intake_result import ACCEPTED, IntakeResult, invalid, unavailable
 from tracelet_otel.gateway.partial_requests import (
     Chosen,
@@ -56,7 +56,7 @@ class Intake:
     """Takes requests. Used by any number of threads.
 
     Args:
-        queues: the backends.
+        backends: where everything is delivered.
         runs: that are open and have ended; changed by this alone.
         drops: whether what a backend's spool has no room for is dropped there, and counted. Else the sender
             is asked to send it again, and every backend waits for that one.
@@ -68,14 +68,14 @@ class Intake:
 
     def __init__(
         self,
-        queues: Sequence[BackendQueue],
+        backends: Sequence[Backend],
         runs: Runs,
         *,
         fsync: bool = True,
         drops: bool = False,
         media: tuple[str, ...] | None = (),
     ) -> None:
-        self.queues = list(queues)
+        self.backends = list(backends)
         self.runs = runs
         self.tally = Tally()
         self._fsync = fsync
@@ -116,8 +116,8 @@ class Intake:
                 _log.error("run %s cannot be closed now: %s", entry.info.id, answer.message)
         with self._lock:
             for run_id in self.runs.forget():
-                for queue in self.queues:
-                    queue.deduplicator.forget(run_id)
+                for backend in self.backends:
+                    backend.deduplicator.forget(run_id)
             self.runs.save()
 
     def _answered(self, signal: str, take: Callable[[], IntakeResult]) -> IntakeResult:
@@ -196,8 +196,8 @@ class Intake:
         if problem:
             return unavailable(problem, RETRY_S)
         if self._fsync:  # also when all of it was known: it may be on its way to the disk in another thread
-            for queue in self.queues:
-                queue.delivery.sync()
+            for backend in self.backends:
+                backend.delivery.sync()
         if validated.rejected:
             return IntakeResult("partial", validated.rejected, validated.message)
         return ACCEPTED
@@ -207,20 +207,20 @@ class Intake:
         problem = ""
         known: list[Chosen] | None = None
         batches: list[tuple[list[Chosen], Batch]] = []
-        for queue in self.queues:
-            chosen = self._choose(queue, validated)
+        for backend in self.backends:
+            chosen = self._choose(backend, validated)
             if chosen != known:  # backends mostly get the same: it is encoded once
                 known, batches = chosen, by_run(validated, chosen, make)
             for members, batch in batches:
                 try:
-                    queue.delivery.put(batch)
+                    backend.delivery.put(batch)
                 except OSError as error:
                     if not self._drops:
-                        problem = f"{queue.delivery.name}: {error}"
+                        problem = f"{backend.delivery.name}: {error}"
                         break
-                    queue.delivery.drop(batch, str(error))
+                    backend.delivery.drop(batch, str(error))
                 for element, parts in members:
-                    queue.deduplicator.add(element, parts)
+                    backend.deduplicator.add(element, parts)
         if not problem:
             late = self._note_runs(validated)
             problem = self._close_late(late)
@@ -230,15 +230,15 @@ class Intake:
         self.runs.save()
         return problem
 
-    def _choose(self, queue: BackendQueue, validated: Validated) -> list[Chosen]:
+    def _choose(self, backend: Backend, validated: Validated) -> list[Chosen]:
         chosen: list[Chosen] = []
-        route = queue.delivery.route
+        route = backend.delivery.route
         for element in validated.elements:
             if not route.takes(element.kind, element.tag):
                 continue
-            parts = queue.deduplicator.missing(element)
+            parts = backend.deduplicator.missing(element)
             if parts is None or self._is_stale(element):
-                self.tally.repeated[queue.delivery.name] += 1
+                self.tally.repeated[backend.delivery.name] += 1
             else:
                 chosen.append((element, parts))
         return chosen
@@ -277,11 +277,11 @@ class Intake:
         """Says again how runs ended of which a value came late, after a restart."""
         for entry in late.values():
             data = status_request(entry.info, entry.status, time.time_ns(), inferred=False)
-            for queue in self.queues:
+            for backend in self.backends:
                 try:
-                    queue.delivery.put(Batch(logs=data, size=len(data), ends=True))
+                    backend.delivery.put(Batch(logs=data, size=len(data), ends=True))
                 except OSError as error:
-                    return f"{queue.delivery.name}: {error}"
+                    return f"{backend.delivery.name}: {error}"
         return ""
 
 

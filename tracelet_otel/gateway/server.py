@@ -1,4 +1,4 @@
-"""The gateway's process: starts both servers and the backends' queues, and ends them in order."""
+"""The gateway's process: starts both servers and the backends' deliveries, and ends them in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracelet_otel.foundation.locks import acquire_folder
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
-from tracelet_otel.gateway.backend_queues import BackendQueue, make_queue
+from tracelet_otel.gateway.backends import Backend, make_backend
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.grpc_server import GrpcServer
 from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS, App
@@ -98,30 +98,30 @@ class _Gateway:
             raise ConfigurationError(f"{spools} cannot be written to: {error}") from error
         if lock is None:
             raise ConfigurationError(f"another gateway uses {spools}: give this one a --name of its own")
-        queues: list[BackendQueue] = []
+        backends: list[Backend] = []
         telemetry = Telemetry()
         try:
             listening = _listen(options.http) if options.http else None
             try:
                 runs = Runs(spools / RUNS, silence=options.silence)
                 for name, given in options.backends.items():
-                    queues.append(self._queue(name, given, spools, runs, telemetry))
-                intake = Intake(queues, runs, media=options.media)
+                    backends.append(self._backend(name, given, spools, runs, telemetry))
+                intake = Intake(backends, runs, media=options.media)
                 await self._serve(intake, listening, telemetry)
             finally:
                 if listening is not None:
                     listening.close()
         finally:
-            await asyncio.to_thread(_finish, [queue.delivery for queue in queues], options.stop_timeout)
+            await asyncio.to_thread(_finish, [backend.delivery for backend in backends], options.stop_timeout)
             telemetry.close()
             lock.release()
 
-    def _queue(
+    def _backend(
         self, name: str, given: Mapping[str, Any], spools: Path, runs: Runs, telemetry: Telemetry
-    ) -> BackendQueue:
+    ) -> Backend:
         started = time.monotonic()
         try:
-            queue = make_queue(
+            backend = make_backend(
                 name,
                 given,
                 spools=spools,
@@ -133,15 +133,15 @@ class _Gateway:
             )
         except OSError as error:
             raise ConfigurationError(f"the spool of {name} cannot be used: {error}") from error
-        if queue.spool.points or queue.spool.records:
+        if backend.spool.points or backend.spool.records:
             fields = {
                 "backend": name,
-                "points": queue.spool.points,
-                "records": queue.spool.records,
+                "points": backend.spool.points,
+                "records": backend.spool.records,
                 "seconds": round(time.monotonic() - started, 1),
             }
             _log.info("an earlier process left data, which is delivered now", extra={"fields": fields})
-        return queue
+        return backend
 
     async def _serve(self, intake: Intake, listening: socket.socket | None, telemetry: Telemetry) -> None:
         options = self._options

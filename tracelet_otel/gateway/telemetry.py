@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from tracelet_otel.gateway import instruments
-from tracelet_otel.gateway.backend_queues import BackendQueue
+from tracelet_otel.gateway.backends import Backend
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.http_messages import Request, Response
 from tracelet_otel.gateway.instruments import COMPONENT_NAME, Instrument
@@ -81,24 +81,24 @@ def _of_tally(intake: Intake, name: str) -> Find:
     return lambda: _one(getattr(intake.tally, name))
 
 
-def _of_queues(intake: Intake, read: Callable[[BackendQueue], float]) -> Find:
-    return lambda: ((read(queue), {COMPONENT_NAME: queue.delivery.name}) for queue in intake.queues)
+def _of_backends(intake: Intake, read: Callable[[Backend], float]) -> Find:
+    return lambda: ((read(backend), {COMPONENT_NAME: backend.delivery.name}) for backend in intake.backends)
 
 
 def _of_deliveries(intake: Intake, name: str) -> Find:
-    return _of_queues(intake, lambda queue: getattr(queue.delivery.counts, name))
+    return _of_backends(intake, lambda backend: getattr(backend.delivery.counts, name))
 
 
 def _of_spools(intake: Intake, name: str) -> Find:
-    return _of_queues(intake, lambda queue: getattr(queue.spool, name))
+    return _of_backends(intake, lambda backend: getattr(backend.spool, name))
 
 
 def _dropped(intake: Intake, what: str) -> Find:
-    def read(queue: BackendQueue) -> float:
-        dropped = getattr(queue.delivery.counts, f"dropped_{what}") - getattr(queue.spool, what)
+    def read(backend: Backend) -> float:
+        dropped = getattr(backend.delivery.counts, f"dropped_{what}") - getattr(backend.spool, what)
         return max(0, dropped)
 
-    return _of_queues(intake, read)
+    return _of_backends(intake, read)
 
 
 def _callback(find: Find) -> Callable[[CallbackOptions], Iterable[Observation]]:

@@ -28,7 +28,7 @@ from tracelet_otel.tracker.exporter import TrackerExporter
 
 
 @dataclass(frozen=True, slots=True)
-class BackendQueue:
+class Backend:
     """One backend."""
 
     delivery: Delivery
@@ -36,7 +36,7 @@ class BackendQueue:
     spool: Spool
 
 
-def make_queue(
+def make_backend(
     name: str,
     options: Mapping[str, Any],
     *,
@@ -48,7 +48,7 @@ def make_queue(
     rests: bool = False,
     durability: Durability = Durability.DISK,
     exports: Exports | None = None,
-) -> BackendQueue:
+) -> Backend:
     """Starts the durable delivery to one backend, first of what an earlier process left.
 
     Args:
@@ -74,7 +74,7 @@ def make_queue(
         sender = destination.tracker if isinstance(destination, TrackerExporter) else destination
         kind = f"{type(sender).__module__}.{type(sender).__qualname__}"
         destination = MeasuredDestination(name, kind, destination, exports)
-    return open_queue(
+    return open_backend(
         name,
         destination,
         route,
@@ -87,7 +87,7 @@ def make_queue(
     )
 
 
-def open_queue(
+def open_backend(
     name: str,
     destination: Destination,
     route: Route,
@@ -98,7 +98,7 @@ def open_queue(
     max_spool_bytes: int,
     rests: bool = False,
     durability: Durability = Durability.DISK,
-) -> BackendQueue:
+) -> Backend:
     """The same for any destination that takes OTLP. ``folder`` is the spool's."""
     deduplicator = Deduplicator()
     left: list[Batch] = []
@@ -117,7 +117,7 @@ def open_queue(
     delivery = Delivery(
         name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=rests, left=left
     )
-    return BackendQueue(delivery, deduplicator, spool)
+    return Backend(delivery, deduplicator, spool)
 
 
 def _destination(
