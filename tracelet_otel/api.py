@@ -49,7 +49,7 @@ def configure(
     """Starts recording what TensorBoard and Lightning log, into every backend named.
 
     Everything not given comes from its environment variable or default, see
-    :class:`tracelet_otel.settings.Settings`. Called again, it ends the run and starts anew; under
+    :class:`tracelet_otel.settings.Settings`. Called again, it ends the run and starts another one; under
     ``opentelemetry-instrument`` the first call refines what is there, and its run goes on.
 
     Args:
@@ -270,7 +270,7 @@ def shutdown(status: Status | None = None) -> None:
         status: ``finished``, ``failed`` or ``killed``; None is what shows now, usually finished.
 
     Raises:
-        ConfigurationError: ``status`` is none of these.
+        ConfigurationError: ``status`` is something else.
     """
     if status not in (None, "finished", "failed", "killed"):
         raise ConfigurationError(f"status must be finished, failed or killed, got {status!r}")

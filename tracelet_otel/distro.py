@@ -62,7 +62,7 @@ def ensure_configured() -> None:
 
 
 def start_from_environment(*, offer_providers: bool) -> None:
-    """Starts the zero-code session. A wrong setting is said in one line; the program runs on without us."""
+    """Starts the zero-code session. A wrong setting is reported in one line, and the program goes on."""
     global _tried
     _tried = True
     if sdk_disabled():

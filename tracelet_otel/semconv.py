@@ -84,6 +84,6 @@ Kind = Literal[
 """The kinds of record; the event's name is :data:`EVENT_PREFIX` and the kind."""
 
 ATTENDANTS: Final = frozenset({"run", "status", "environment"})
-"""Kinds of record that we add to a run: nobody logged them, so they are not counted."""
+"""Kinds of record that we add to a run. The script did not log them, so they are not counted."""
 
 Status = Literal["finished", "failed", "killed"]

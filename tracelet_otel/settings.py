@@ -237,7 +237,7 @@ def parse_backends(value: Any, source: str) -> dict[str, dict[str, Any]]:
     """Backends as ``{name: options}`` from a comma separated text, a list of names, or such a mapping.
 
     Raises:
-        ConfigurationError: it is none of these, or names no backend.
+        ConfigurationError: it is something else, or does not name a backend.
     """
     if isinstance(value, str):
         value = value.split(",")

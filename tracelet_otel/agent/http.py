@@ -73,7 +73,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Socket(socket.socket):
-    """A Unix socket whose calls all end by one deadline; a socket's own timeout begins anew at each byte."""
+    """A Unix socket whose calls all end by one deadline; a socket's own timeout begins again at each byte."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)

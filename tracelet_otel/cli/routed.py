@@ -17,10 +17,10 @@ from tracelet_otel.settings import ConfigurationError
 
 
 def route_of(spool: Path, backend: str) -> Route:
-    """The route by which a backend gets what is in a spool: everything, unless its session said otherwise.
+    """The route by which a backend gets what is in a spool: everything, unless its session has routes.
 
     Raises:
-        ConfigurationError: what the session said cannot be read.
+        ConfigurationError: the routes cannot be read.
     """
     path = spool / ROUTES
     try:

@@ -171,13 +171,13 @@ class Delivery:
         return self.link.last_error
 
     def set_waited_for(self, wanted: bool) -> None:
-        """Somebody begins, or ceases, to wait for this delivery: rests and back-offs are short meanwhile."""
+        """A caller begins, or ceases, to wait for this delivery. Rests and back-offs are short meanwhile."""
         with self._condition:
             self._worker.revive()
         self._urgency.set_waited_for(wanted)
 
     def hurry(self) -> None:
-        """Rests no more: the process is about to end."""
+        """Ends the rests: the process is about to end."""
         self._urgency.hurry()
 
     def flush(self, idle_timeout: float) -> bool:
@@ -264,6 +264,6 @@ class Delivery:
         return True
 
     def _files_were_removed(self) -> None:
-        """Somebody has removed files of the spool; what they held is lost, and does not wait any more."""
+        """Files of the spool were removed by others. What they held is lost, and does not wait any more."""
         self.link.last_error = self.queue.last_error
         self._sources.wait_only(self.queue.waiting())

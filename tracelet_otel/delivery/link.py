@@ -37,7 +37,7 @@ class Link:
         self.is_unusable = False
         """Whether the backend cannot be used as it is set up."""
         self.moved = time.monotonic()
-        """When there was the last sign of progress, or somebody began to wait for one."""
+        """When there was the last sign of progress, or a caller began to wait for one."""
         self._name = name
         self._destination = destination
         self._urgency = urgency
@@ -68,7 +68,7 @@ class Link:
         self._since = time.monotonic()
 
     def done(self) -> None:
-        """It is no more, which is progress."""
+        """The batch is not in hand any more, which is progress."""
         self.is_busy = False
         self.moved = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""How much hurry a delivery is in: who waits for it, and the pauses that it makes if nobody does."""
+"""How urgent a delivery is: whether a caller waits for it, and how long it pauses if none does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Urgency:
         self._hurried = False
 
     def set_waited_for(self, wanted: bool) -> None:
-        """Somebody begins, or ceases, to wait: rests and back-offs are short meanwhile."""
+        """A caller begins, or ceases, to wait. Rests and back-offs are short meanwhile."""
         with self.condition:
             self.waiters += 1 if wanted else -1
             self.condition.notify_all()
@@ -63,7 +63,7 @@ class Urgency:
             return not self.abandoned
 
     def stand_by(self) -> None:
-        """Waits before it is tried anew what cannot work until somebody mends it."""
+        """Waits before the next attempt at what cannot work until a person changes the set-up."""
         patience = LONGEST_BACKOFF_AT_EXIT_S if self.closing else LONGEST_BACKOFF_S
         self.condition.wait_for(lambda: self.abandoned, patience)
 

@@ -124,7 +124,7 @@ class Worker:
     def _cannot_be_used(self) -> bool:
         """The backend cannot be used as it is set up; whether it is tried again.
 
-        Where everything is in the spool anyway, the process stays, and somebody may mend it. Else everything
+        Where everything is in the spool anyway, the process stays, and a person may mend it. Else everything
         goes there, and waits for a replay.
         """
         is_tried_again = self._queue.writes_first

@@ -21,7 +21,7 @@ _PROBE_S: Final = 0.1
 def acquire(path: Path, *, wait: float = 0.0) -> FileLock | None:
     """Takes the lock of this file, which is made if it is not there and stays after the release.
 
-    Whoever removes the file does so before the release: a process that waits notices, and makes a new one.
+    The file is removed before the lock is released. A process that waits notices this, and makes a new file.
 
     Args:
         path: of the file; its folder is made if it is not there.

@@ -1,6 +1,6 @@
 """The heart of a gateway: takes OTLP requests as bytes, keeps what is new of them durably, and answers.
 
-It knows no protocol: the servers hand it what they received. What it has said to be accepted is in the spool
+It knows no protocol: the servers hand it what they received. What it has acknowledged is in the spool
 of each backend that wants it, whatever happens next.
 """
 

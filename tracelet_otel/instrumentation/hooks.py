@@ -168,7 +168,7 @@ class Hooks:
 
     def _wrap(self, target: Target, owner: type) -> None:
         wrap = self._wraps.get(target)
-        # The module was imported anew, unless a tool put a class derived from it in its place.
+        # The module was imported again, unless a tool put a class derived from it in its place.
         if wrap is None or wrap.owner not in owner.__mro__:
             if wrap is not None:
                 wrap.disable()

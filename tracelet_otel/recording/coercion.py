@@ -18,7 +18,7 @@ def to_value(value: Any) -> tuple[float, bool]:
     waited for.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it has more than one element, or is a complex number.
         OverflowError: an int beyond the range of float.
     """
@@ -46,7 +46,7 @@ def to_step(step: Any) -> int:
     Takes ints, numpy ints, tensors of one int, and floats with a whole value.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is not whole, or has more than one element.
         OverflowError: it is outside int64.
     """

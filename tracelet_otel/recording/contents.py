@@ -82,7 +82,7 @@ def image(value: Any) -> Content:
     """An image as encoded bytes; see :func:`tracelet_otel.log_image` for what it may be.
 
     Raises:
-        TypeError, ValueError: it is none of these.
+        TypeError, ValueError: it is something else.
         ImportError: Pillow is needed and not installed.
         OSError: a path that cannot be read.
     """
@@ -126,7 +126,7 @@ def figure(value: Any) -> Content:
     """A matplotlib figure as PNG.
 
     Raises:
-        TypeError: it is no figure.
+        TypeError: it is not a figure.
     """
     if not hasattr(value, "savefig"):
         raise TypeError(f"a figure must be a matplotlib figure, got {type(value).__name__}")
@@ -139,7 +139,7 @@ def audio(value: Any, sample_rate: int) -> Content:
     """A sound as encoded bytes; an array becomes 16-bit PCM WAV.
 
     Raises:
-        TypeError, ValueError: it is no sound.
+        TypeError, ValueError: it is not a sound.
         OSError: a path that cannot be read.
     """
     encoded = _encoded(value)

@@ -94,7 +94,7 @@ def _is_ours(record: ReadableLogRecord | ReadWriteLogRecord) -> bool:
 
 
 def _redacted(record: ReadableLogRecord) -> ReadableLogRecord:
-    """A copy of another logger's record: messages and exceptions are nobody's considered content."""
+    """A copy of another logger's record: messages and exceptions may hold secrets."""
     copied: Any = copy(record.log_record)
     copied.body = redacted_value("", copied.body)
     copied.attributes = redacted(copied.attributes or {})

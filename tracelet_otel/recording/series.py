@@ -57,7 +57,7 @@ class Series:
         self.owner = owner
         self.attributes = attributes
         self.keep: Callable[[Measured], None] | None = None
-        """Keeps one point; O(1), no lock. None: nobody collects the series."""
+        """Keeps one point; O(1), no lock. None: the series is not collected."""
         self.shown: float | None = None
         """What the gauge shows."""
         self._reservoir: Reservoir | None = None

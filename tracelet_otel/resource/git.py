@@ -1,7 +1,7 @@
 """Which commit the running script is of, asked of ``git`` itself.
 
 Nothing here goes to the network, waits for input, writes to the repository or takes its locks. Each question
-is given up after :data:`TIMEOUT_S`; a missing git, and a folder that is no repository, are no errors.
+is given up after :data:`TIMEOUT_S`; a missing git, and a folder that is not a repository, are not errors.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Sources: PyTorch documentation, "torchrun (Elastic Launch)", section "Environmen
 documentation, srun, section "OUTPUT ENVIRONMENT VARIABLES"; Kubernetes documentation, "Accessing the
 Kubernetes API from a Pod", and "Job", section "Completion mode".
 
-Kubernetes gives no run id: a job that is submitted anew under its name would go on in the old run. Set
+Kubernetes gives no run id: a job that is submitted again under its name would go on in the old run. Set
 ``TRACELET_RUN_ID`` there, for example from the job's label ``batch.kubernetes.io/controller-uid``.
 """
 

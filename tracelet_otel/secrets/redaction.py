@@ -156,7 +156,7 @@ def redacted(values: Mapping[Any, Any]) -> dict[Any, Any]:
 def redacted_json(payload: bytes) -> bytes:
     """A JSON object's bytes with secrets masked; the same bytes where there are none.
 
-    What is no JSON object is masked as a text: whoever reads it will refuse it.
+    What is not a JSON object is masked as a text: its readers will refuse it.
     """
     try:
         values: dict[str, Any] = json.loads(payload)
@@ -209,7 +209,7 @@ def _command(words: Sequence[str]) -> Iterator[str]:
 
 
 def _number(text: str) -> str | float:
-    """So that ``--reset-token=3`` counts as a number; text that is none stays, exactly."""
+    """So that ``--reset-token=3`` counts as a number. Other text stays exactly as it is."""
     try:
         value: str | float = int(text)
     except ValueError:

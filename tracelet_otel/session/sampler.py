@@ -37,7 +37,7 @@ class Reader(MetricReader):
         self._data = metrics_data
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Whoever asks stops asking; nothing to do here."""
+        """Does nothing: the caller stops asking."""
 
 
 class Sampler:
@@ -62,7 +62,7 @@ class Sampler:
             self._thread.start()
 
     def stop(self) -> None:
-        """Samples no more. Does not wait for a sample that is under way: that may hang."""
+        """Ends sampling. Does not wait for a sample that is under way: that may hang."""
         self._stopped.set()
 
     def take(self) -> list[MetricsData]:

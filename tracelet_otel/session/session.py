@@ -47,7 +47,7 @@ class Session:
     Args:
         settings: all settings.
         end: called with the session and the status of its run where a ``with`` block around it ends.
-        signals: which signals a backend that is no tracker gets; both if it is not named.
+        signals: which signals a backend gets that is not a tracker; both if it is not named.
         zero_code: started by ``opentelemetry-instrument``: a later ``configure()`` refines it.
         continues: the session whose run goes on in this one.
         surroundings: what a configuration file set up beside it.
@@ -204,7 +204,7 @@ class Session:
         if status is None:
             for delivery in self._deliveries:
                 delivery.hand_on()
-        # Whoever sends a signal kills soon after; who ends by themselves wait for a backend that works.
+        # A signal is followed by a kill soon. A process that ends by itself waits for a backend that works.
         self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
         self.restore_variables(self._variables)
         if self._announced:

@@ -20,7 +20,7 @@ _DAMAGED = Batch()
 
 
 class QueueFullError(OSError):
-    """Memory has no place, and there is no spool, or it has none either."""
+    """There is no room in memory, and no spool, or no room in the spool either."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +42,8 @@ class Queue:
     Args:
         name: the backend's, for messages.
         max_bytes: what is held in memory.
-        spool: where the rest goes. None: there is none, and what does not fit is refused.
-        lost: called when somebody has removed files of the spool.
+        spool: where the rest goes. Without one, what does not fit is refused.
+        lost: called when files of the spool were removed by others.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Queue:
             yield from (Entry.of(item.batch) for item in self._unwritten)
 
     def look_after_files(self) -> None:
-        """Notices files of the spool that somebody has removed: what is still in memory is written anew."""
+        """Notices that files of the spool were removed: what is still in memory is written again."""
         with self._lock:
             lost = self.spool.vanished() if self.spool is not None else set[Segment]()
             if not lost:

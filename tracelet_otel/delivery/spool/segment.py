@@ -96,7 +96,7 @@ class Segment:
     def adopt(self, read: int) -> Iterator[Frame]:
         """Takes over what an earlier process left; the frames that it had not delivered.
 
-        A frame that it could not finish was acknowledged to nobody, and is left out.
+        A frame that it could not finish was never acknowledged, and is left out.
 
         Raises:
             OSError: it cannot be read now.
@@ -155,7 +155,7 @@ class Segment:
         self.records -= records
 
     def seal(self) -> None:
-        """Takes no more, and writes the index; without one a start reads the segment."""
+        """Ends appending, and writes the index. Without one, a start reads the segment."""
         if not self.takes_more:
             return
         self.takes_more = False

@@ -33,7 +33,7 @@ SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _SHARE: Final = 16
 """A segment has at most this part of the limit, so that what is delivered soon makes room."""
 _END_BYTES: Final = 64 * 1024
-"""What the ends of runs may add to the limit where nobody sends them again."""
+"""What the ends of runs may add to the limit where they are not sent again."""
 
 
 class Durability(enum.Enum):
@@ -165,7 +165,7 @@ class Spool:
             self._position.note(self._segments[0].number, self._segments[0].read)
 
     def vanished(self) -> set[Segment]:
-        """Forgets segments whose files somebody has removed; which they are."""
+        """Forgets the segments whose files were removed by others, and returns them."""
         ends = {self._segments[0], self._segments[-1]} if self._segments else set[Segment]()
         if all(segment.path.exists() for segment in ends):
             return set()

@@ -17,7 +17,7 @@ of each logger of a trainer            a trainer's logger directly
 =====================================  ======================================================
 
 ``Trainer(fast_dev_run=...)`` and the trials of Lightning's tuner record nothing: Lightning gives their
-metrics to nobody, and saves no checkpoints. Of several processes only the one with global rank 0
+metrics to no logger, and saves no checkpoints. Of several processes only the one with global rank 0
 records, as with Lightning's loggers.
 """
 

@@ -213,7 +213,7 @@ def metric_log() -> MetricLog:
 
 
 def to_number(value: object) -> tuple[float, bool] | None:
-    """A number as float and whether it was a float32; None for what is no number."""
+    """A number as float and whether it was a float32; None if it is not a number."""
     if isinstance(value, float):
         return float(value), False
     if isinstance(value, (str, bytes)):

@@ -51,7 +51,7 @@ class Nvml:
 
 _lock: Final = threading.Lock()
 _opened: list[Nvml | None] = []
-"""Empty: not tried yet. None: there is none."""
+"""Empty: not tried yet. None: NVML is missing."""
 
 
 def nvml() -> Nvml | None:

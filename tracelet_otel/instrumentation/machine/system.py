@@ -174,7 +174,7 @@ def _observe_more(meter_provider: MeterProvider, folder: str) -> None:
 
 
 def _bounded(name: str, callback: _Callback) -> _Callback:
-    """The callback, but nothing where it fails: what a machine does not tell is no error, and no log line."""
+    """The callback, but nothing where it fails: what a machine does not tell is not logged."""
     owner = os.getpid()
 
     def observe(options: CallbackOptions) -> list[Observation]:

@@ -32,7 +32,7 @@ Item = Scalar | Content | Undecodable
 
 
 def time_unix_nano(event: Any) -> int | None:
-    """The event's wall time, or None where it is none since 1970 that 64 bits can hold."""
+    """The event's wall time, or None if it is before 1970 or does not fit into 64 bits."""
     seconds = event.wall_time
     return round(seconds * 1e9) if 0.0 < seconds < 9e9 else None
 

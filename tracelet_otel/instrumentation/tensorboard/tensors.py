@@ -54,7 +54,7 @@ def array(tensor: Any) -> Any:
     """The tensor as a numpy array.
 
     Raises:
-        ValueError: its values are no real numbers, or not as many as its shape says.
+        ValueError: its values are not real numbers, or not as many as its shape says.
     """
     import numpy as np
 
@@ -81,7 +81,7 @@ def strings(tensor: Any) -> Sequence[bytes]:
     """The values of a string tensor, in row-major order.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a tensor.
     """
     if tensor.dtype != _STRING:
         raise ValueError(f"tensor of data type {tensor.dtype} holds no strings")
