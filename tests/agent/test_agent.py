@@ -625,7 +625,6 @@ def test_what_was_on_its_way_when_training_was_killed_leaves_the_run_killed(
         "    time.sleep(0.01)\n"
         "if os.fork():\n"
         "    os.kill(os.getpid(), 9)\n"
-        "delivery.client._client.close()\n"
         "time.sleep(2)\n"  # the agent has seen it
         "send(sent[-1])\n"
     )

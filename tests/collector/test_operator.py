@@ -107,7 +107,7 @@ def test_the_folder_is_pure_python_and_in_front_of_nothing(folder: Path) -> None
     ("spoil", "says"),
     [
         (lambda folder: folder / "requests.py", "requests.py is in front of the application's packages"),
-        (lambda folder: folder / operator_folder.PACKAGES / "a.so", "a.so is no pure Python"),
+        (lambda folder: folder / operator_folder.PACKAGES / "a.so", "a.so is not pure Python"),
     ],
 )
 def test_the_check_notices(folder: Path, spoil: Callable[[Path], Path], says: str) -> None:

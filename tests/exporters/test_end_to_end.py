@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from tests.support.scripts import check_failures, clean_environment, run_script, write_script
@@ -137,6 +138,7 @@ def test_runs_in_threads_and_processes_at_once(tmp_path: Path, server_uri: str) 
         assert run.data.params == params
 
 
+@pytest.mark.in_thread("the default's agent goes on with what is left")
 def test_a_server_that_never_answers_costs_the_deadline_and_no_more(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"

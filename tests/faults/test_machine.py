@@ -18,7 +18,7 @@ journal.mark()
 """
 FULL = """
 mkdir -p .local/state/tracelet-otel
-mount -t tmpfs -o size=500k none .local/state/tracelet-otel
+mount -t tmpfs -o size=250k none .local/state/tracelet-otel
 """
 
 

@@ -181,7 +181,7 @@ def test_a_spool_at_its_limit_and_a_tracker_that_is_down(tmp_path: Path, protoco
     """What is acknowledged while it is down arrives; then the sender has to wait."""
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "runs").write_text("in the way")  # the tracker's folder cannot be made
-    limit = {"TRACELET_MAX_SPOOL_BYTES": "200000"}
+    limit = {"TRACELET_MAX_SPOOL_BYTES": "50000"}
     job = Job("run-a")
     requests = job.begin() + [
         request for part in range(20) for request in job.steps("x", range(part * 100, part * 100 + 100))

@@ -48,8 +48,11 @@ class Agents:
         assert self.log() == ""
         assert self.files() == []
 
-    def finish(self, seconds: float = 60) -> None:
-        """Ends all. Fails if one had to be killed, has left a file, or has logged a failure of ours."""
+    def finish(self, seconds: float = 90) -> None:
+        """Ends all. Fails if one had to be killed, has left a file, or has logged a failure of ours.
+
+        One that was started while another was about to end, and that no process then uses, ends after 60 s.
+        """
         _, left = psutil.wait_procs(self.alive(), seconds)
         for process in left:
             process.kill()

@@ -319,9 +319,9 @@ def test_a_folder_that_is_removed_is_made_again_and_what_it_held_is_lost(
         delivery.put(Batch(metrics=given.metrics, points=1, size=given.size, source="rank 0"))
         assert failed.wait(10)
     in_memory = 1 if durability is Durability.MEMORY else 3
-    assert delivery.counts_of("rank 0").spooled_points == 10
+    assert delivery.counts_of("rank 0").waiting_points == 10
     shutil.rmtree(tmp_path / "state")
-    assert delivery.counts_of("rank 0").spooled_points == in_memory
+    assert delivery.counts_of("rank 0").waiting_points == in_memory
     assert delivery.counts_of("rank 0").dropped_points == 10 - in_memory
     assert "were removed" in delivery.last_error
     assert folder.exists()
@@ -332,7 +332,7 @@ def test_a_folder_that_is_removed_is_made_again_and_what_it_held_is_lost(
     assert delivery.close(30)
     assert tags(place.received) == [*numbers(in_memory), b"10"]
     assert delivery.counts.dropped_points == 10 - in_memory
-    assert delivery.counts_of("rank 0").spooled_points == 0
+    assert delivery.counts_of("rank 0").waiting_points == 0
 
 
 def test_a_folder_that_is_removed_at_the_end_is_not_said_to_hold_anything(tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_another_version_of_the_storage_is_not_written_to(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.in_thread("the script takes the name away in its own process")
 def test_what_cannot_be_delivered_stays_in_the_spool(tmp_path: Path) -> None:
     code = """
         import tracelet_otel

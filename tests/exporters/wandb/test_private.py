@@ -103,6 +103,7 @@ def test_without_a_needed_name_loading_fails_for_good(
     assert cores() == set()
 
 
+@pytest.mark.in_thread("the script takes the name away in its own process")
 def test_what_cannot_be_delivered_stays_in_the_spool(tmp_path: Path) -> None:
     code = """
         import tracelet_otel

@@ -914,7 +914,7 @@ def test_import_order(package: str, order: str) -> None:
         import sys
         if {order!r} == "after":
             import {package}
-        from tracelet_otel.instrumentation.lightning import {names}
+        from tracelet_otel.instrumentation.lightning.instrumentor import {names}
         {names}().instrument()
         if {order!r} == "before":
             assert not {{"torch", "lightning", "pytorch_lightning"}} & set(sys.modules)
