@@ -591,11 +591,11 @@ def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
                     take = agent._intake.metrics if request.signal == "metrics" else agent._intake.logs
                     assert take(request.data, name).kind == "accepted"
                 assert agent._has_work()
-                assert agent._queues[0].delivery.flush(100)
+                assert agent._backends[0].delivery.flush(100)
                 assert status(tmp_path) == "running"
                 process.kill()
             agent._has_work()
-            assert agent._queues[0].delivery.flush(100)
+            assert agent._backends[0].delivery.flush(100)
             assert status(tmp_path) == "killed"
     finally:
         agent.close()
