@@ -32,6 +32,10 @@ from tracelet_otel.instrumentation.lightning.instrumentor import (
     PyTorchLightningInstrumentor,
 )
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.instrumentation.tensorboard.instrumentor import (
+    TensorBoardInstrumentor,
+    TensorBoardXInstrumentor,
+)
 from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope
@@ -129,6 +133,8 @@ def instrumentor(pl: Any) -> Iterator[Any]:
 def uninstrumented(instrumentor: Any) -> Callable[[Callable[[], Any]], Any]:
     def call(function: Callable[[], Any]) -> Any:
         instrumentor.uninstrument()
+        TensorBoardInstrumentor().uninstrument()  # another test's configure() may have left it on
+        TensorBoardXInstrumentor().uninstrument()
         try:
             return function()
         finally:

@@ -894,7 +894,8 @@ COLLECT = """
     class Recorder(recording.Recorder):
         def __init__(self):
             self.scope = RunScope(Run())
-        def scalar(self, tag, value, *rest):
+        def scalar(self, point):
+            tag, value, *_ = point
             print(tag, value)
         def event(self, *arguments):
             pass
