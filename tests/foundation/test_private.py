@@ -9,13 +9,13 @@ import pytest
 
 from tests.support.scripts import clean_environment
 from tracelet_otel.foundation import private
-
-NAMES = [name for name, value in vars(private).items() if isinstance(value, private.PrivateName)]
+from tracelet_otel.foundation.private_names import PrivateName
 
 # The name is taken away from us, since OpenTelemetry itself needs it.
 SCRIPT = """
 from tracelet_otel.foundation import private
-private.{name} = private.{name}._replace(name="of_another_release")
+[name] = [name for name in private.OPENTELEMETRY if name.path == {path!r}]
+name.attribute += "_of_another_release"
 import tracelet_otel, tracelet_otel.distro
 tracelet_otel.configure("file", isolation="thread", spool_dir={folder!r})
 tracelet_otel.log_scalar("loss", 0.5, 1)
@@ -25,11 +25,10 @@ tracelet_otel.shutdown()
 """
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_name_costs_what_it_is_for_and_nothing_else(name: str, tmp_path) -> None:
-    known = getattr(private, name)
-    assert hasattr(known.owner(), known.name)
-    script = SCRIPT.format(name=name, folder=str(tmp_path))
+@pytest.mark.parametrize("name", [*private.OPENTELEMETRY], ids=lambda name: name.path)
+def test_a_missing_name_costs_what_it_is_for_and_nothing_else(name: PrivateName, tmp_path) -> None:
+    assert "()" in name.path or name.get(default=name) is not name
+    script = SCRIPT.format(path=name.path, folder=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=clean_environment(),
@@ -42,4 +41,4 @@ def test_a_missing_name_costs_what_it_is_for_and_nothing_else(name: str, tmp_pat
     assert "failed" not in done.stderr
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*.jsonl"))
     assert b"loss" in kept
-    assert (b"tracelet.text" in kept) == (name != "LOG_ENCODER")
+    assert (b"tracelet.text" in kept) == (name is not private.LOG_ENCODER)

@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from tracelet_otel_exporters.shared.library_names import LibraryName
+from tracelet_otel.foundation.private_names import PrivateName
 
 
-def rename(monkeypatch: pytest.MonkeyPatch, name: LibraryName) -> None:
+def rename(monkeypatch: pytest.MonkeyPatch, name: PrivateName) -> None:
     """The library calls this differently now: our code looks for a name that is not there."""
     monkeypatch.setattr(name, "attribute", f"{name.attribute}_as_renamed")
     monkeypatch.setattr(name, "is_reported", False)

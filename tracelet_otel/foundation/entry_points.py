@@ -10,7 +10,7 @@ from tracelet_otel.foundation import private
 def in_group(group: str) -> list[EntryPoint]:
     """The entry points of a group that there were when the process started."""
     # OpenTelemetry keeps what it read; to read it again takes 8 ms.
-    known = private.ENTRY_POINTS.find() or entry_points
+    known = private.ENTRY_POINTS.get(default=entry_points)
     return list(known(group=group))
 
 

@@ -115,7 +115,7 @@ def _encode_exemplar(exemplar: Exemplar) -> EncodedExemplar:
 
 def encode_records(records: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:
     """The OTLP request of some records; a payload's size and SHA-256 become attributes."""
-    encode_logs = private.LOG_ENCODER.find()
+    encode_logs = private.LOG_ENCODER.get()
     if encode_logs is None:
         log_once(
             "log encoder", logging.ERROR, "records are lost: OpenTelemetry has no encoder for them any more"

@@ -24,6 +24,7 @@ from tracelet_otel.backends.standard_exporters import traces_exporter
 from tracelet_otel.foundation import private
 from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.foundation.private_names import PrivateName
 from tracelet_otel.settings import ConfigurationError
 
 _ours: set[int] = set()
@@ -83,17 +84,17 @@ def offer_tracer_provider(exporters: Sequence[EntryPoint], resource: Resource) -
     _set(private.TRACER_PROVIDER_ONCE, trace.set_tracer_provider, provider)
 
 
-def _is_free(variable: private.PrivateName, environment_variable: str) -> bool:
-    current = variable.find()
+def _is_free(variable: PrivateName, environment_variable: str) -> bool:
+    current = variable.get()
     return (current is None and environment_variable not in os.environ) or id(current) in _ours
 
 
-def _set(once: private.PrivateName, setter: Any, provider: object) -> None:
+def _set(once: PrivateName, setter: Any, provider: object) -> None:
     with Guard("the global provider"):
-        new_once = private.ONCE.find()
-        if new_once is None or not isinstance(once.find(), new_once):
+        new_once = private.ONCE.get()
+        if new_once is None or not isinstance(once.get(), new_once):
             return
-        setattr(once.owner(), once.name, new_once())
+        once.set(new_once())
         setter(provider)
         _ours.add(id(provider))
-        setattr(once.owner(), once.name, new_once())
+        once.set(new_once())

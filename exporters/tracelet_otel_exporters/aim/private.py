@@ -1,6 +1,6 @@
 """All that we use of AIM's own although it is not meant for others, and what is lost without each.
 
-How a missing name is noticed and reported: :mod:`tracelet_otel_exporters.shared.library_names`. The keys of
+How a missing name is noticed and reported: :mod:`tracelet_otel.foundation.private_names`. The keys of
 AIM's storage, which no name stands for, belong to a version of its data, which is checked as AIM is loaded.
 """
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.foundation.errors import PermanentError
-from tracelet_otel_exporters.shared.library_names import LibraryNames
+from tracelet_otel.foundation.private_names import PrivateNames
 
 # -- names ------------------------------------------------------------------------
 
-AIM: Final = LibraryNames("AIM", "aim", "3.29")
+AIM: Final = PrivateNames("AIM", "aim", "3.29")
 """Names for every repository."""
-ON_DISK: Final = LibraryNames("AIM", "aim", "3.29")
+ON_DISK: Final = PrivateNames("AIM", "aim", "3.29")
 """Names for repositories on disk."""
-ON_SERVER: Final = LibraryNames("AIM", "aim", "3.29")
+ON_SERVER: Final = PrivateNames("AIM", "aim", "3.29")
 """Names for repositories behind a server."""
 
 DATA_VERSION: Final = AIM.needed("aim.sdk.data_version:DATA_VERSION")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
+from tracelet_otel.foundation.importing import IMPORTING
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
@@ -28,7 +29,6 @@ from tracelet_otel_exporters.aim.changes import Change, errors
 from tracelet_otel_exporters.aim.repositories import Repository
 from tracelet_otel_exporters.aim.runs import AimRun
 from tracelet_otel_exporters.aim.sequences import Row
-from tracelet_otel_exporters.shared.importing import IMPORTING
 
 _LOGGER: Final = get_logger(__name__)
 

@@ -165,7 +165,7 @@ def _check(library: Library, config: Any) -> None:
     _as_the_user_set(library.session)
     variables = library.variables
     keys = (private.ACCESS_KEY, private.SECRET_KEY)
-    if any(name.of(variables) is None for name in (*keys, private.AUTH_TOKEN)):
+    if any(name.get(variables) is None for name in (*keys, private.AUTH_TOKEN)):
         return  # whether the user set them is not known here; the login will tell
     defaults = (library.session.default_key, library.session.default_secret)
     settings = ("api.credentials.access_key", "api.credentials.secret_key")

@@ -16,9 +16,9 @@ import types
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
+from tracelet_otel.foundation.importing import IMPORTING, passes
 from tracelet_otel_exporters.clearml import private
 from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, retry_after
-from tracelet_otel_exporters.shared.importing import IMPORTING, passes
 
 TIMEOUT: Final = (3.0, 15.0)
 """Seconds to connect, and to wait for an answer."""
@@ -72,9 +72,7 @@ def _load_library() -> Library:
         if passes(error):
             raise TransientError(str(error)) from error
         raise PermanentError(f"this version of ClearML's library is not supported: {error}") from error
-    base, load_config = private.SESSION_CLASS.of(module), private.LOAD_CONFIG.of(backend)
-    if base is None or load_config is None:
-        raise PermanentError("this version of ClearML's library is not supported")
+    base, load_config = private.SESSION_CLASS.get(module), private.LOAD_CONFIG.get(backend)
     http_class = _http_class(variables)
     made: dict[int, Any] = {}
 
@@ -87,10 +85,9 @@ def _load_library() -> Library:
 
     # What these two do is for the whole process: urllib3's settings and a filter on its logger.
     for name, ours in ((private.OPEN_HTTP, take), (private.LOG_RETRIES, private.ignore)):
-        if name.of(module) is not None:
-            setattr(module, name.name, ours)
+        name.set(ours, module)
     session = private.session_class(base, variables, TIMEOUT)
-    return Library(session, load_config, private.CONFIG_PARSER.of(parser), variables, make)
+    return Library(session, load_config, private.CONFIG_PARSER.get(parser), variables, make)
 
 
 def _http_class(variables: Any) -> Any:

@@ -8,60 +8,67 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from tracelet_otel_exporters.shared.private_names import PrivateName
+from tracelet_otel.foundation.private_names import PrivateName, PrivateNames
 
-_SESSION: Final = "backend_api.session.session"
-_VARIABLES: Final = "backend_api.session.defs"
-_CLASS: Final = "backend_api.session.session.Session"
-_UNSUPPORTED: Final = "Nothing can be delivered to ClearML."
-_HANGS: Final = "A server that does not answer is given up only after ClearML's own time-out."
+CLEARML: Final = PrivateNames("ClearML", "clearml", "2.1")
 
-SESSION_CLASS: Final = PrivateName(_SESSION, "Session", _UNSUPPORTED)
-LOAD_CONFIG: Final = PrivateName("backend_api", "load_config", _UNSUPPORTED)
-CONFIG_PARSER: Final = PrivateName("utilities.pyhocon", "ConfigFactory", "config_file is not supported.")
+_SESSION: Final = "clearml.backend_api.session.session"
+_VARIABLES: Final = "clearml.backend_api.session.defs"
+_HANGS: Final = "a server that does not answer is given up only after ClearML's own time-out"
+_LATE: Final = "that credentials are missing is found late"
 
-OPEN_HTTP: Final = PrivateName(
-    _SESSION, "get_http_session_with_retry", "Requests are retried in the library, which may block long."
-)
-LOG_RETRIES: Final = PrivateName(
-    _SESSION, "urllib_log_warning_setup", "The library adds a filter to the logger of urllib3."
+SESSION_CLASS: Final = CLEARML.needed(f"{_SESSION}:Session")
+LOAD_CONFIG: Final = CLEARML.needed("clearml.backend_api:load_config")
+CONFIG_PARSER: Final = CLEARML.optional(
+    "clearml.utilities.pyhocon:ConfigFactory", "config_file is not supported"
 )
 
-FIRST_TIMEOUT: Final = PrivateName(_CLASS, "_session_initial_timeout", _HANGS)
-READ_TIMEOUT: Final = PrivateName(_CLASS, "_session_timeout", _HANGS)
-WRITE_TIMEOUT: Final = PrivateName(_CLASS, "_write_session_timeout", _HANGS)
-LOAD_VAULTS: Final = PrivateName(
-    _CLASS, "_load_vaults", "With settings in a vault, the library imports the user's clearml."
+OPEN_HTTP: Final = CLEARML.optional(
+    f"{_SESSION}:get_http_session_with_retry", "requests are retried in the library, which may block long"
 )
-READ_VAULTS: Final = PrivateName(_CLASS, "_read_vaults", "Settings in ClearML's vaults do not hold.")
-APPLY_SECTIONS: Final = PrivateName(
-    _CLASS,
-    "_apply_config_sections",
-    "Variables and files that clearml.conf asks for are set and written in the user's process.",
-)
-REFRESH_TOKEN: Final = PrivateName(
-    _CLASS, "_do_refresh_token", "The library replaces CLEARML_AUTH_TOKEN in the process's environment."
+LOG_RETRIES: Final = CLEARML.optional(
+    f"{_SESSION}:urllib_log_warning_setup", "the library adds a filter to the logger of urllib3"
 )
 
-VERIFY: Final = PrivateName(_VARIABLES, "ENV_HOST_VERIFY_CERT", "CLEARML_API_HOST_VERIFY_CERT does not hold.")
-NO_VAULTS: Final = PrivateName(
-    _VARIABLES, "ENV_DISABLE_VAULT_SUPPORT", "CLEARML_DISABLE_VAULT_SUPPORT does not hold."
+FIRST_TIMEOUT: Final = CLEARML.optional(f"{_SESSION}:Session._session_initial_timeout", _HANGS)
+READ_TIMEOUT: Final = CLEARML.optional(f"{_SESSION}:Session._session_timeout", _HANGS)
+WRITE_TIMEOUT: Final = CLEARML.optional(f"{_SESSION}:Session._write_session_timeout", _HANGS)
+LOAD_VAULTS: Final = CLEARML.optional(
+    f"{_SESSION}:Session._load_vaults", "with settings in a vault, the library imports the user's clearml"
 )
-OFFLINE: Final = PrivateName(_VARIABLES, "ENV_OFFLINE_MODE", "CLEARML_OFFLINE_MODE does not hold.")
-ACCESS_KEY: Final = PrivateName(_VARIABLES, "ENV_ACCESS_KEY", "That credentials are missing is found late.")
-SECRET_KEY: Final = PrivateName(_VARIABLES, "ENV_SECRET_KEY", "That credentials are missing is found late.")
-AUTH_TOKEN: Final = PrivateName(_VARIABLES, "ENV_AUTH_TOKEN", "That credentials are missing is found late.")
+READ_VAULTS: Final = CLEARML.optional(
+    f"{_SESSION}:Session._read_vaults", "settings in ClearML's vaults do not hold"
+)
+APPLY_SECTIONS: Final = CLEARML.optional(
+    f"{_SESSION}:Session._apply_config_sections",
+    "variables and files that clearml.conf asks for are set and written in the user's process",
+)
+REFRESH_TOKEN: Final = CLEARML.optional(
+    f"{_SESSION}:Session._do_refresh_token",
+    "the library replaces CLEARML_AUTH_TOKEN in the process's environment",
+)
+
+VERIFY: Final = CLEARML.optional(
+    f"{_VARIABLES}:ENV_HOST_VERIFY_CERT", "CLEARML_API_HOST_VERIFY_CERT does not hold"
+)
+NO_VAULTS: Final = CLEARML.optional(
+    f"{_VARIABLES}:ENV_DISABLE_VAULT_SUPPORT", "CLEARML_DISABLE_VAULT_SUPPORT does not hold"
+)
+OFFLINE: Final = CLEARML.optional(f"{_VARIABLES}:ENV_OFFLINE_MODE", "CLEARML_OFFLINE_MODE does not hold")
+ACCESS_KEY: Final = CLEARML.optional(f"{_VARIABLES}:ENV_ACCESS_KEY", _LATE)
+SECRET_KEY: Final = CLEARML.optional(f"{_VARIABLES}:ENV_SECRET_KEY", _LATE)
+AUTH_TOKEN: Final = CLEARML.optional(f"{_VARIABLES}:ENV_AUTH_TOKEN", _LATE)
 
 
 def variable(name: PrivateName, variables: Any, default: Any = None) -> Any:
     """The value of one of ClearML's environment variables, or the default."""
-    known = name.of(variables)
+    known = name.get(variables)
     return default if known is None else known.get(default=default)
 
 
 def session_class(base: Any, variables: Any, timeout: tuple[float, float]) -> Any:
     """ClearML's class ``Session`` with our time-outs, and without what it does to the whole process."""
-    read_vaults, refresh = READ_VAULTS.of(base), REFRESH_TOKEN.of(base)
+    read_vaults, refresh = READ_VAULTS.get(base), REFRESH_TOKEN.get(base)
 
     def load_vaults(session: Any) -> None:
         if read_vaults is None or variable(NO_VAULTS, variables):
@@ -83,7 +90,9 @@ def session_class(base: Any, variables: Any, timeout: tuple[float, float]) -> An
         APPLY_SECTIONS: ignore,
         REFRESH_TOKEN: refresh_token,
     }
-    return type("Session", (base,), {n.name: value for n, value in ours.items() if n.of(base) is not None})
+    return type(
+        "Session", (base,), {n.attribute: value for n, value in ours.items() if n.get(base) is not None}
+    )
 
 
 def ignore(*_: object, **__: object) -> None:

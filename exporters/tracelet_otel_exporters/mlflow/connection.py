@@ -131,8 +131,8 @@ class Connection:
 
         Returns: False where this MLflow has no such way; then nothing was posted.
         """
-        post, verify = private.HTTP_REQUEST.imported(), private.VERIFY_RESPONSE.imported()
-        credentials = private.HOST_CREDENTIALS.of(self.store)
+        post, verify = private.HTTP_REQUEST.get(), private.VERIFY_RESPONSE.get()
+        credentials = private.HOST_CREDENTIALS.get(self.store)
         if post is None or verify is None or credentials is None:
             return False
         endpoint, body = "/api/2.0/mlflow/runs/log-batch", {"run_id": run_id, "metrics": metrics}
@@ -228,7 +228,7 @@ errors: Final = ClientErrors(
 
 def _override() -> None:
     for name, value in (*_ALWAYS, *_DEFAULTS):
-        variable = name.imported()
+        variable = name.get()
         if variable is not None and "get" not in vars(variable):
             variable.get = _scoped(variable, value, always=(name, value) in _ALWAYS)
     for name in (*_LOGGERS, *_ALEMBIC_LOGGERS):

@@ -48,9 +48,9 @@ def _log_batch(store: Any, run_id: str, samples: Sequence[Sample]) -> None:
 
 def _table(store: Any) -> Any:
     """The table of points, if the store is a database and the table is as this module knows it."""
-    if private.engine_of(store) is None or private.SANITIZE.of(store) is None:
+    if private.engine_of(store) is None or private.SANITIZE.get(store) is None:
         return None
-    table = getattr(private.POINTS_TABLE.imported(), "__table__", None)
+    table = getattr(private.POINTS_TABLE.get(), "__table__", None)
     return table if table is not None and {c.name for c in table.columns} == _COLUMNS else None
 
 

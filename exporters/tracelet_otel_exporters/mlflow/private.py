@@ -5,47 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tracelet_otel_exporters.shared.private_names import PrivateName
+from tracelet_otel.foundation.private_names import PrivateNames
 
-_SLOWER: Final = "Points take longer to be written."
-_ENVIRONMENT: Final = "mlflow.environment_variables"
+MLFLOW: Final = PrivateNames("MLflow", "mlflow", "3.17")
+
+_SLOWER: Final = "points take longer to be written"
 _BY_CLIENT: Final = (
-    "Points are written by MLflow's client: they get the user's active model, and a run's end waits for the "
-    "user's asynchronous logging."
+    "points are written by MLflow's client: they get the user's active model, and a run's end waits for the "
+    "user's asynchronous logging"
+)
+_ENVIRONMENT: Final = "mlflow.environment_variables"
+_DATABASE: Final = "mlflow.store.tracking.sqlalchemy_store"
+
+TRACKING_CLIENT: Final = MLFLOW.optional("mlflow.tracking:MlflowClient()._tracking_client", _BY_CLIENT)
+STORE: Final = MLFLOW.optional("mlflow.tracking.client:TrackingServiceClient().store", _BY_CLIENT)
+ENGINE: Final = MLFLOW.optional(
+    f"{_DATABASE}:SqlAlchemyStore().engine",
+    "points take longer to be written, and connections to a database stay open",
+)
+SANITIZE: Final = MLFLOW.optional(f"{_DATABASE}:SqlAlchemyStore().sanitize_metric_value", _SLOWER)
+DATABASE_STORE: Final = MLFLOW.optional(f"{_DATABASE}:SqlAlchemyStore", _SLOWER)
+POINTS_TABLE: Final = MLFLOW.optional("mlflow.store.tracking.dbmodels.models:SqlMetric", _SLOWER)
+
+HTTP_REQUEST: Final = MLFLOW.optional("mlflow.utils.rest_utils:http_request", _SLOWER)
+VERIFY_RESPONSE: Final = MLFLOW.optional("mlflow.utils.rest_utils:verify_rest_response", _SLOWER)
+HOST_CREDENTIALS: Final = MLFLOW.optional(
+    "mlflow.store.tracking.rest_store:RestStore().get_host_creds", _SLOWER
 )
 
-TRACKING_CLIENT: Final = PrivateName("MlflowClient", "_tracking_client", _BY_CLIENT)
-STORE: Final = PrivateName("MlflowClient._tracking_client", "store", _BY_CLIENT)
-ENGINE: Final = PrivateName("SqlAlchemyStore", "engine", _SLOWER + " Connections to a database stay open.")
-SANITIZE: Final = PrivateName("SqlAlchemyStore", "sanitize_metric_value", _SLOWER)
-DATABASE_STORE: Final = PrivateName("mlflow.store.tracking.sqlalchemy_store", "SqlAlchemyStore", _SLOWER)
-POINTS_TABLE: Final = PrivateName("mlflow.store.tracking.dbmodels.models", "SqlMetric", _SLOWER)
-
-HTTP_REQUEST: Final = PrivateName("mlflow.utils.rest_utils", "http_request", _SLOWER)
-VERIFY_RESPONSE: Final = PrivateName("mlflow.utils.rest_utils", "verify_rest_response", _SLOWER)
-HOST_CREDENTIALS: Final = PrivateName("RestStore", "get_host_creds", _SLOWER)
-
-RESOLVE_TAGS: Final = PrivateName(
-    "mlflow.tracking.context.registry", "resolve_tags", "Tags of MLflow's plugins are missing."
+RESOLVE_TAGS: Final = MLFLOW.optional(
+    "mlflow.tracking.context.registry:resolve_tags", "tags of MLflow's plugins are missing"
 )
-GIT_CONTEXT: Final = PrivateName(
-    "mlflow.tracking.context.git_context", "GitRunContext", "MLflow starts git for each new run."
+GIT_CONTEXT: Final = MLFLOW.optional(
+    "mlflow.tracking.context.git_context:GitRunContext", "MLflow starts git for each new run"
 )
 
-TELEMETRY: Final = PrivateName(
-    _ENVIRONMENT, "MLFLOW_DISABLE_TELEMETRY", "MLflow sends telemetry of our calls, unless it is told not to."
+TELEMETRY: Final = MLFLOW.optional(
+    f"{_ENVIRONMENT}:MLFLOW_DISABLE_TELEMETRY",
+    "MLflow sends telemetry of our calls, unless it is told not to",
 )
-PRINTING: Final = PrivateName(
-    _ENVIRONMENT, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLflow prints URLs of runs on stdout."
+PRINTING: Final = MLFLOW.optional(
+    f"{_ENVIRONMENT}:MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLflow prints URLs of runs on stdout"
 )
-PROGRESS: Final = PrivateName(
-    _ENVIRONMENT, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "MLflow shows progress bars on stderr."
+PROGRESS: Final = MLFLOW.optional(
+    f"{_ENVIRONMENT}:MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "MLflow shows progress bars on stderr"
 )
-TIMEOUT: Final = PrivateName(
-    _ENVIRONMENT, "MLFLOW_HTTP_REQUEST_TIMEOUT", "A server that hangs is given up after 120 s, not 30 s."
+TIMEOUT: Final = MLFLOW.optional(
+    f"{_ENVIRONMENT}:MLFLOW_HTTP_REQUEST_TIMEOUT", "a server that hangs is given up after 120 s, not 30 s"
 )
-RETRIES: Final = PrivateName(
-    _ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLflow itself retries for four minutes."
+RETRIES: Final = MLFLOW.optional(
+    f"{_ENVIRONMENT}:MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLflow itself retries for four minutes"
 )
 
 
@@ -77,13 +86,13 @@ def store_of(client: Any) -> Any:
     The client's methods above it would add the user's active model to metrics, and stop the user's
     asynchronous logging when a run ends.
     """
-    tracking_client = TRACKING_CLIENT.of(client)
-    store = None if tracking_client is None else STORE.of(tracking_client)
+    tracking_client = TRACKING_CLIENT.get(client)
+    store = None if tracking_client is None else STORE.get(tracking_client)
     return ClientStore(client) if store is None else store
 
 
 def engine_of(store: Any) -> Any:
     """The SQLAlchemy engine of a store that is a database; None for another store."""
-    database_store = DATABASE_STORE.imported()
+    database_store = DATABASE_STORE.get()
     is_database = database_store is not None and isinstance(store, database_store)
-    return ENGINE.of(store) if is_database else None
+    return ENGINE.get(store) if is_database else None

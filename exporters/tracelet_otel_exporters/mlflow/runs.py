@@ -179,7 +179,7 @@ def valid_tags(run: OpenRun, tags: Mapping[str, object]) -> dict[str, str]:
 
 def native_tags(connection: Connection) -> dict[str, str]:
     """What MLflow's own ``start_run`` fills "Source" and "Created by" with."""
-    resolve, git = private.RESOLVE_TAGS.imported(), private.GIT_CONTEXT.imported()
+    resolve, git = private.RESOLVE_TAGS.get(), private.GIT_CONTEXT.get()
     tags: dict[str, str] = {}
     if resolve is not None:
         with connection.calls():  # not git: MLflow starts git for it, and ours comes with the run

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
+from tracelet_otel.foundation.importing import IMPORTING
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
@@ -33,7 +34,6 @@ from tracelet_otel_exporters.mlflow.connection import (
 from tracelet_otel_exporters.mlflow.points import Sample
 from tracelet_otel_exporters.mlflow.runs import OpenRun, Place
 from tracelet_otel_exporters.shared import safe_names
-from tracelet_otel_exporters.shared.importing import IMPORTING
 
 NAMES_FILE: Final = "tracelet/names.json"
 

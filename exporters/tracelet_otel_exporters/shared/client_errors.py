@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel_exporters.shared.importing import passes
+from tracelet_otel.foundation.importing import passes
 
 TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Codes of HTTP answers after which the same request may work."""

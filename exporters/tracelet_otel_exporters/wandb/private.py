@@ -1,6 +1,6 @@
 """All that we use of W&B's own although it is not meant for others, and what is lost without each.
 
-How a missing name is noticed and reported: :mod:`tracelet_otel_exporters.shared.library_names`.
+How a missing name is noticed and reported: :mod:`tracelet_otel.foundation.private_names`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Generator
 from typing import Any, Final
 
-from tracelet_otel_exporters.shared.library_names import LibraryNames
+from tracelet_otel.foundation.private_names import PrivateNames
 
-WANDB: Final = LibraryNames("W&B", "wandb", "0.31")
+WANDB: Final = PrivateNames("W&B", "wandb", "0.31")
 
 # Needed for every delivery: W&B's state of a process, and a connection and a run of our own in it.
 SETUP: Final = WANDB.needed("wandb.sdk.wandb_setup:_WandbSetup")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.importing import IMPORTING
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
-from tracelet_otel_exporters.shared.importing import IMPORTING
 from tracelet_otel_exporters.wandb import (
     messages,
     names,

@@ -14,10 +14,10 @@ from tests.support.aim_subject import AimSubject
 from tests.support.private_names import rename, uses_elsewhere
 from tests.support.scripts import run_script
 from tracelet_otel.foundation.errors import PermanentError
+from tracelet_otel.foundation.private_names import PrivateName
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel_exporters.aim import private
 from tracelet_otel_exporters.aim.tracker import AimTracker
-from tracelet_otel_exporters.shared.library_names import LibraryName
 
 __all__ = ["local", "made_repository", "new_tracker", "remote", "server"]  # fixtures
 
@@ -29,11 +29,11 @@ Deliver = Callable[["str | None", str], None]
 """Takes a repository and the id of a run."""
 
 
-def optional(names: list[LibraryName]) -> list[LibraryName]:
+def optional(names: list[PrivateName]) -> list[PrivateName]:
     return [name for name in names if not name.is_needed]
 
 
-def needed(names: list[LibraryName]) -> list[LibraryName]:
+def needed(names: list[PrivateName]) -> list[PrivateName]:
     return [name for name in names if name.is_needed]
 
 
@@ -62,7 +62,7 @@ def deliver(tmp_path: Path) -> Iterator[Deliver]:
         tracker.close()
 
 
-def check(subject: AimSubject, name: LibraryName, caplog: pytest.LogCaptureFixture, run: str = "run") -> None:
+def check(subject: AimSubject, name: PrivateName, caplog: pytest.LogCaptureFixture, run: str = "run") -> None:
     """Everything arrived, and what is lost was logged once."""
     assert [(point.step, point.value) for point in subject.points(run)["loss"]] == [
         (step, step / 7) for step in range(3)
@@ -83,7 +83,7 @@ def check(subject: AimSubject, name: LibraryName, caplog: pytest.LogCaptureFixtu
     ids=lambda name: name.path,
 )
 def test_without_an_optional_name_the_rest_arrives_on_disk(
-    name: LibraryName,
+    name: PrivateName,
     local: AimSubject,
     deliver: Deliver,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,7 @@ def test_without_an_optional_name_the_rest_arrives_on_disk(
 
 @pytest.mark.parametrize("name", _FINDING, ids=lambda name: name.path)
 def test_without_what_finds_a_repository_the_folder_itself_is_one(
-    name: LibraryName,
+    name: PrivateName,
     local: AimSubject,
     deliver: Deliver,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,7 +123,7 @@ def test_without_the_command_that_makes_a_repository_one_that_is_there_works(
 
 @pytest.mark.parametrize("name", optional([*private.ON_SERVER]), ids=lambda name: name.path)
 def test_without_an_optional_name_the_rest_arrives_at_a_server(
-    name: LibraryName,
+    name: PrivateName,
     remote: AimSubject,
     deliver: Deliver,
     monkeypatch: pytest.MonkeyPatch,
@@ -145,7 +145,7 @@ def test_without_blobs_a_server_gets_everything_but_files(
 
 @pytest.mark.parametrize("name", needed(_ON_DISK), ids=lambda name: name.path)
 def test_without_a_needed_name_loading_fails_for_good(
-    name: LibraryName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: PrivateName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename(monkeypatch, name)
     with pytest.raises(PermanentError, match=r"has no aim\..*, which is needed: install aim 3\.29"):
@@ -155,7 +155,7 @@ def test_without_a_needed_name_loading_fails_for_good(
 
 @pytest.mark.parametrize("name", needed(_ON_SERVER), ids=lambda name: name.path)
 def test_without_a_needed_name_a_server_is_not_used(
-    name: LibraryName, monkeypatch: pytest.MonkeyPatch
+    name: PrivateName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename(monkeypatch, name)
     with pytest.raises(PermanentError, match=r"has no aim\..*, which is needed: install aim 3\.29"):

@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tracelet_otel.foundation import guard
+from tests.support.private_names import rename
+from tracelet_otel.foundation.private_names import PrivateName
 from tracelet_otel.otlp.records import Point, RunInfo, Series
-from tracelet_otel_exporters.mlflow import connection, private
+from tracelet_otel_exporters.mlflow import private
 from tracelet_otel_exporters.mlflow.tracker import MLflowTracker
-from tracelet_otel_exporters.shared.private_names import PrivateName
 
-NAMES = [key for key, value in vars(private).items() if isinstance(value, PrivateName)]
-OF_A_SERVER = {"HTTP_REQUEST", "VERIFY_RESPONSE", "HOST_CREDENTIALS"}
+OF_A_SERVER = (private.HTTP_REQUEST, private.VERIFY_RESPONSE, private.HOST_CREDENTIALS)
 NOW = 1_700_000_000_000_000_000
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*private.MLFLOW], ids=lambda name: name.path)
 def test_everything_arrives_without(
-    name: str,
+    name: PrivateName,
     request: pytest.FixtureRequest,
     new_tracker: Callable[[str], MLflowTracker],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    known: PrivateName = getattr(private, name)
-    gone = replace(known, name=f"{known.name}_of_another_release")
-    monkeypatch.setattr(private, name, gone)
-    for table in ("_ALWAYS", "_DEFAULTS"):
-        entries: Any = [(gone if n == known else n, value) for n, value in getattr(connection, table)]
-        monkeypatch.setattr(connection, table, tuple(entries))
-    guard._last.clear()
+    rename(monkeypatch, name)
     uri = request.getfixturevalue("server_uri" if name in OF_A_SERVER else "sqlite_uri")
     tracker = new_tracker(uri)
     run_id = uuid.uuid4().hex
@@ -56,4 +47,4 @@ def test_everything_arrives_without(
     assert [(metric.step, metric.value) for metric in stored] == [(p.step, p.value) for p in points]
     assert (run.info.status, run.info.run_name, run.data.tags["team"]) == ("FAILED", "second", "vision")
     assert [info.path for info in client.list_artifacts(run.info.run_id)] == ["file"]
-    assert gone.lost in caplog.text
+    assert name.lost in caplog.text

@@ -19,8 +19,8 @@ from tests.support.private_names import rename, uses_elsewhere
 from tests.support.scripts import run_script
 from tests.support.wandb_server import WandbServer
 from tracelet_otel.foundation.errors import PermanentError
+from tracelet_otel.foundation.private_names import PrivateName
 from tracelet_otel.otlp.records import Record, SystemPoint
-from tracelet_otel_exporters.shared.library_names import LibraryName
 from tracelet_otel_exporters.wandb import private
 from tracelet_otel_exporters.wandb.tracker import WandbTracker
 
@@ -50,7 +50,7 @@ def gif() -> bytes:
 
 @pytest.mark.parametrize("name", _OPTIONAL)
 def test_without_an_optional_name_the_rest_arrives(
-    name: LibraryName,
+    name: PrivateName,
     server: WandbServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -93,7 +93,7 @@ def test_without_an_optional_name_the_rest_arrives(
 
 @pytest.mark.parametrize("name", _NEEDED, ids=lambda name: name.path)
 def test_without_a_needed_name_loading_fails_for_good(
-    name: LibraryName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: PrivateName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename(monkeypatch, name)
     tracker = WandbTracker(mode="offline", dir=tmp_path)

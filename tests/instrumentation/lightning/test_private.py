@@ -14,34 +14,32 @@ from tests.instrumentation.lightning.test_lightning import (
     make_model,
     make_trainer,
 )
+from tests.support.private_names import rename
 from tracelet_otel.foundation import guard
-from tracelet_otel.foundation.private import PrivateName
+from tracelet_otel.foundation.private_names import PrivateName
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.instrumentor import _LightningHooks
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 
-NAMES = [name for name, value in vars(private).items() if isinstance(value, PrivateName)]
 LOST = {
-    "LOG_METRICS": {"points"},
-    "RUN": {"params", "artifact", "text"},
-    "RUN_STAGE": {"params"},
-    "SAVE_CHECKPOINT": {"artifact"},
+    private.LOG_METRICS: {"points"},
+    private.RUN: {"params", "artifact", "text"},
+    private.RUN_STAGE: {"params"},
+    private.SAVE_CHECKPOINT: {"artifact"},
 }
 """By name the kinds that cannot be recorded without it."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*private.LIGHTNING], ids=lambda name: name.path)
 def test_a_missing_name_costs_what_it_is_for_and_nothing_else(
-    name: str,
+    name: PrivateName,
     capture: Capture,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known: PrivateName = getattr(private, name)
-    assert known.lost
-    monkeypatch.setattr(private, name, known._replace(name="of_another_release"))
+    rename(monkeypatch, name)
     monkeypatch.setattr(guard, "raises", False)  # a hook that finds nothing says so, and training goes on
     capture.checkpoints = "best"
     hooks = _LightningHooks("lightning.pytorch")

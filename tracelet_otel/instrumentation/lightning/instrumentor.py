@@ -55,8 +55,7 @@ class _LightningHooks(Hooks):
         }
         targets: list[Target] = []
         for name, hook in hooks.items():
-            module, _, owner = name.place.partition(":")
-            targets.append(Target(f"{package}.{module}", owner, name.name, around(hook)))
+            targets.append(Target(f"{package}.{name.module}", name.owner, name.attribute, around(hook)))
         super().__init__(targets)
 
     def disable(self) -> None:

@@ -55,7 +55,7 @@ class LoggerHooks:
                 metrics.setdefault("epoch", trainer.current_epoch)
                 chosen = _logging_step(trainer)
         span: Span | None = None
-        if private.FIRST_LOOP_ITER.of(connector, False) is None:  # metrics of an epoch, not of a batch
+        if private.FIRST_LOOP_ITER.get(connector, False) is None:  # metrics of an epoch, not of a batch
             stage = current_stage()
             span = stage.metrics_span() if stage is not None else None
         metric_log().log(metrics, chosen, span)
@@ -159,7 +159,7 @@ def _record_params(params: Any) -> None:
 
 
 def _logging_step(trainer: Any) -> int:
-    steps = private.BATCHES_THAT_STEPPED.of(trainer.fit_loop.epoch_loop)
+    steps = private.BATCHES_THAT_STEPPED.get(trainer.fit_loop.epoch_loop)
     return trainer.global_step if steps is None else steps
 
 

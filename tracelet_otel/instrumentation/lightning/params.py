@@ -40,10 +40,10 @@ def merged(trainer: Any) -> dict[str, Any]:
 
 
 def _initial(holder: Any) -> Mapping[str, Any]:
-    if holder is None or not private.LOG_HYPERPARAMS.of(holder, True):
+    if holder is None or not private.LOG_HYPERPARAMS.get(holder, True):
         return {}
     # The public `hparams_initial` is a deep copy, which for a model among the values costs its memory.
-    initial = private.HPARAMS_INITIAL.of(holder, _MISSING)
+    initial = getattr(holder, private.HPARAMS_INITIAL.attribute, _MISSING)
     if initial is _MISSING:
         initial = getattr(holder, "hparams_initial", None)
     return cast("Mapping[str, Any]", initial or {})

@@ -7,53 +7,54 @@ from __future__ import annotations
 
 from typing import Final
 
-from tracelet_otel.foundation.private import PrivateName
+from tracelet_otel.foundation.private_names import PrivateNames
 
-_METRICS: Final = "metrics that Lightning hands to its loggers are not recorded"
+LIGHTNING: Final = PrivateNames("Lightning", "lightning")
+
 _CONNECTOR: Final = "trainer.connectors.logger_connector.logger_connector:_LoggerConnector"
-_TRAINER: Final = "trainer.trainer:Trainer"
-_FIT_LOOP: Final = "loops.fit_loop:_FitLoop"
 
-LOG_METRICS: Final = PrivateName(_CONNECTOR, "log_metrics", _METRICS)
-RUN: Final = PrivateName(
-    _TRAINER,
-    "_run",
+LOG_METRICS: Final = LIGHTNING.optional(
+    f"{_CONNECTOR}.log_metrics", "metrics that Lightning hands to its loggers are not recorded"
+)
+RUN: Final = LIGHTNING.optional(
+    "trainer.trainer:Trainer._run",
     "no spans, parameters, checkpoints and summaries of models; trials of the tuner are recorded",
 )
-RUN_STAGE: Final = PrivateName(
-    _TRAINER, "_run_stage", "hyperparameters are not recorded, and trials of the tuner are"
+RUN_STAGE: Final = LIGHTNING.optional(
+    "trainer.trainer:Trainer._run_stage", "hyperparameters are not recorded, and trials of the tuner are"
 )
-FIT: Final = PrivateName(_FIT_LOOP, "run", "there is no span of the fit")
-EPOCH_START: Final = PrivateName(_FIT_LOOP, "on_advance_start", "there are no spans of epochs")
-EPOCH_END: Final = PrivateName(_FIT_LOOP, "on_advance_end", "spans of epochs end with the fit")
-EVALUATE: Final = PrivateName(
-    "loops.evaluation_loop:_EvaluationLoop", "run", "there are no spans of validations and tests"
+FIT: Final = LIGHTNING.optional("loops.fit_loop:_FitLoop.run", "there is no span of the fit")
+EPOCH_START: Final = LIGHTNING.optional(
+    "loops.fit_loop:_FitLoop.on_advance_start", "there are no spans of epochs"
 )
-PREDICT: Final = PrivateName(
-    "loops.prediction_loop:_PredictionLoop", "run", "there are no spans of predictions"
+EPOCH_END: Final = LIGHTNING.optional(
+    "loops.fit_loop:_FitLoop.on_advance_end", "spans of epochs end with the fit"
 )
-SAVE_CHECKPOINT: Final = PrivateName(
-    "callbacks.model_checkpoint:ModelCheckpoint", "_save_checkpoint", "checkpoints are not recorded"
+EVALUATE: Final = LIGHTNING.optional(
+    "loops.evaluation_loop:_EvaluationLoop.run", "there are no spans of validations and tests"
 )
-SUMMARY: Final = PrivateName(
-    "callbacks.model_summary:ModelSummary",
-    "_summary",
+PREDICT: Final = LIGHTNING.optional(
+    "loops.prediction_loop:_PredictionLoop.run", "there are no spans of predictions"
+)
+SAVE_CHECKPOINT: Final = LIGHTNING.optional(
+    "callbacks.model_checkpoint:ModelCheckpoint._save_checkpoint", "checkpoints are not recorded"
+)
+SUMMARY: Final = LIGHTNING.optional(
+    "callbacks.model_summary:ModelSummary._summary",
     "the model's summary is not the one that Lightning prints",
 )
 
-FIRST_LOOP_ITER: Final = PrivateName(
-    _CONNECTOR, "_first_loop_iter", "metrics of an epoch are not on the span of their stage"
+FIRST_LOOP_ITER: Final = LIGHTNING.optional(
+    f"{_CONNECTOR}._first_loop_iter", "metrics of an epoch are not on the span of their stage"
 )
-BATCHES_THAT_STEPPED: Final = PrivateName(
-    "loops.training_epoch_loop:_TrainingEpochLoop",
-    "_batches_that_stepped",
+BATCHES_THAT_STEPPED: Final = LIGHTNING.optional(
+    "loops.training_epoch_loop:_TrainingEpochLoop._batches_that_stepped",
     "steps are counted by optimizer where there are several",
 )
-LOG_HYPERPARAMS: Final = PrivateName(
-    "core.module:LightningModule",
-    "_log_hyperparams",
+LOG_HYPERPARAMS: Final = LIGHTNING.optional(
+    "core.module:LightningModule._log_hyperparams",
     "hyperparameters are recorded too that save_hyperparameters(logger=False) keeps from loggers",
 )
-HPARAMS_INITIAL: Final = PrivateName(
-    "core.module:LightningModule", "_hparams_initial", "hyperparameters are copied before they are recorded"
+HPARAMS_INITIAL: Final = LIGHTNING.optional(
+    "core.module:LightningModule._hparams_initial", "hyperparameters are copied before they are recorded"
 )

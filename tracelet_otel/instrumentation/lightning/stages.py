@@ -104,7 +104,7 @@ class StageHooks:
     def run(self, call: Call, trainer: Any, *_: Any, **__: Any) -> Any:
         """Around `Trainer._run`; a trainer inside another's run has a stage of its own."""
         # Without the hook that tells when everything is set up, a trial of the tuner cannot be told apart.
-        running = not hasattr(trainer, private.RUN_STAGE.name)
+        running = not hasattr(trainer, private.RUN_STAGE.attribute)
         stage = Stage(trainer, running) if records(trainer) else None
         token = _stage.set(stage)
         if stage is not None:

@@ -61,7 +61,7 @@ def observe(meter_provider: MeterProvider, folder: str | os.PathLike[str] | None
         instrumentor = _instrumentor()
     except ImportError:
         return False
-    instrument = private.SYSTEM_METRICS_INSTRUMENT.of(instrumentor)
+    instrument = private.SYSTEM_METRICS_INSTRUMENT.get(instrumentor)
     if instrument is not None:
         instrument(meter_provider=meter_provider)
     _observe_more(meter_provider, _absolute(folder))
@@ -79,10 +79,10 @@ def _instrumentor() -> SystemMetricsInstrumentor:
 
         def __init__(self) -> None:
             super().__init__(config=dict(CONFIG))
-            setattr(self, private.CPU_UTILIZATION.name, _Cpus().observe)
-            for name in [name for name in dir(self) if name.startswith("_get_")]:
+            setattr(self, private.CPU_UTILIZATION.attribute, _Cpus().observe)
+            for name in [name for name in dir(self) if name.startswith(private.SYSTEM_OBSERVER_PREFIX)]:
                 setattr(self, name, _bounded(name, getattr(self, name)))
-            if (process := getattr(self, "_proc", None)) is not None:
+            if (process := private.SYSTEM_PROCESS.get(self)) is not None:
                 process.cpu_percent()  # its first answer is 0
 
     return Instrumentor()

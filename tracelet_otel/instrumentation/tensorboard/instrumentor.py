@@ -34,7 +34,7 @@ _guard_call = Guard("following a TensorBoard call")
 _guard_embedding = Guard("recording a TensorBoard embedding")
 
 _recorder = recording.current
-_CLOSED = private.CLOSED.name
+_CLOSED = private.CLOSED.attribute
 
 
 def _add_event(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
@@ -84,7 +84,7 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
 
 
 def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
-    if private.CLOSED.of(event_writer, False):
+    if getattr(event_writer, _CLOSED, False):
         return
     time = time_unix_nano(event)
     state = run = None
@@ -175,7 +175,7 @@ def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]
     step = 0 if step is None else step
     tag: str = arguments["tag"]
     home = event_writer.get_logdir()
-    encode = private.ENCODE_TAG.of(writer, str)
+    encode = getattr(writer, private.ENCODE_TAG.attribute, str)
     folder = f"{home}/{str(step).zfill(5)}/{encode(tag)}"
     files = {
         f"{folder}/{name}": mime_type

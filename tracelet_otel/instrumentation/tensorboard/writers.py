@@ -153,7 +153,7 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
 
 
 def _new_state(recorder: Recorder, event_writer: Any) -> WriterState:
-    can_be_closed = hasattr(event_writer, private.CLOSED.name)
+    can_be_closed = hasattr(event_writer, private.CLOSED.attribute)
     folder = _absolute(str(event_writer.get_logdir()))
     parent = _parent(event_writer)
     if parent is not None:

@@ -8,8 +8,8 @@ from importlib import import_module
 import pytest
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
+from tracelet_otel.foundation.importing import IMPORTING
 from tracelet_otel_exporters.clearml.library import load_library
-from tracelet_otel_exporters.shared.importing import IMPORTING
 
 
 @pytest.mark.parametrize("module", ["aim.changes", "clearml.connection", "mlflow.connection", "wandb.core"])

@@ -1,8 +1,8 @@
-"""Names that a tracker's library keeps for itself, each with what is lost without it.
+"""Names that a library keeps for itself, each with what is lost without it.
 
-Any version of the library may rename or remove them. A name without which nothing can be delivered is looked
-for when the library is loaded: if it is missing, the delivery reports that and keeps everything in its spool.
-Without any other name only what it is for is lost, which is logged once.
+Any version of the library may rename or remove them. Without most of them only what they are for is lost,
+which is logged once. Without a name that a tracker needs nothing can be delivered: it is looked for when its
+library is loaded, and if it is missing, the delivery reports that and keeps everything in its spool.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from tracelet_otel.foundation.errors import PermanentError
+from tracelet_otel.foundation.importing import passes
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel_exporters.shared.importing import passes
 
 
-class LibraryNames:
+class PrivateNames:
     """All private names of one library.
 
     Args:
         title: what people call the library.
-        package: its import name, and its name on PyPI.
+        package: its name on PyPI.
         supported: the version in which all its names are there.
+
+    Example:
+        >>> _NAMES = PrivateNames("AIM", "aim", "3.29")
+        >>> BLOB = _NAMES.optional("aim.storage.types:BLOB", "images are kept as files")
     """
 
-    def __init__(self, title: str, package: str, supported: str) -> None:
+    def __init__(self, title: str, package: str, supported: str = "") -> None:
         self.title = title
         self.package = package
         self.supported = supported
-        self._names: list[LibraryName] = []
+        self._names: list[PrivateName] = []
 
-    def __iter__(self) -> Iterator[LibraryName]:
+    def __iter__(self) -> Iterator[PrivateName]:
         return iter(self._names)
 
-    def needed(self, path: str) -> LibraryName:
+    def needed(self, path: str) -> PrivateName:
         """Declares a name without which nothing can be delivered."""
         return self.optional(path, "")
 
@@ -45,10 +49,16 @@ class LibraryNames:
         for member in members:
             self.needed(f"{owner}.{member}")
 
-    def optional(self, path: str, lost: str) -> LibraryName:
+    def optional(self, path: str, lost: str) -> PrivateName:
         """Declares a name without which everything but ``lost`` works."""
-        self._names.append(LibraryName(self, path, lost))
+        self._names.append(PrivateName(self, path, lost))
         return self._names[-1]
+
+    def installed(self) -> str:
+        """The title, with the version that is installed."""
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"{self.title} {importlib.metadata.version(self.package)}"
+        return self.title
 
     def check(self) -> None:
         """Looks for the needed names of modules and classes.
@@ -61,7 +71,7 @@ class LibraryNames:
                 name.get()
 
 
-class LibraryName:
+class PrivateName:
     """One private name.
 
     Args:
@@ -71,10 +81,10 @@ class LibraryName:
         lost: what does not work without it; empty: nothing can be delivered.
     """
 
-    def __init__(self, library: LibraryNames, path: str, lost: str) -> None:
+    def __init__(self, library: PrivateNames, path: str, lost: str) -> None:
         self.path = path
-        self.module, _, self._place = path.partition(":")
-        self.attribute = self._place.rpartition(".")[2]
+        self.module, _, place = path.partition(":")
+        self.owner, _, self.attribute = place.rpartition(".")
         self.lost = lost
         self.is_needed = not lost
         self.is_static = "()" not in path
@@ -95,15 +105,15 @@ class LibraryName:
         except (AttributeError, ImportError) as error:
             if passes(error) or (isinstance(error, ModuleNotFoundError) and error.name == library.package):
                 raise
-            client = f"{library.title} {importlib.metadata.version(library.package)}"
             if self.is_needed:
                 wanted = f"{library.package} {library.supported}"
                 raise PermanentError(
-                    f"{client} has no {self.path}, which is needed: install {wanted}"
+                    f"{library.installed()} has no {self.path}, which is needed: install {wanted}"
                 ) from error
         if not self.is_reported:
             self.is_reported = True
-            get_logger(__name__).warning("%s has no %s, so %s; all else works", client, self.path, self.lost)
+            message = "%s has no %s, so %s; all else works"
+            get_logger(__name__).warning(message, library.installed(), self.path, self.lost)
         return default
 
     def set(self, value: object, owner: object = None) -> None:
@@ -127,6 +137,4 @@ class LibraryName:
 
     def _owner(self) -> Any:
         owner: Any = importlib.import_module(self.module)
-        for part in self._place.split(".")[:-1]:
-            owner = getattr(owner, part)
-        return owner
+        return getattr(owner, self.owner) if self.owner else owner
