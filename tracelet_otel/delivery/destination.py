@@ -34,6 +34,13 @@ class Batch:
     keys: Keys | None = None
     """What the deduplication of a gateway knows it by; None: it was not looked at."""
 
+    @property
+    def request(self) -> bytes:
+        """The OTLP bytes."""
+        data = self.metrics if self.logs is None else self.logs
+        assert isinstance(data, bytes)
+        return data
+
 
 @dataclass(slots=True)
 class Receipt:

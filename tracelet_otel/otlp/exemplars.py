@@ -57,23 +57,8 @@ class Span(NamedTuple):
     """None if it is not a known layout."""
     data: bytes
 
-    def rows(self) -> list[tuple[int, float, int]]:
-        """Step, value and time of each exemplar."""
-        assert self.layout is not None
-        table = self.layout.numbers.iter_unpack(self.data)
-        if self.layout.step_bytes == 1:
-            return [(a, value, time) for time, value, a in table]
-        if self.layout.step_bytes == 2:
-            return [((a & 127) + (b << 7), value, time) for time, value, a, b in table]
-        if self.layout.step_bytes == 3:
-            return [((a & 127) + ((b & 127) << 7) + (c << 14), value, time) for time, value, a, b, c in table]
-        return [
-            ((a & 127) + ((b & 127) << 7) + ((c & 127) << 14) + (d << 21), value, time)
-            for time, value, a, b, c, d in table
-        ]
-
     def points(self) -> list[Point]:
-        """The same as points, for which no row is made first."""
+        """The point of each exemplar."""
         assert self.layout is not None
         table = self.layout.numbers.iter_unpack(self.data)
         if self.layout.step_bytes == 1:
@@ -85,7 +70,10 @@ class Span(NamedTuple):
                 _new(Point, ((a & 127) + ((b & 127) << 7) + (c << 14), value, time))
                 for time, value, a, b, c in table
             ]
-        return [_new(Point, row) for row in self.rows()]
+        return [
+            _new(Point, ((a & 127) + ((b & 127) << 7) + ((c & 127) << 14) + (d << 21), value, time))
+            for time, value, a, b, c, d in table
+        ]
 
     def ids(self) -> Iterator[tuple[bytes, bytes]]:
         """The span's and the trace's id of each exemplar, of a layout with ids."""

@@ -19,7 +19,6 @@ from typing import Any, Literal, cast
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, NumberDataPoint
 
 from tracelet_otel import semconv
@@ -54,9 +53,7 @@ def logs_line(request: ExportLogsServiceRequest) -> str:
     """A logs request as one line, without the line's end."""
     content = json_format.MessageToDict(request, use_integers_for_enums=True)
     for record in _json_records(content):
-        for name in _IDS:
-            if name in record:
-                record[name] = base64.b64decode(record[name]).hex()
+        _with_hexadecimal_ids(record)
     return _dumps(content)
 
 
@@ -125,44 +122,24 @@ def _exemplars_text(point: NumberDataPoint) -> str:
         texts += [
             f'{{"timeUnixNano":"{time}","asDouble":{value if value - value == 0 else _named(value)}'
             f'{_STEP}{step}"}}}}]{end}'
-            for (step, value, time), end in zip(span.rows(), ends, strict=False)
+            for (step, value, time), end in zip(span.points(), ends, strict=False)
         ]
     return ",".join(texts)
 
 
 def _named(value: float) -> str:
-    return f'"{_double(value)}"'
+    return '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
 
 
 def _exemplar_json(exemplar: Exemplar) -> dict[str, Any]:
-    content: dict[str, Any] = {"timeUnixNano": str(exemplar.time_unix_nano)}
-    if exemplar.HasField("as_int"):
-        content["asInt"] = str(exemplar.as_int)
-    else:
-        content["asDouble"] = _double(exemplar.as_double)
-    if exemplar.filtered_attributes:
-        content["filteredAttributes"] = [
-            {"key": item.key, "value": _value_json(item.value)} for item in exemplar.filtered_attributes
-        ]
-    if exemplar.span_id:
-        content["spanId"] = exemplar.span_id.hex()
-    if exemplar.trace_id:
-        content["traceId"] = exemplar.trace_id.hex()
+    return _with_hexadecimal_ids(json_format.MessageToDict(exemplar))
+
+
+def _with_hexadecimal_ids(content: dict[str, Any]) -> dict[str, Any]:
+    for name in _IDS:
+        if name in content:
+            content[name] = base64.b64decode(content[name]).hex()
     return content
-
-
-def _value_json(value: AnyValue) -> dict[str, Any]:
-    if value.HasField("int_value"):  # the step: nearly all of them
-        return {"intValue": str(value.int_value)}
-    return json_format.MessageToDict(value)
-
-
-def _double(value: float) -> float | str:
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 def _parse_exemplar(exemplar: Exemplar, content: dict[str, Any]) -> None:
@@ -173,7 +150,7 @@ def _parse_exemplar(exemplar: Exemplar, content: dict[str, Any]) -> None:
         exemplar.as_double = float(content.get("asDouble", 0.0))  # "NaN" and "Infinity" too
     for item in content.get("filteredAttributes", ()):
         value = item.get("value", {})
-        attribute = exemplar.filtered_attributes.add(key=item["key"])
+        attribute = exemplar.filtered_attributes.add(key=item.get("key", ""))
         if "intValue" in value:
             attribute.value.int_value = int(value["intValue"])
         else:

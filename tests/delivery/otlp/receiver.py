@@ -1,11 +1,10 @@
-"""Real OTLP receivers on the loopback: gRPC, and HTTP over TCP or a Unix socket. They keep what arrives and
+"""Real OTLP receivers on the loopback: gRPC and HTTP. They keep what arrives and
 answer as they are told to.
 """
 
 from __future__ import annotations
 
 import gzip
-import socketserver
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,13 +124,13 @@ class Inbox:
 
 
 @contextmanager
-def receiver(protocol: Protocol, *, socket: str = "", max_bytes: int = -1) -> Generator[Inbox]:
-    """A receiver on a free port, or for HTTP on a Unix socket."""
+def receiver(protocol: Protocol, *, max_bytes: int = -1) -> Generator[Inbox]:
+    """A receiver on a free port."""
     if protocol == "grpc":
         with _grpc_receiver(max_bytes) as inbox:
             yield inbox
     else:
-        with _http_receiver(socket) as inbox:
+        with _http_receiver() as inbox:
             yield inbox
 
 
@@ -197,12 +196,8 @@ def _response(kind: Any, reply: Reply) -> Any:
     return response
 
 
-class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-
-
 @contextmanager
-def _http_receiver(path: str) -> Generator[Inbox]:
+def _http_receiver() -> Generator[Inbox]:
     inbox = Inbox()
 
     class Handler(BaseHTTPRequestHandler):
@@ -238,9 +233,8 @@ def _http_receiver(path: str) -> Generator[Inbox]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that has gone."""
 
-    server = _UnixServer(path, Handler) if path else Server(("127.0.0.1", 0), Handler)
-    if isinstance(server, ThreadingHTTPServer):
-        inbox.endpoint = f"http://127.0.0.1:{server.server_port}"
+    server = Server(("127.0.0.1", 0), Handler)
+    inbox.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -130,18 +130,6 @@ def test_a_grpc_server_refuses_what_is_beyond_its_own_limit() -> None:
         sender.close()
 
 
-def test_http_over_a_unix_socket(tmp_path: Path) -> None:
-    path = str(tmp_path / "otlp.sock")
-    sender = HttpClient(otlp_settings.over_socket(path, timeout=5))
-    with pytest.raises(TransientError):  # nobody is there yet
-        sender.send_metrics(points())
-    with receiver("http/protobuf", socket=path) as inbox:
-        assert sender.send_metrics(points()) == Answer()
-        assert sender.send_logs(records()) == Answer()
-        assert [headers[":path"] for headers in inbox.headers] == ["/v1/metrics", "/v1/logs"]
-    sender.close()
-
-
 def test_http_asks_for_no_log_line_of_each_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with receiver("http/protobuf") as inbox:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tracelet_otel.delivery.otlp.settings import PREFIX, Connection, resolve
+from tracelet_otel.delivery.otlp.settings import PREFIX, Receiver, resolve
 from tracelet_otel.settings import ConfigurationError
 
 
@@ -16,7 +16,7 @@ def resolved(
     variables: dict[str, str],
     options: dict[str, Any] | None = None,
     protocol: str = "",
-) -> tuple[Connection, Connection]:
+) -> tuple[Receiver, Receiver]:
     for name, value in variables.items():
         monkeypatch.setenv(PREFIX + name, value)
     connections = resolve(options or {}, protocol=protocol)
@@ -25,7 +25,7 @@ def resolved(
 
 def test_without_anything_it_is_grpc_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, logs = resolved(monkeypatch, {})
-    assert metrics == logs == Connection("grpc", "localhost:4317", timeout=10.0)
+    assert metrics == logs == Receiver("grpc", "localhost:4317", timeout=10.0)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_an_option_wins_over_a_signals_variable_and_that_over_the_general_one(
     assert dict(metrics.headers) == {"x-team": "blue", "authorization": "Bearer t0k3n"}
     options = {"timeout": 3, "compression": "none", "headers": {"X-Team": "red"}, "protocol": "grpc"}
     metrics, logs = resolved(monkeypatch, {}, {**options, "endpoint": "http://h:1"})
-    assert metrics == logs == Connection("grpc", "h:1", headers=(("x-team", "red"),), timeout=3.0)
+    assert metrics == logs == Receiver("grpc", "h:1", headers=(("x-team", "red"),), timeout=3.0)
 
 
 @pytest.mark.parametrize(

@@ -52,17 +52,17 @@ from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.foundation.errors import TransientError
 
-away, failed = threading.Event(), threading.Event()
+away = threading.Event()
 away.set()
 
 def fail(attempt):
-    failed.set()
     return TransientError("away") if away.is_set() else None
 
 place = Place(fail=fail)
 delivery = Delivery("place", place, max_queue_bytes=10**6, spool=Spool(Path(sys.argv[1]), max_bytes=10**9))
 delivery.put(real_batch(0))
-failed.wait(10)
+while not delivery.is_away:  # what comes now goes to the spool
+    time.sleep(0.01)
 for number in range(1, 21):
     delivery.put(real_batch(number))
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -303,11 +303,10 @@ def test_a_folder_that_is_removed_is_made_again_and_what_it_held_is_lost(
     tmp_path: Path, durability: Durability
 ) -> None:
     folder = tmp_path / "state" / "spool"
-    failed, away = threading.Event(), threading.Event()
+    away = threading.Event()
     away.set()
 
     def fail(attempt: int) -> Exception | None:
-        failed.set()
         return TransientError("away") if away.is_set() else None
 
     place = Place(fail=fail)
@@ -317,7 +316,8 @@ def test_a_folder_that_is_removed_is_made_again_and_what_it_held_is_lost(
     for number in range(10):
         given = real_batch(number)
         delivery.put(Batch(metrics=given.metrics, points=1, size=given.size, source="rank 0"))
-        assert failed.wait(10)
+        while not delivery.is_away:
+            time.sleep(0.01)
     in_memory = 1 if durability is Durability.MEMORY else 3
     assert delivery.counts_of("rank 0").waiting_points == 10
     shutil.rmtree(tmp_path / "state")

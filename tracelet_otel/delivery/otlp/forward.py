@@ -18,8 +18,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.delivery.otlp.client import Answer, DeniedError, MissingError, OtlpClient, TooLargeError
-from tracelet_otel.delivery.otlp.local_media import file_size, inline, mentions_media
-from tracelet_otel.delivery.otlp.settings import GRPC, HTTP, PREFIX, Connection, resolve
+from tracelet_otel.delivery.otlp.settings import GRPC, HTTP, PREFIX, Receiver, resolve
+from tracelet_otel.delivery.spool.media import file_size, inline, mentions_media
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
@@ -68,15 +68,15 @@ class Forward:
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         self.name = name
-        self._connections = resolve(options, protocol=NAMES[name])
-        uses_grpc = any(item.protocol == GRPC for item in self._connections.values())
+        self._receivers = resolve(options, protocol=NAMES[name])
+        uses_grpc = any(item.protocol == GRPC for item in self._receivers.values())
         if uses_grpc and not (importlib.util.find_spec("grpc") and importlib.util.find_spec("google.rpc")):
             raise ConfigurationError(
                 f"backend {name!r} needs gRPC: pip install 'tracelet-otel[otlp]', "
                 f"or set {PREFIX}PROTOCOL={HTTP}"
             )
         self._clients: dict[Signal, OtlpClient] = {}
-        self._limits = {signal: MOST_BYTES[item.protocol] for signal, item in self._connections.items()}
+        self._limits = {signal: MOST_BYTES[item.protocol] for signal, item in self._receivers.items()}
         self._reached = False
         self._reasons: dict[str, None] = {}
         self._batch: Batch | None = None
@@ -88,22 +88,22 @@ class Forward:
         if self._clients:
             return
         made: dict[str, OtlpClient] = {}
-        for signal, connection in self._connections.items():
-            if connection.protocol not in made:
-                made[connection.protocol] = self._client(connection.protocol)
-            self._clients[signal] = made[connection.protocol]
+        for signal, receiver in self._receivers.items():
+            if receiver.protocol not in made:
+                made[receiver.protocol] = self._client(receiver.protocol)
+            self._clients[signal] = made[receiver.protocol]
 
     def _client(self, protocol: str) -> OtlpClient:
-        connections: dict[Signal, Connection] = {
-            signal: item for signal, item in self._connections.items() if item.protocol == protocol
+        receivers: dict[Signal, Receiver] = {
+            signal: item for signal, item in self._receivers.items() if item.protocol == protocol
         }
         if protocol == GRPC:
             from tracelet_otel.delivery.otlp.grpc import GrpcClient
 
-            return GrpcClient(connections)
+            return GrpcClient(receivers)
         from tracelet_otel.delivery.otlp.http import HttpClient
 
-        return HttpClient(connections)
+        return HttpClient(receivers)
 
     def connect(self) -> None:
         """Sends an empty request, which a receiver that works and accepts us takes.
@@ -152,7 +152,7 @@ class Forward:
 
     def locations(self) -> list[str]:
         """The address of the receiver, once it has taken data."""
-        return [self._connections["metrics"].endpoint] if self._reached else []
+        return [self._receivers["metrics"].endpoint] if self._reached else []
 
     def refusals(self) -> str:
         """Why data was last refused."""

@@ -25,7 +25,7 @@ from tracelet_otel.delivery.otlp.client import (
     OtlpClient,
     TooLargeError,
 )
-from tracelet_otel.delivery.otlp.settings import Connection
+from tracelet_otel.delivery.otlp.settings import Receiver
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
@@ -63,21 +63,21 @@ class GrpcClient(OtlpClient):
     """Sends OTLP over gRPC. Connects at the first request, and keeps the connection.
 
     Args:
-        connections: where each signal goes.
+        receivers: where each signal goes.
 
     Raises:
         PermanentError: a certificate or key cannot be read.
     """
 
-    def __init__(self, connections: Mapping[Signal, Connection]) -> None:
-        self._connections = connections
+    def __init__(self, receivers: Mapping[Signal, Receiver]) -> None:
+        self._receivers = receivers
         self._channels: dict[object, grpc.Channel] = {}
         self._calls: dict[Signal, Callable[..., Any]] = {}
-        for signal, connection in connections.items():
-            key = (connection.endpoint, connection.secure, connection.compression, *connection.files)
+        for signal, receiver in receivers.items():
+            key = (receiver.endpoint, receiver.secure, receiver.compression, *receiver.files)
             if key not in self._channels:
                 with suppress_instrumentation():
-                    self._channels[key] = _channel(connection)
+                    self._channels[key] = _channel(receiver)
             # The requests are encoded already.
             self._calls[signal] = self._channels[key].unary_unary(
                 _METHODS[signal],
@@ -91,26 +91,26 @@ class GrpcClient(OtlpClient):
             channel.close()
 
     def _response(self, signal: Signal, data: bytes) -> Any:
-        connection = self._connections[signal]
+        receiver = self._receivers[signal]
         try:
             with suppress_instrumentation():
-                return self._calls[signal](data, timeout=connection.timeout, metadata=connection.headers)
+                return self._calls[signal](data, timeout=receiver.timeout, metadata=receiver.headers)
         except grpc.RpcError as error:
-            raise _failure(connection.endpoint, cast("grpc.Call", error)) from error
+            raise _failure(receiver.endpoint, cast("grpc.Call", error)) from error
         except ValueError as error:  # a header that gRPC does not send
-            raise PermanentError(f"cannot send to {connection.endpoint}: {error}") from error
+            raise PermanentError(f"cannot send to {receiver.endpoint}: {error}") from error
 
 
-def _channel(connection: Connection) -> grpc.Channel:
-    compression = grpc.Compression.Gzip if connection.compression == "gzip" else None
-    if not connection.secure:
-        return grpc.insecure_channel(connection.endpoint, _OPTIONS, compression)
+def _channel(receiver: Receiver) -> grpc.Channel:
+    compression = grpc.Compression.Gzip if receiver.compression == "gzip" else None
+    if not receiver.secure:
+        return grpc.insecure_channel(receiver.endpoint, _OPTIONS, compression)
     try:
-        contents = [Path(name).read_bytes() if name else None for name in connection.files]
+        contents = [Path(name).read_bytes() if name else None for name in receiver.files]
     except OSError as error:
-        raise PermanentError(f"cannot connect to {connection.endpoint}: {error}") from error
+        raise PermanentError(f"cannot connect to {receiver.endpoint}: {error}") from error
     return grpc.secure_channel(
-        connection.endpoint, grpc.ssl_channel_credentials(*contents), _OPTIONS, compression
+        receiver.endpoint, grpc.ssl_channel_credentials(*contents), _OPTIONS, compression
     )
 
 

@@ -1,4 +1,4 @@
-"""A client of OTLP over HTTP with protobuf bodies, over TCP or a Unix socket.
+"""A client of OTLP over HTTP with protobuf bodies.
 
 Source: OpenTelemetry protocol (OTLP) specification, section "OTLP/HTTP".
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from tracelet_otel.delivery.otlp.client import (
     OtlpClient,
     TooLargeError,
 )
-from tracelet_otel.delivery.otlp.settings import Connection
+from tracelet_otel.delivery.otlp.settings import Receiver
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.version import VERSION
@@ -49,25 +48,24 @@ class HttpClient(OtlpClient):
     """Sends OTLP over HTTP. Connects at the first request, and keeps the connection.
 
     Args:
-        connections: where each signal goes. A proxy is that of the environment, as for Python's own
+        receivers: where each signal goes. A proxy is that of the environment, as for Python's own
             ``urllib``: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``.
 
     Raises:
         PermanentError: a certificate or key cannot be read.
     """
 
-    def __init__(self, connections: Mapping[Signal, Connection]) -> None:
-        self._connections = connections
+    def __init__(self, receivers: Mapping[Signal, Receiver]) -> None:
+        self._receivers = receivers
         transports: dict[object, httpx.HTTPTransport] = {}
         self._transports: dict[Signal, httpx.HTTPTransport] = {}
-        for signal, connection in connections.items():
-            proxy = _proxy(connection)
-            key = (connection.socket, proxy, connection.secure, *connection.files)
+        for signal, receiver in receivers.items():
+            proxy = _proxy(receiver)
+            key = (proxy, receiver.secure, *receiver.files)
             if key not in transports:
-                transports[key] = _transport(connection, proxy)
+                transports[key] = _transport(receiver, proxy)
             self._transports[signal] = transports[key]
-        self._unreached = {connection.socket for connection in connections.values() if connection.socket}
-        self._headers = {signal: _headers(connection) for signal, connection in connections.items()}
+        self._headers = {signal: _headers(receiver) for signal, receiver in receivers.items()}
 
     def close(self) -> None:
         """Ends the connections."""
@@ -75,86 +73,73 @@ class HttpClient(OtlpClient):
             transport.close()
 
     def _response(self, signal: Signal, data: bytes) -> Any:
-        connection = self._connections[signal]
-        if connection.compression == "gzip":
+        receiver = self._receivers[signal]
+        if receiver.compression == "gzip":
             data = gzip.compress(data, GZIP_LEVEL, mtime=0)
-        timeout = httpx.Timeout(connection.timeout).as_dict()
+        timeout = httpx.Timeout(receiver.timeout).as_dict()
         request = httpx.Request(
             "POST",
-            connection.endpoint,
+            receiver.endpoint,
             headers=self._headers[signal],
             content=data,
             extensions={"timeout": timeout},
         )
         # To the transport, and not through a client: that logs a line for each request at level INFO.
         try:
-            if connection.socket in self._unreached:
-                self._reach(connection)
             with suppress_instrumentation():
                 response = self._transports[signal].handle_request(request)
                 try:
                     body = _read(response)
                 finally:
                     response.close()
-        except OSError as error:
-            raise TransientError(f"{connection.socket}: {error}") from error
         except httpx.LocalProtocolError as error:
-            raise PermanentError(f"cannot send to {connection.endpoint}: {error}") from error
+            raise PermanentError(f"cannot send to {receiver.endpoint}: {error}") from error
         except httpx.TimeoutException as error:
-            place = connection.socket or connection.endpoint
-            raise TransientError(f"{place} does not answer within {connection.timeout:g} s") from error
+            reason = f"does not answer within {receiver.timeout:g} s"
+            raise TransientError(f"{receiver.endpoint} {reason}") from error
         except httpx.HTTPError as error:
-            if connection.socket:
-                self._unreached.add(connection.socket)
-            raise TransientError(f"{connection.socket or connection.endpoint}: {error}") from error
+            raise TransientError(f"{receiver.endpoint}: {error}") from error
         if response.is_success and not response.headers.get("content-type", "").startswith("text/html"):
             try:
                 return RESPONSES[signal].FromString(body)
             except DecodeError:  # "{}" and the like: by the status it was taken
                 return RESPONSES[signal]()
-        raise _failure(connection.endpoint, response, body)
-
-    def _reach(self, connection: Connection) -> None:
-        """Finds out whether a server listens: httpcore leaves a socket open that cannot be connected."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
-            tried.settimeout(connection.timeout)
-            tried.connect(connection.socket)
-        self._unreached.discard(connection.socket)
+        raise _failure(receiver.endpoint, response, body)
 
 
-def _transport(connection: Connection, proxy: str | None) -> httpx.HTTPTransport:
+def _transport(receiver: Receiver, proxy: str | None) -> httpx.HTTPTransport:
     try:
         verify: ssl.SSLContext | bool = False  # nothing to load for a connection that is not encrypted
-        if connection.secure:
+        if receiver.secure:
             verify = (
-                ssl.create_default_context(cafile=connection.certificate)
-                if connection.certificate
+                ssl.create_default_context(cafile=receiver.certificate)
+                if receiver.certificate
                 else httpx.create_ssl_context()
             )
-            if connection.client_certificate:
-                verify.load_cert_chain(connection.client_certificate, connection.client_key)
-        return httpx.HTTPTransport(verify=verify, trust_env=False, uds=connection.socket or None, proxy=proxy)
+            if receiver.client_certificate:
+                verify.load_cert_chain(receiver.client_certificate, receiver.client_key)
+        return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
     except (OSError, ValueError, ImportError) as error:  # ssl.SSLError is an OSError
-        raise PermanentError(f"cannot connect to {connection.endpoint}: {error}") from error
+        raise PermanentError(f"cannot connect to {receiver.endpoint}: {error}") from error
 
 
-def _proxy(connection: Connection) -> str | None:
-    parts = urlsplit(connection.endpoint)
-    if connection.socket or not parts.hostname or proxy_bypass(parts.hostname):
+def _proxy(receiver: Receiver) -> str | None:
+    parts = urlsplit(receiver.endpoint)
+    if not parts.hostname or proxy_bypass(parts.hostname):
         return None
     proxies = getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
-def _headers(connection: Connection) -> dict[str, str]:
+def _headers(receiver: Receiver) -> dict[str, str]:
     headers = {
         "content-type": _PROTOBUF,
         "accept": _PROTOBUF,
         "accept-encoding": "gzip",
         "user-agent": f"tracelet-otel/{VERSION}",
-        **dict(connection.headers),
+        **dict(receiver.headers),
     }
-    if connection.compression == "gzip":
+    if receiver.compression == "gzip":
         headers["content-encoding"] = "gzip"
     return headers
 

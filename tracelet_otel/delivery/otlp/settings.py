@@ -35,7 +35,7 @@ _FIRST_MILLISECONDS: Final = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class Receiver:
     """Where and how one signal is sent."""
 
     protocol: Literal["grpc", "http/protobuf"]
@@ -50,8 +50,6 @@ class Connection:
     """File of the authorities that are trusted, PEM; empty for the machine's own."""
     client_key: str = ""
     client_certificate: str = ""
-    socket: str = ""
-    """Path of a Unix socket to connect to instead of the URL's host; only for HTTP."""
 
     @property
     def files(self) -> tuple[str, str, str]:
@@ -59,8 +57,8 @@ class Connection:
         return self.certificate, self.client_key, self.client_certificate
 
 
-def resolve(options: Mapping[str, Any], *, protocol: str = "") -> dict[Signal, Connection]:
-    """A connection for each signal, from options, variables and defaults, in this order.
+def resolve(options: Mapping[str, Any], *, protocol: str = "") -> dict[Signal, Receiver]:
+    """A receiver for each signal, from options, variables and defaults, in this order.
 
     Args:
         options: of :data:`OPTIONS`. ``endpoint`` is the base: for HTTP ``/v1/metrics`` and ``/v1/logs`` are
@@ -75,14 +73,6 @@ def resolve(options: Mapping[str, Any], *, protocol: str = "") -> dict[Signal, C
         if name not in allowed:
             raise ConfigurationError(f"backend 'otlp' takes {', '.join(allowed)}; got {name!r}")
     return {signal: _resolve(signal, options, protocol) for signal in SIGNALS}
-
-
-def over_socket(path: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> dict[Signal, Connection]:
-    """Connections to a receiver of OTLP over HTTP that listens on a Unix socket."""
-    return {
-        signal: Connection(HTTP, f"http://localhost/{_PATHS[signal]}", timeout=timeout, socket=path)
-        for signal in SIGNALS
-    }
 
 
 class _Values:
@@ -116,14 +106,14 @@ class _Values:
         return str(value)
 
 
-def _resolve(signal: Signal, options: Mapping[str, Any], fixed: str) -> Connection:
+def _resolve(signal: Signal, options: Mapping[str, Any], fixed: str) -> Receiver:
     values = _Values(signal, options)
     protocol = fixed or values.choice("protocol", (GRPC, HTTP), GRPC)
     endpoint, secure = _endpoint(signal, values, protocol)
     client_key, client_certificate = values.file("client_key"), values.file("client_certificate")
     if bool(client_key) != bool(client_certificate):
         raise ConfigurationError(f"{PREFIX}CLIENT_KEY and {PREFIX}CLIENT_CERTIFICATE need each other")
-    return Connection(
+    return Receiver(
         protocol=cast('Literal["grpc", "http/protobuf"]', protocol),
         endpoint=endpoint,
         secure=secure,
@@ -137,7 +127,7 @@ def _resolve(signal: Signal, options: Mapping[str, Any], fixed: str) -> Connecti
 
 
 def _endpoint(signal: Signal, values: _Values, protocol: str) -> tuple[str, bool]:
-    """The endpoint as :class:`Connection` has it, and whether the connection is encrypted."""
+    """The endpoint as :class:`Receiver` has it, and whether the connection is encrypted."""
     value, source = values.get("endpoint")
     given = str(value).strip() or _DEFAULT_ENDPOINTS[protocol]
     scheme = re.match(r"(https?)://", given, re.IGNORECASE)

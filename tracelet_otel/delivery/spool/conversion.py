@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-
 from tracelet_otel.delivery.spool.frame import Entry, head_of
-from tracelet_otel.delivery.spool.json_lines import SIGNALS, batch_of, path_of
+from tracelet_otel.delivery.spool.json_lines import SIGNALS, path_of, read_lines
 from tracelet_otel.delivery.spool.media import names_of
 from tracelet_otel.delivery.spool.segment import Place, Segment
-from tracelet_otel.foundation.guard import log_once
-from tracelet_otel.otlp.json import parse_line
 
 
 def convert(folder: Path, place: Place) -> None:
@@ -35,29 +29,11 @@ def convert(folder: Path, place: Place) -> None:
             with draft.open("wb") as file:
                 for signal, done in zip(SIGNALS, place.lines, strict=True):
                     start = done if number == place.number else 0
-                    for entry, data in _requests(paths[signal], start):
-                        frame = head_of(entry, data, size) + data
-                        size += file.write(frame)
+                    for batch, _ in read_lines(paths[signal], start, locates=False):
+                        if batch is not None and batch.size:
+                            data = batch.request
+                            entry = Entry.of(batch, names_of(data) if signal == "logs" else ())
+                            size += file.write(head_of(entry, data, size) + data)
             draft.replace(segment.path)
         for path in paths.values():
             path.unlink(missing_ok=True)
-
-
-def _requests(path: Path, start: int) -> Iterator[tuple[Entry, bytes]]:
-    """The requests of a file; a line that cannot be read is logged and left out, a torn last one too."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        file.seek(max(0, start - 1))
-        file.readline()  # the end of the line before, or of a line that the position does not fit
-        if not start:
-            file.seek(0)
-        for line in file:
-            try:
-                request = parse_line(line if line.endswith(b"\n") else b"torn")
-            except ValueError as error:
-                log_once(f"bad {path}", logging.WARNING, "%s: a line is skipped: %s", path, error)
-                continue
-            if request is not None:
-                names = names_of(request) if isinstance(request, ExportLogsServiceRequest) else ()
-                yield Entry.of(batch_of(request), names), request.SerializeToString()

@@ -22,9 +22,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from tracelet_otel import semconv
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.spool import SpoolFullError
-from tracelet_otel.delivery.spool.media import Media, locate
+from tracelet_otel.delivery.spool.media import Media, Payloads, locate
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.otlp.json import Signal, logs_line, metrics_line, parse_line
+from tracelet_otel.otlp.request_splitting import is_counted, logged_points
+from tracelet_otel.otlp.traversal import log_records
 
 SIGNALS: Final[tuple[Signal, Signal]] = ("logs", "metrics")
 """In the order in which the files of one number are read."""
@@ -86,29 +88,25 @@ class JsonLines:
             SpoolFullError: the limit is reached.
             OSError: the disk is full or the folder cannot be written to; nothing was appended.
         """
-        if isinstance(batch.logs, bytes):
-            payloads = self._media.of(batch.logs)
-            line, signal = logs_line(ExportLogsServiceRequest.FromString(payloads.data)), SIGNALS[0]
+        if batch.logs is None:
+            payloads = Payloads(batch.request)
+            line, signal = metrics_line(ExportMetricsServiceRequest.FromString(batch.request)), SIGNALS[1]
         else:
-            assert isinstance(batch.metrics, bytes)
-            payloads = None
-            line, signal = metrics_line(ExportMetricsServiceRequest.FromString(batch.metrics)), SIGNALS[1]
+            payloads = self._media.of(batch.request)
+            line, signal = logs_line(ExportLogsServiceRequest.FromString(payloads.data)), SIGNALS[0]
         data = line.encode() + b"\n"
         if self._had and _digest(data) in self._had:
             return
-        size = len(data) + (payloads.size if payloads is not None else 0)
-        if self._bytes + self._media.bytes + size > self._max_bytes:
+        if self._bytes + self._media.bytes + len(data) + payloads.size > self._max_bytes:
             raise SpoolFullError(
                 f"{self.folder} has reached its limit of {self._max_bytes} bytes (TRACELET_MAX_SPOOL_BYTES)"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        if payloads is not None:
-            self._media.keep(payloads)
+        self._media.keep(payloads)
         try:
             self._write(signal, data, batch.ends)
         except BaseException:
-            if payloads is not None:
-                self._media.release(payloads.names)
+            self._media.release(payloads.names)
             raise
         self._bytes += len(data)
 
@@ -166,14 +164,21 @@ def write_whole(file: IO[bytes], data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
-def read_lines(path: Path, start: int = 0) -> Iterator[tuple[Batch | None, int]]:
+def read_lines(path: Path, start: int = 0, *, locates: bool = True) -> Iterator[tuple[Batch | None, int]]:
     """The batches of a file, each with the bytes of its line; None for one that is no OTLP.
 
     A last line that is incomplete is left out, and so is what is appended meanwhile.
 
+    Args:
+        path: the file; one that does not exist has no lines.
+        start: the byte from which it is read.
+        locates: whether relative names of media become absolute ones.
+
     Raises:
         OSError: it cannot be read.
     """
+    if not path.exists():
+        return
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - start
         file.seek(start)
@@ -183,7 +188,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[Batch | None, int]]
                 return
             try:
                 request = parse_line(line)
-                batch = Batch() if request is None else batch_of(request, path.parent)
+                batch = Batch() if request is None else batch_of(request, path.parent if locates else None)
             except ValueError as error:
                 log_once(f"bad {path}", logging.WARNING, "%s: a line is skipped: %s", path, error)
                 batch = None
@@ -195,30 +200,14 @@ def batch_of(
 ) -> Batch:
     """The batch of a request. ``folder`` is what the names of its media are relative to."""
     if isinstance(request, ExportMetricsServiceRequest):
-        points = sum(
-            len(point.exemplars)
-            for resource in request.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name in (semconv.SCALAR, semconv.SCALAR_NONFINITE)
-            for point in (*metric.gauge.data_points, *metric.sum.data_points)
-        )
         data = request.SerializeToString()
-        return Batch(metrics=data, points=points, size=len(data))
+        return Batch(metrics=data, points=sum(logged_points(request)), size=len(data))
     if folder is not None:
         locate(request, folder)
-    names = [
-        record.event_name
-        for resource in request.resource_logs
-        for scope in resource.scope_logs
-        for record in scope.log_records
-    ]
-    kinds = [
-        name.removeprefix(semconv.EVENT_PREFIX) for name in names if name.startswith(semconv.EVENT_PREFIX)
-    ]
-    records = sum(1 for kind in kinds if kind not in semconv.ATTENDANTS)
     data = request.SerializeToString()
-    return Batch(logs=data, records=records, size=len(data), ends="status" in kinds)
+    logged = list(log_records(request))
+    ends = any(record.event_name == semconv.EVENT_PREFIX + "status" for record in logged)
+    return Batch(logs=data, records=sum(map(is_counted, logged)), size=len(data), ends=ends)
 
 
 def _digest(line: bytes) -> bytes:

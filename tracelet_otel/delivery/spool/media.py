@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tracelet_otel import semconv
 from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.otlp.traversal import log_records
 
 MEDIA: Final = "media"
 """The folder's name."""
@@ -50,7 +52,7 @@ class Media:
 
     def of(self, data: bytes) -> Payloads:
         """What a logs request names; nothing is kept yet."""
-        if semconv.PAYLOAD_URI.encode() not in data:
+        if not mentions_media(data):
             return Payloads(data)
         request = ExportLogsServiceRequest.FromString(data)
         copies: dict[Path, Path] = {}
@@ -124,7 +126,7 @@ class Media:
 
 def located(data: bytes, folder: Path) -> bytes:
     """A logs request whose relative names of files are absolute ones below a folder."""
-    if semconv.PAYLOAD_URI.encode() not in data:
+    if not mentions_media(data):
         return data
     request = ExportLogsServiceRequest.FromString(data)
     locate(request, folder)
@@ -138,21 +140,60 @@ def locate(request: ExportLogsServiceRequest, folder: Path) -> None:
             uri.value.string_value = str((folder / uri.value.string_value).absolute())
 
 
-def names_of(request: ExportLogsServiceRequest) -> tuple[str, ...]:
-    """The names of the files in the media folder of its spool that a request names."""
-    uris = (uri.value.string_value for uri, _ in _payload_uris(request))
+def names_of(data: bytes) -> tuple[str, ...]:
+    """The names of the files in the media folder of its spool that a logs request names."""
+    uris = (uri.value.string_value for uri, _ in _payload_uris(ExportLogsServiceRequest.FromString(data)))
     return tuple(uri.removeprefix(f"{MEDIA}/") for uri in uris if uri.startswith(f"{MEDIA}/"))
 
 
 def _payload_uris(request: ExportLogsServiceRequest) -> Iterator[tuple[KeyValue, str]]:
     """The attributes that name a file, each with the file's SHA-256."""
-    for resource in request.resource_logs:
-        for scope in resource.scope_logs:
-            for record in scope.log_records:
-                by_key = {item.key: item for item in record.attributes}
-                if (uri := by_key.get(semconv.PAYLOAD_URI)) is not None:
-                    digest = by_key.get(semconv.PAYLOAD_SHA256)
-                    yield uri, digest.value.string_value if digest is not None else ""
+    for record in log_records(request):
+        by_key = {item.key: item for item in record.attributes}
+        if (uri := by_key.get(semconv.PAYLOAD_URI)) is not None:
+            digest = by_key.get(semconv.PAYLOAD_SHA256)
+            yield uri, digest.value.string_value if digest is not None else ""
+
+
+def mentions_media(data: bytes) -> bool:
+    """Whether an encoded request may have a record whose payload is in a file; cheap."""
+    return semconv.PAYLOAD_URI.encode() in data
+
+
+def file_size(record: LogRecord) -> int | None:
+    """Bytes of the file of this machine that holds a record's payload; None if its payload is elsewhere.
+
+    A file that is missing counts as 0 bytes; :func:`inline` then raises.
+    """
+    uri = _uri(record)
+    path = local_path(uri.value.string_value) if uri is not None else None
+    try:
+        return path.stat().st_size if path is not None else None
+    except OSError:
+        return 0
+
+
+def inline(record: LogRecord) -> None:
+    """Puts a payload from its file of this machine into the record's body, for a receiver on another machine.
+
+    Its size and SHA-256 stay attributes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    uri = _uri(record)
+    path = local_path(uri.value.string_value) if uri is not None else None
+    assert uri is not None
+    assert path is not None
+    record.body.bytes_value = path.read_bytes()
+    record.attributes.remove(uri)
+    if not any(item.key == semconv.PAYLOAD_SIZE for item in record.attributes):
+        size = record.attributes.add(key=semconv.PAYLOAD_SIZE)
+        size.value.int_value = len(record.body.bytes_value)
+
+
+def _uri(record: LogRecord) -> KeyValue | None:
+    return next((item for item in record.attributes if item.key == semconv.PAYLOAD_URI), None)
 
 
 def local_path(uri: str) -> Path | None:

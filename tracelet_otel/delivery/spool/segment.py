@@ -20,15 +20,14 @@ POSITION: Final = "position"
 _POSITION: Final = re.compile(rb"(\d{12}) (\d{15})(?: (\d{15}))?\n")
 
 
-class Unread(NamedTuple):
-    """The next request of a segment."""
+class Stored(NamedTuple):
+    """A request in a segment."""
 
+    segment: Segment
     size: int
     """Bytes of its frame, or of what is damaged."""
     entry: Entry | None
-    """What is known of it; None: nothing."""
-    batch: Batch | None
-    """None: it is damaged."""
+    """None: it is damaged, and nothing is known of it."""
 
 
 class Segment:
@@ -70,8 +69,8 @@ class Segment:
             self.size = self.read = file.seek(0, os.SEEK_END)
         self.takes_more = True
 
-    def append(self, entry: Entry, data: bytes) -> int:
-        """Appends a frame, or nothing; its bytes.
+    def append(self, entry: Entry, data: bytes) -> Stored:
+        """Appends a frame, or nothing.
 
         Raises:
             OSError: the disk is full, or the file cannot be written to.
@@ -91,7 +90,7 @@ class Segment:
         self.size += len(frame)
         self.points += entry.points
         self.records += entry.records
-        return len(frame)
+        return Stored(self, len(frame), entry)
 
     def adopt(self, read: int) -> Iterator[Frame]:
         """Takes over what an earlier process left; the frames that it had not delivered.
@@ -134,8 +133,8 @@ class Segment:
         with self.path.open("rb", buffering=0) as file:
             return self._load(file, frame)
 
-    def next(self) -> Unread:
-        """The oldest request that is not delivered.
+    def next(self) -> tuple[Stored, Batch | None]:
+        """The oldest request that is not delivered; without a batch if it is damaged.
 
         Raises:
             OSError: it cannot be read now.
@@ -143,10 +142,10 @@ class Segment:
         with self.path.open("rb", buffering=0) as file:
             frame = next(scan(file, self.read, self.size), None)
             if frame is None:
-                return Unread(self.unread, None, None)
+                return Stored(self, self.unread, None), None
             if frame.start > self.read:
-                return Unread(frame.start - self.read, None, None)
-            return Unread(frame.end - frame.start, frame.entry, self._load(file, frame))
+                return Stored(self, frame.start - self.read, None), None
+            return Stored(self, frame.end - frame.start, frame.entry), self._load(file, frame)
 
     def advance(self, size: int, points: int, records: int) -> None:
         """So many more bytes, with these points and records, are delivered or lost."""

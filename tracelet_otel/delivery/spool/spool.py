@@ -15,7 +15,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.spool import SpoolFullError
@@ -23,7 +23,7 @@ from tracelet_otel.delivery.spool.conversion import convert
 from tracelet_otel.delivery.spool.frame import Entry, Frame
 from tracelet_otel.delivery.spool.group_commit import GroupCommit
 from tracelet_otel.delivery.spool.media import Media, Payloads
-from tracelet_otel.delivery.spool.segment import Position, Segment, Unread
+from tracelet_otel.delivery.spool.segment import Position, Segment, Stored
 from tracelet_otel.foundation.guard import log_once
 
 ROUTES: Final = "routes.json"
@@ -45,16 +45,6 @@ class Durability(enum.Enum):
     """The end of this process: it is written first, or kept in memory where the disk takes nothing."""
     DISK = "disk"
     """Also the loss of power, after :meth:`Spool.sync`: what is not written is not taken."""
-
-
-class Stored(NamedTuple):
-    """A batch in a spool."""
-
-    segment: Segment
-    size: int
-    """Bytes of its frame."""
-    entry: Entry | None
-    """None: it is damaged, and nothing is known of it."""
 
 
 class Spool:
@@ -123,24 +113,20 @@ class Spool:
             SpoolFullError: the limit is reached.
             OSError: the disk is full or the folder cannot be written to; nothing was appended.
         """
-        if isinstance(batch.logs, bytes):
-            payloads = self._media.of(batch.logs)
-        else:
-            assert isinstance(batch.metrics, bytes)
-            payloads = Payloads(batch.metrics)
+        payloads = Payloads(batch.request) if batch.logs is None else self._media.of(batch.request)
         self._make_room(len(payloads.data) + payloads.size, batch.ends)
         segment = self._open_segment()
         entry = Entry.of(batch, payloads.names)
         self._media.keep(payloads)
         try:
-            size = segment.append(entry, payloads.data)
+            stored = segment.append(entry, payloads.data)
         except BaseException:
             self._media.release(entry.media)
             raise
         if payloads.copies:
             self._commit.changed(self._media.folder, *(target for _, target in payloads.copies))
         self._commit.changed(segment.path)
-        return Stored(segment, size, entry)
+        return stored
 
     def next(self) -> tuple[Stored, Batch | None] | None:
         """The oldest request that is not delivered; without a batch if that is damaged.
@@ -149,10 +135,7 @@ class Spool:
             OSError: it cannot be read now.
         """
         segment = next((segment for segment in self._segments if segment.unread), None)
-        if segment is None:
-            return None
-        found: Unread = segment.next()
-        return Stored(segment, found.size, found.entry), found.batch
+        return segment.next() if segment is not None else None
 
     def remove(self, stored: Stored) -> None:
         """The oldest request is delivered, or lost."""
