@@ -116,9 +116,7 @@ class AimSubject:
 
     def _run(self, run_id: str) -> Any:
         """The run as AIM's own reader has it, straight from its chunk: without the index."""
-        from aim.sdk.repo import Repo
-
-        return _Reader(Repo(str(self.folder)), run_hash(run_id))
+        return _Reader(self.folder, run_hash(run_id))
 
     def _props(self, run_id: str) -> Any:
         return self._run(run_id).props
@@ -137,9 +135,12 @@ class AimSubject:
 class _Reader:
     """What a test asks of a run, through AIM's trees."""
 
-    def __init__(self, repo: Any, hash_: str) -> None:
-        self.repo = repo
+    def __init__(self, folder: Path, hash_: str) -> None:
+        from aim.sdk.repo import Repo
+
+        self.folder = folder
         self.hash = hash_
+        repo = Repo(str(folder))
         options: dict[str, Any] = {"read_only": True, "skip_read_optimization": True}
         self.meta = repo.request_tree("meta", hash_, **options).subtree(("meta", "chunks", hash_))
         self.seqs = repo.request_tree("seqs", hash_, **options).subtree("seqs")
@@ -166,11 +167,16 @@ class _Reader:
 def _rows(run: Any, trace: tuple[int, int, str]) -> list[tuple[int, Any, float]]:
     version, context_id, name = trace
     root = ("v2", "chunks") if version == 2 else ("chunks",)
-    series = run.seqs.subtree((*root, run.hash, context_id, name))
-    times = dict(series.subtree("time").items())
-    values = dict(series.subtree("val").items())
-    steps = dict(series.subtree("step").items()) if version == 2 else {key: key for key in values}
-    return [(steps[key], value, times[key]) for key, value in values.items()]
+    for _ in range(100):
+        series = run.seqs.subtree((*root, run.hash, context_id, name))
+        times = dict(series.subtree("time").items())
+        values = dict(series.subtree("val").items())
+        steps = dict(series.subtree("step").items()) if version == 2 else {key: key for key in values}
+        if values.keys() == times.keys() == steps.keys():
+            return [(steps[key], value, times[key]) for key, value in values.items()]
+        # A server that is writing has just removed a file that we were to read, and RocksDB says nothing.
+        run = _Reader(run.folder, run.hash)
+    raise AssertionError(f"{name} has steps, values and times that do not fit each other")
 
 
 def _flat(params: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
