@@ -87,23 +87,15 @@ class Forward:
         """Imports the clients and reads certificates."""
         if self._clients:
             return
-        made: dict[str, OtlpClient] = {}
-        for signal, receiver in self._receivers.items():
-            if receiver.protocol not in made:
-                made[receiver.protocol] = self._client(receiver.protocol)
-            self._clients[signal] = made[receiver.protocol]
-
-    def _client(self, protocol: str) -> OtlpClient:
-        receivers: dict[Signal, Receiver] = {
-            signal: item for signal, item in self._receivers.items() if item.protocol == protocol
-        }
-        if protocol == GRPC:
-            from tracelet_otel.delivery.otlp.grpc import GrpcClient
-
-            return GrpcClient(receivers)
-        from tracelet_otel.delivery.otlp.http import HttpClient
-
-        return HttpClient(receivers)
+        for protocol in {item.protocol for item in self._receivers.values()}:
+            receivers: dict[Signal, Receiver] = {
+                signal: item for signal, item in self._receivers.items() if item.protocol == protocol
+            }
+            if protocol == GRPC:
+                from tracelet_otel.delivery.otlp.grpc import GrpcClient as Client
+            else:
+                from tracelet_otel.delivery.otlp.http import HttpClient as Client
+            self._clients.update(dict.fromkeys(receivers, Client(receivers)))
 
     def connect(self) -> None:
         """Sends an empty request, which a receiver that works and accepts us takes.
