@@ -24,6 +24,7 @@ from tests.support import mlflow_content as mlflow
 from tests.support.agents import Agents
 from tests.support.fifth_subject import FifthSubject
 from tests.support.scripts import run_script, script_command, write_script
+from tracelet_otel.agent.address import Address
 from tracelet_otel.agent.protocol import TrainingProcess
 from tracelet_otel.agent.server import Agent
 
@@ -576,11 +577,10 @@ def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
     config = {
         "backends": {"json_folder": {"folder": str(tmp_path / "runs")}},
         "state": str(tmp_path / "state"),
-        "address": {"socket": str(tmp_path / "socket")},
         "max_queue_bytes": 10**6,
         "max_spool_bytes": 10**6,
     }
-    agent = Agent(config, "key")
+    agent = Agent(config, Address("key", *(tmp_path / name for name in ("socket", "lock", "log"))))
     job = Job("run-a", name="n")
     try:
         for name, ends_runs in (("owner", True), ("late", False)):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from google.rpc.status_pb2 import Status
 
-from tracelet_otel.agent.http import ask
+from tracelet_otel.agent.client import ask
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 
 Behave = Callable[[socket.socket], None]

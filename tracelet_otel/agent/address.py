@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +18,8 @@ from tracelet_otel.foundation.errors import PermanentError
 
 SPOOL_PREFIX: Final = "agent-"
 """How the name of an agent's folder among the spools begins; its key follows."""
-_LONGEST_SOCKET: Final = 107
-"""Bytes of a Unix socket's path on Linux; unix(7), ``sun_path``. macOS has 103."""
-_KEY_LETTERS: Final = 16
+_LONGEST_SOCKET: Final = 103 if sys.platform == "darwin" else 107
+"""Bytes of a Unix socket's path; unix(7), ``sun_path``."""
 
 
 class Address(NamedTuple):
@@ -32,17 +33,13 @@ class Address(NamedTuple):
 
 
 def key_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, folder: str) -> str:
-    """A key that is the same for all processes that may share an agent.
+    """A key that is the same for all processes that may share an agent, such as the ranks of a run.
 
-    Args:
-        run_id: of the process's default run; ranks of one run share it.
-        backends: with their options, all of JSON's types.
-        state: folder of spools and companion files.
-        folder: the current folder, to which paths are relative.
+    ``backends`` has their options in JSON's types, and ``folder`` is the current one.
     """
     # Machines may share the state folder, and containers the folder of sockets.
     named = json.dumps([socket.gethostname(), run_id, backends, str(state), folder], sort_keys=True)
-    return hashlib.sha256(named.encode()).hexdigest()[:_KEY_LETTERS]
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def address(key: str) -> Address:
@@ -51,19 +48,15 @@ def address(key: str) -> Address:
     Raises:
         PermanentError: there is no folder that only this user can enter.
     """
-    name = f"tracelet-otel-{os.getuid()}"
-    try:
-        parents = [tempfile.gettempdir()]
-    except OSError:  # no temporary folder can be written to
-        parents = []
+    parents = ["/tmp", os.environ.get("XDG_RUNTIME_DIR", "")]
+    with contextlib.suppress(OSError):  # no temporary folder can be written to
+        parents.insert(0, tempfile.gettempdir())
     problem = ""
-    for parent in dict.fromkeys([*parents, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "")]):
-        folder = Path(parent, name)
-        if not parent or len(os.fsencode(folder / f"{key}.socket")) > _longest_socket():
-            continue
-        if problem := _claim(folder):
-            continue
-        return Address(key, folder / f"{key}.socket", folder / f"{key}.lock", folder / f"{key}.log")
+    for parent in filter(None, parents):
+        base = Path(parent, f"tracelet-otel-{os.getuid()}", key)
+        found = Address(key, *(base.with_suffix(suffix) for suffix in (".socket", ".lock", ".log")))
+        if len(os.fsencode(found.socket)) <= _LONGEST_SOCKET and not (problem := _claim(base.parent)):
+            return found
     raise PermanentError(f"there is no folder for the agent's socket: {problem or 'no temporary folder'}")
 
 
@@ -79,7 +72,3 @@ def _claim(folder: Path) -> str:
     except OSError as error:
         return str(error)
     return ""
-
-
-def _longest_socket() -> int:
-    return 103 if os.uname().sysname == "Darwin" else _LONGEST_SOCKET

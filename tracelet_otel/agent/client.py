@@ -1,19 +1,21 @@
-"""How the training process reaches its agent."""
+"""How the training process reaches its agent: HTTP on a Unix socket."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.agent import launch
 from tracelet_otel.agent.address import Address
-from tracelet_otel.agent.http import PROTOBUF, ask
 from tracelet_otel.agent.protocol import (
     END_PATH,
     LONGEST_WAIT_S,
@@ -23,7 +25,8 @@ from tracelet_otel.agent.protocol import (
     TrainingProcess,
 )
 from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
-from tracelet_otel.foundation.errors import DeliveryError, TransientError
+from tracelet_otel.delivery.summary import BackendReport
+from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
 
 START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
@@ -31,48 +34,36 @@ REQUEST_SECONDS: Final = 30.0
 """For one request, from connecting to the end of the answer."""
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.25
-_OTLP: Final = {"content-type": PROTOBUF}
+_PROTOBUF: Final = "application/x-protobuf"
+_LATER: Final = frozenset({421, 503})
+"""The statuses after which the same request may be taken: the agent does not know the sender, or is full."""
 
 
+@dataclass(eq=False)
 class AgentClient:
     """A destination that hands everything to the agent, and starts the agent if there is none.
 
     It does not start an agent before there is something to deliver.
-
-    Args:
-        address: of the agent.
-        source: the name of this process for the agent.
-        config: for an agent that is started.
-        folder: the current folder of such an agent.
-        ends_runs: whether the end of this process is the end of the runs that it writes.
-        spools: the agent's spools, by their backends' names.
-        patience: seconds without progress after which the agent gives a backend up, once training has ended.
     """
 
     takes_otlp = True
 
-    def __init__(
-        self,
-        address: Address,
-        source: str,
-        config: Mapping[str, Any],
-        *,
-        folder: str,
-        ends_runs: bool,
-        spools: Path,
-        patience: float,
-    ) -> None:
-        self.address = address
-        self.source = source
-        self.spools = spools
-        self.used = False
-        """Whether an agent has ever answered."""
-        self.agents: list[int] = []
-        """The process ids of the agents so far, in their order."""
-        self._config = config
-        self._folder = folder
-        self._ends_runs = ends_runs
-        self._patience = patience
+    address: Address
+    config: Mapping[str, Any]
+    """For an agent that is started."""
+    folder: str
+    """The current folder of such an agent."""
+    ends_runs: bool
+    """Whether the end of this process is the end of the runs that it writes."""
+    spools: Path
+    """Folder of the agent's spools, which are named after their backends."""
+    patience: float
+    """Seconds without progress after which the agent gives a backend up, once training has ended."""
+    agents: list[int] = field(default_factory=list[int])
+    """The process ids of the agents that have answered, in their order."""
+
+    def __post_init__(self) -> None:
+        self._source = uuid.uuid4().hex
         self._known = False
         """Whether the agent that listens knows this process."""
         self._lock = threading.Lock()
@@ -90,7 +81,7 @@ class AgentClient:
             if self._known:
                 return
             if not self._register():
-                launch.launch(self.address, self._folder, self._config)
+                launch.launch(self.address, self.folder, self.config)
                 end, pause = time.monotonic() + START_SECONDS, _FIRST_PAUSE_S
                 while not self._register():
                     if time.monotonic() > end:
@@ -108,10 +99,9 @@ class AgentClient:
         """
         try:
             self.connect()
-            if isinstance(batch.logs, bytes):
-                self._post("POST", "/v1/logs", batch.logs, _OTLP)
-            if isinstance(batch.metrics, bytes):
-                self._post("POST", "/v1/metrics", batch.metrics, _OTLP)
+            for path, data in (("/v1/logs", batch.logs), ("/v1/metrics", batch.metrics)):
+                if isinstance(data, bytes):
+                    self._post("POST", path, data, {"content-type": _PROTOBUF})
         except TransientError as error:
             if error.retry_after is None:  # the agent has ended, or it is another one that does not know us
                 self._known = False
@@ -124,12 +114,13 @@ class AgentClient:
         Args:
             wait: seconds to wait until everything is delivered, :data:`LONGEST_WAIT_S` at most.
         """
-        if not self.used:
+        if not self.agents:
             return None
-        path = f"{REPORT_PATH}?{min(wait, LONGEST_WAIT_S):.3f}"
         for _ in range(2):
             try:
-                return Report.from_json(self._ask("GET", path))
+                answer = self._ask("GET", f"{REPORT_PATH}?{min(wait, LONGEST_WAIT_S):.3f}")
+                backends = [BackendReport(**item) for item in answer.pop("backends")]
+                return Report(**answer, backends=backends)
             except (ValueError, KeyError, TypeError, DeliveryError):
                 self._known = False  # it has ended, or another has taken its place
             try:
@@ -140,7 +131,7 @@ class AgentClient:
 
     def end(self) -> None:
         """Tells the agent that this process sends nothing more."""
-        if self.used:
+        if self.agents:
             try:
                 self._ask("POST", END_PATH)
             except (ValueError, DeliveryError):
@@ -161,15 +152,14 @@ class AgentClient:
         """Registers this process with the agent. Returns whether there is an agent."""
         import psutil
 
-        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self._ends_runs, self._patience)
+        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self.ends_runs, self.patience)
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
         except (ValueError, DeliveryError):
             return False
         agent = int(answer.get("agent", 0))
-        if not self.agents or self.agents[-1] != agent:
+        if self.agents[-1:] != [agent]:
             self.agents.append(agent)
-        self.used = True
         return True
 
     def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -177,11 +167,74 @@ class AgentClient:
 
         Raises:
             ValueError: the answer is not JSON.
-            DeliveryError: as :func:`~tracelet_otel.agent.http.ask` has it.
+            DeliveryError: as :func:`ask` has it.
         """
         body = json.dumps(content).encode() if content is not None else None
         return json.loads(self._post(method, path, body, {}))
 
     def _post(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
-        headers = {SOURCE_HEADER: self.source, **headers}
+        headers = {SOURCE_HEADER: self._source, **headers}
         return ask(self.address.socket, method, path, body, headers, timeout=REQUEST_SECONDS)
+
+
+def ask(
+    path: Path, method: str, target: str, body: bytes | None, headers: Mapping[str, str], *, timeout: float
+) -> bytes:
+    """The answer of the agent at this socket to one request, on a connection of its own.
+
+    ``timeout`` is in seconds for all of it, from connecting to the last byte of the answer.
+
+    Raises:
+        TransientError: no agent that knows the sender answers within the timeout; or the agent asks for the
+            request again later, and ``retry_after`` says when.
+        PermanentError: the agent refuses the request.
+    """
+    connection = http.client.HTTPConnection("localhost")
+    try:
+        connection.sock = _Socket(time.monotonic() + timeout)
+        connection.sock.connect(str(path))
+        connection.request(method, target, body, dict(headers))
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise TransientError(f"{path}: {str(error) or repr(error)}") from error
+    finally:
+        connection.close()
+    if response.status < 400:
+        return answer
+    if response.getheader("content-type") == _PROTOBUF:
+        from google.rpc.status_pb2 import Status  # needed after a failure only
+
+        message = Status.FromString(answer).message
+    else:
+        message = answer[:500].decode("utf-8", "replace").strip()
+    text = f"the agent answers {response.status}: {message}"
+    if response.status in _LATER:
+        retry_after = response.getheader("retry-after")
+        raise TransientError(text, None if retry_after is None else float(retry_after))
+    raise PermanentError(text)
+
+
+class _Socket(socket.socket):
+    """A Unix socket whose calls all end by one deadline; a socket's own timeout begins again at each byte."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._deadline = deadline
+        self._set_timeout()
+
+    def sendall(self, *arguments: Any) -> None:
+        """See :meth:`socket.socket.sendall`."""
+        self._set_timeout()
+        super().sendall(*arguments)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """See :meth:`socket.socket.recv_into`."""
+        self._set_timeout()
+        return super().recv_into(buffer, nbytes, flags)
+
+    def _set_timeout(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from tracelet_otel.agent.client import AgentClient
@@ -17,7 +16,6 @@ from tracelet_otel.delivery.spool.spool import Spool
 from tracelet_otel.delivery.summary import BackendReport
 from tracelet_otel.foundation.guard import log_once
 
-NAME: Final = "agent"
 HAND_OVER_S: Final = 10.0
 """How long an exit waits at least for an agent that starts and takes everything: a second or two."""
 _CONTAINERS: Final = ("/.dockerenv", "/run/.containerenv")
@@ -27,11 +25,8 @@ _CONTAINERS: Final = ("/.dockerenv", "/run/.containerenv")
 class AgentDelivery(Delivery):
     """Hands everything to the agent. To wait for it is to wait for the agent's backends.
 
-    Args:
-        client: of the agent.
-        backends: the names of the agent's backends, each with whether it gets everything.
-        max_queue_bytes: what waits for the agent beyond this size goes to the spool.
-        spool: where batches go while there is no agent.
+    ``backends`` says of each whether it gets everything. The spool is for what waits beyond
+    ``max_queue_bytes``, and for the time without an agent.
     """
 
     def __init__(
@@ -42,7 +37,7 @@ class AgentDelivery(Delivery):
         self._is_handed_on = False
         self._last: Report | None = None
         # It does not rest: it has little to do, and what the agent has survives the end of training.
-        super().__init__(NAME, client, max_queue_bytes=max_queue_bytes, spool=spool, rests=False)
+        super().__init__("agent", client, max_queue_bytes=max_queue_bytes, spool=spool, rests=False)
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -87,9 +82,10 @@ class AgentDelivery(Delivery):
         """Waits for the agent's backends. Returns whether they have everything."""
         before: tuple[float, ...] | None = None
         moved = time.monotonic()
-        while self.client.used and not self._is_handed_on:
-            now = time.monotonic()
-            end = moved + idle_timeout if deadline is None else min(deadline, moved + idle_timeout)
+        while self.client.agents and not self._is_handed_on:
+            now, end = time.monotonic(), moved + idle_timeout
+            if deadline is not None:
+                end = min(deadline, end)
             # The first report only says with what later progress is compared.
             wait = 0.0 if before is None else min(LONGEST_WAIT_S, max(0.0, end - now))
             report = self.client.report(wait)
@@ -111,16 +107,16 @@ class AgentDelivery(Delivery):
 
     def _line(self, name: str, found: BackendReport | None) -> BackendReport:
         mine = self.counts
+        spool = str(self.spool.folder) if self.spool else ""
         if found is None:  # no agent answers: all is in our spool, in that of the last agent, or dropped
-            agents_spool = str(self.client.spools / name)
             return BackendReport(
                 name=name,
                 captured_points=mine.captured_points,
                 captured_records=mine.captured_records,
                 spooled_points=mine.spooled_points + mine.delivered_points,
                 spooled_records=mine.spooled_records + mine.delivered_records,
-                left=bool(self.spool) or self.client.used,
-                spool=str(self.spool.folder) if self.spool else agents_spool,
+                left=bool(self.spool) or bool(self.client.agents),
+                spool=spool or str(self.client.spools / name),
                 error=self.last_error or "the agent has ended",
             )
         line = replace(found, error=found.error or found.refusals)
@@ -137,8 +133,7 @@ class AgentDelivery(Delivery):
         if missing_points or missing_records:
             line.error = self.last_error or line.error
             line.spooled_points, line.spooled_records = mine.spooled_points, mine.spooled_records
-            line.left = bool(self.spool)
-            line.spool = str(self.spool.folder) if self.spool is not None else ""
+            line.left, line.spool = bool(spool), spool
         if found.waits:
             line.agent = self._last.agent if self._last is not None else 0
             if found.unwritten_points or found.unwritten_records:
@@ -151,9 +146,5 @@ def ends_with_us() -> bool:
 
     Their supervisors end all processes once the process that they started has ended.
     """
-    variables = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "container")
-    return (
-        os.getpid() == 1
-        or any(name in os.environ for name in variables)
-        or any(Path(name).exists() for name in _CONTAINERS)
-    )
+    variables = {"KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "container"}
+    return os.getpid() == 1 or bool(variables & {*os.environ}) or any(map(os.path.exists, _CONTAINERS))

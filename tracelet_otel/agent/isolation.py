@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import uuid
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -49,15 +48,10 @@ def make_delivery(
     session: str,
     ends_runs: bool,
 ) -> AgentDelivery:
-    """The delivery to the agent of these backends. The first value starts the agent.
+    """The delivery to the agent of these backends, see :func:`isolated`. The first value starts the agent.
 
-    Args:
-        named: the backends with their options, see :func:`isolated`.
-        settings: of the session.
-        run_id: of the session's run.
-        state: folder of spools and companion files.
-        session: the name of this session's folder below it.
-        ends_runs: whether the end of this process is the end of the runs that it writes.
+    ``session`` is the name of this session's folder among the spools. ``ends_runs``: whether the end of this
+    process is the end of the runs that it writes.
 
     Raises:
         ConfigurationError: a backend does not exist or cannot be used.
@@ -79,24 +73,17 @@ def make_delivery(
         "max_queue_bytes": settings.max_queue_bytes,
         "max_spool_bytes": settings.max_spool_bytes,
     }
-    place = address(key_of(run_id, named, state, folder))
-    client = AgentClient(
-        place,
-        uuid.uuid4().hex,
-        config,
-        folder=folder,
-        ends_runs=ends_runs,
-        spools=state / SPOOLS / f"{SPOOL_PREFIX}{place.key}",
-        patience=settings.shutdown_timeout,
-    )
+    key = key_of(run_id, named, state, folder)
+    spools = state / SPOOLS / f"{SPOOL_PREFIX}{key}"
+    client = AgentClient(address(key), config, folder, ends_runs, spools, settings.shutdown_timeout)
     routes = {name: take_route(name, options)[0] for name, options in named.items()}
-    takes_all = {name: route.takes_all for name, route in routes.items()}
     # One name for all backends. By it replay finds what waits for a backend, and which part of it.
     spool = Spool(
         state / SPOOLS / session / "+".join(named),
         max_bytes=settings.max_spool_bytes,
         routes={name: route.options for name, route in routes.items() if not route.takes_all},
     )
+    takes_all = {name: route.takes_all for name, route in routes.items()}
     return AgentDelivery(client, takes_all, max_queue_bytes=settings.max_queue_bytes, spool=spool)
 
 

@@ -33,20 +33,18 @@ _MOST_LOG_BYTES: Final = 1024 * 1024
 
 
 def launch(address: Address, folder: str, config: Mapping[str, Any]) -> None:
-    """Starts an agent, which ends at once if it finds another one.
-
-    Takes as long as the start of a process: it does not wait for the agent's imports.
-
-    Args:
-        address: of the agent.
-        folder: the agent's current folder.
-        config: for the agent, in JSON's types. It is not in the arguments, which every user can read.
+    """Starts an agent in a folder, with a configuration in JSON's types. It ends if it finds another one.
 
     Raises:
         TransientError: the process cannot be started.
     """
-    complete = {**config, "address": {"key": address.key, **_paths(address)}, "sys_path": _import_paths()}
-    _shorten(address.log)
+    # To the import paths a script may have added. The script's own folder comes first, and is left out.
+    import_paths = [path for path in sys.path if path and path != sys.path[0] and Path(path).exists()]
+    # By a pipe, as every user can read the arguments.
+    complete = {**config, "address": [str(part) for part in address], "sys_path": import_paths}
+    with contextlib.suppress(OSError):
+        if address.log.stat().st_size > _MOST_LOG_BYTES:
+            address.log.unlink()
     try:
         # Only files of its own: a reader of training's output must not have to wait for the agent's end.
         with address.log.open("ab", buffering=0) as log:
@@ -61,19 +59,3 @@ def launch(address: Address, folder: str, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise TransientError(f"the agent cannot be started: {error}") from error
     process.communicate(json.dumps(complete).encode())
-
-
-def _paths(address: Address) -> dict[str, str]:
-    return {"socket": str(address.socket), "lock": str(address.lock), "log": str(address.log)}
-
-
-def _import_paths() -> list[str]:
-    """The import paths of this process, to which a script may have added, without the script's own folder."""
-    script = sys.path[0] if sys.path else ""
-    return [path for path in sys.path if path and path != script and Path(path).exists()]
-
-
-def _shorten(log: Path) -> None:
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > _MOST_LOG_BYTES:
-            log.unlink()

@@ -10,9 +10,8 @@ Each request, including those of OTLP, names the training process in the header
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from tracelet_otel.delivery.summary import BackendReport
 
@@ -54,17 +53,3 @@ class Report:
     def progress(self) -> tuple[float, ...]:
         """Differs from that of an earlier report if any backend has taken something since."""
         return tuple(backend.progress for backend in self.backends)
-
-    def to_json(self) -> dict[str, Any]:
-        """For :meth:`from_json`."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Report:
-        """The report that :meth:`to_json` encoded.
-
-        Raises:
-            KeyError, TypeError: it is not a report.
-        """
-        backends = [BackendReport(**item) for item in data["backends"]]
-        return Report(data["agent"], backends, data["warning"])

@@ -10,25 +10,28 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel.agent.address import SPOOL_PREFIX
-from tracelet_otel.agent.endpoints import Endpoints
-from tracelet_otel.agent.folders import lock_spools, writable_state
-from tracelet_otel.agent.lock import listen, sole_agent
+from filelock import FileLock
+
+from tracelet_otel.agent.address import SPOOL_PREFIX, Address
+from tracelet_otel.agent.endpoints import add_endpoints
 from tracelet_otel.agent.training_processes import TrainingProcesses
 from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.spool.spool import Durability
+from tracelet_otel.foundation.locks import acquire, acquire_folder
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.backends import Backend, make_backend
 from tracelet_otel.gateway.http_app import App
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
+from tracelet_otel.settings import ConfigurationError
 
 LOOK_S: Final = 0.5
 """Between two checks of the training processes."""
@@ -38,42 +41,38 @@ LAST_CALL_S: Final = 60.0
 """How long a client may take to end once it has everything."""
 SIGNAL_S: Final = 25.0
 """How long an agent goes on after SIGTERM. Slurm and Kubernetes kill after 30 s by default."""
+PREDECESSOR_S: Final = 30.0
+"""How long a new agent waits for the one before to end."""
+_MOST_NEIGHBOURS: Final = 100
 _log: Final = get_logger("tracelet_otel.agent")
 
 
 class Agent:
     """Serves on a socket that already listens.
 
-    Args:
-        config: what :func:`tracelet_otel.agent.launch.launch` was given.
-        key: of the agent's address.
-
     Raises:
         ConfigurationError: a backend cannot be used, or no folder for the spools is free.
         OSError: the spools cannot be read or written.
     """
 
-    def __init__(self, config: Mapping[str, Any], key: str) -> None:
-        state, self._warning = writable_state(Path(config["state"]), Path(config["address"]["socket"]).parent)
-        self._spools = state / SPOOLS / f"{SPOOL_PREFIX}{key}"
-        # Two machines may share the folder, or two processes whose temporary folders differ.
-        self._spools, self._lock = lock_spools(self._spools)
+    def __init__(self, config: Mapping[str, Any], address: Address) -> None:
+        state, self._warning = _writable_state(Path(config["state"]), address.socket.parent)
+        self._spools, self._lock = _lock_spools(state / SPOOLS / f"{SPOOL_PREFIX}{address.key}")
         self._processes = TrainingProcesses()
         self._runs = Runs(self._spools / "runs.log", silence=float("inf"))
-        self._backends: list[Backend] = []
-        for name, options in config["backends"].items():
-            self._backends.append(
-                make_backend(
-                    name,
-                    options,
-                    spools=self._spools,
-                    state=state,
-                    runs=self._runs,
-                    max_queue_bytes=config["max_queue_bytes"],
-                    max_spool_bytes=config["max_spool_bytes"],
-                    durability=Durability.PROCESS,
-                )
+        self._backends = [
+            make_backend(
+                name,
+                options,
+                spools=self._spools,
+                state=state,
+                runs=self._runs,
+                max_queue_bytes=config["max_queue_bytes"],
+                max_spool_bytes=config["max_spool_bytes"],
+                durability=Durability.PROCESS,
             )
+            for name, options in config["backends"].items()
+        ]
         # Without fsync: what a process has written survives it. A crash of the machine ends training, too.
         self._intake = Intake(self._backends, self._runs, fsync=False, drops=True, media=None)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="tracelet-intake")
@@ -83,14 +82,11 @@ class Agent:
         self._alone_since = 0.0
         """Since when no process needs the agent; 0 while one needs it."""
 
-    def serve(self, listener: socket.socket) -> None:
-        """Serves until no training process needs it and everything is delivered or given up."""
-        asyncio.run(self._serve(listener))
-
     def close(self) -> None:
         """Ends the deliveries. What is left stays in the spool."""
-        left: float = 0.0 if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        last_call = LAST_CALL_S if self._deadline is None else left
+        left, last_call = 0.0, LAST_CALL_S
+        if self._deadline is not None:
+            left = last_call = max(0.0, self._deadline - time.monotonic())
         for backend in self._backends:
             backend.delivery.begin_closing()
         for backend in self._backends:
@@ -111,9 +107,10 @@ class Agent:
                 self._spools.parent.parent.rmdir()
         self._lock.release()
 
-    async def _serve(self, listener: socket.socket) -> None:
+    async def serve(self, listener: socket.socket) -> None:
+        """Serves until no training process needs it and everything is delivered or given up."""
         app = App(self._intake, executor=self._executor, knows=self._processes.knows)
-        Endpoints(self._processes, self._backends, self._warning).open(app)
+        add_endpoints(app, self._processes, self._backends, self._warning)
         server = Server(app)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._hurry)
@@ -133,18 +130,15 @@ class Agent:
     def _has_work(self) -> bool:
         """Does what is due. Returns whether there is a reason to stay."""
         self._intake.tick()
-        now = time.monotonic()
         self._look_after_runs()
         if self.is_overdue:
             return False
-        if self.is_needed:
-            self._wait_for_backends(False)
-            self._alone_since = 0.0
-            return True
-        if not self._alone_since:
-            self._wait_for_backends(True)
-            self._alone_since = now
-        return any(
+        now, is_needed = time.monotonic(), self.is_needed
+        if is_needed == bool(self._alone_since):
+            self._alone_since = 0.0 if is_needed else now
+            for backend in self._backends:  # once no process is left, this is the backends' last chance
+                backend.delivery.set_waited_for(not is_needed)
+        return is_needed or any(
             backend.delivery.queue and self._is_worth_waiting(backend, now) for backend in self._backends
         )
 
@@ -168,12 +162,6 @@ class Agent:
         if self._orphaned and not self.is_needed:
             self._end_runs()  # at each check: a late process or request may have opened a run again
 
-    def _wait_for_backends(self, wanted: bool) -> None:
-        """Shortens the deliveries' back-offs once no process is left: this is their last chance."""
-        if bool(self._alone_since) != wanted:
-            for backend in self._backends:
-                backend.delivery.set_waited_for(wanted)
-
     def _is_worth_waiting(self, backend: Backend, now: float) -> bool:
         link = backend.delivery.link
         moved = max(link.progress, self._alone_since)
@@ -194,22 +182,82 @@ def main() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(REDACTING)  # also what trackers' clients log
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    paths = {name: Path(path) for name, path in config["address"].items() if name != "key"}
-    with sole_agent(paths["lock"], paths["socket"]) as is_sole:
+    key, *paths = config["address"]
+    address = Address(key, *map(Path, paths))
+    with _sole_agent(address) as is_sole:
         if not is_sole:
             return
         agent: Agent | None = None
         try:
             while agent is None or agent.is_needed:  # a process may come while the agent is about to end
-                with listen(paths["socket"]) as listener:  # before slow imports, so that training finds it
-                    agent = agent or Agent(config, config["address"]["key"])
-                    agent.serve(listener)
+                with _listen(address.socket) as listener:  # before slow imports, so that training finds it
+                    agent = agent or Agent(config, address)
+                    asyncio.run(agent.serve(listener))
                 if agent.is_overdue:
                     break
         finally:
-            paths["socket"].unlink(missing_ok=True)
+            address.socket.unlink(missing_ok=True)
             if agent is not None:
                 agent.close()
     with contextlib.suppress(OSError):
-        if not paths["log"].stat().st_size:
-            paths["log"].unlink()
+        if not address.log.stat().st_size:
+            address.log.unlink()
+
+
+@contextlib.contextmanager
+def _sole_agent(address: Address) -> Generator[bool]:
+    """Holds the lock of an address; whether this process is its agent. False where another agent serves."""
+    end = time.monotonic() + PREDECESSOR_S
+    while (lock := acquire(address.lock)) is None:
+        if time.monotonic() > end or _is_served(address.socket):
+            yield False
+            return
+        time.sleep(0.05)
+    try:
+        yield True
+    finally:
+        address.lock.unlink(missing_ok=True)  # before another agent can have the lock
+        lock.release()
+
+
+def _is_served(path: Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+        tried.settimeout(1.0)
+        tried.connect(str(path))
+        return True
+    return False
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket that listens; the file that a killed agent left is replaced."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _lock_spools(folder: Path) -> tuple[Path, FileLock]:
+    """The folder and its lock, or a folder beside it where another agent has this one.
+
+    Two machines may share the state folder, or two processes whose temporary folders differ.
+    """
+    for number in range(1, _MOST_NEIGHBOURS):
+        neighbour = folder if number == 1 else folder.with_name(f"{folder.name}.{number}")
+        if (lock := acquire_folder(neighbour)) is not None:
+            return neighbour, lock
+    raise ConfigurationError(f"{_MOST_NEIGHBOURS} agents use {folder} and the folders beside it")
+
+
+def _writable_state(state: Path, temporary: Path) -> tuple[Path, str]:
+    """The state folder; if it cannot be written to, a temporary one and a warning that says why."""
+    folder = state / SPOOLS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return state, ""
+    except OSError as error:
+        warning = f"{folder} cannot be written to, {temporary / 'state'} takes its place: {error}"
+        _log.warning("%s", warning)
+        return temporary / "state", warning

@@ -27,11 +27,16 @@ class TrainingProcesses:
         self._known: set[str] = set()
         self._since = time.monotonic()
         self.patience = LEAST_PATIENCE_S
-        """Seconds without progress after which the agent gives a backend up, once all processes are gone."""
+        """The longest of all; see :attr:`TrainingProcess.patience`."""
 
     def add(self, name: str, given: TrainingProcess) -> None:
-        """Registers a process."""
-        process = _found(given)
+        """Registers a process, also again."""
+        try:
+            process = psutil.Process(given.pid)
+            if abs(process.create_time() - given.started) >= _STARTS_AGREE_S:
+                process = None
+        except psutil.Error:
+            process = None
         with self._lock:
             self._present[name] = given, process
             self._known.add(name)
@@ -60,18 +65,8 @@ class TrainingProcesses:
     def is_needed(self) -> bool:
         """Whether a process is present, or the first one may still come."""
         with self._lock:
-            if self._present:
-                return True
-            return not self._known and time.monotonic() - self._since < FIRST_PATIENCE_S
-
-
-def _found(given: TrainingProcess) -> psutil.Process | None:
-    """The process with this number and start; None if it has ended."""
-    try:
-        process = psutil.Process(given.pid)
-        return process if abs(process.create_time() - given.started) < _STARTS_AGREE_S else None
-    except psutil.Error:
-        return None
+            may_come = not self._known and time.monotonic() - self._since < FIRST_PATIENCE_S
+            return bool(self._present) or may_come
 
 
 def _is_running(process: psutil.Process | None) -> bool:
