@@ -359,10 +359,10 @@ def test_what_no_agent_took_is_found_by_replay(
     tmp_path: Path, database: Path, agents: Agents, variables: dict[str, str]
 ) -> None:
     code = (
-        "from tracelet_otel.agent import launch\n"
+        "from tracelet_otel.agent import client\n"
         "from tracelet_otel.foundation.errors import TransientError\n"
         "def fails(*_):\n    raise TransientError('no more processes')\n"
-        "launch.launch = fails\n"
+        "client.launch = fails\n"
     )
     done = run_script(
         tmp_path, code + LOG.format(points=50), variables={**variables, "TRACELET_SHUTDOWN_TIMEOUT": "1"}
@@ -379,11 +379,11 @@ def test_a_replay_of_what_no_agent_took_heeds_routes(
 ) -> None:
     code = """
     import tracelet_otel
-    from tracelet_otel.agent import launch
+    from tracelet_otel.agent import client
     from tracelet_otel.foundation.errors import TransientError
     def fails(*_):
         raise TransientError('no more processes')
-    launch.launch = fails
+    client.launch = fails
     routes = {"include": ["loss/*"], "exclude": ["*/val"], "kinds": ("scalar", "params", "image")}
     tracelet_otel.configure({"mlflow": {}, "json_folder": routes}, run_name="routed")
     for step in range(50):

@@ -168,7 +168,7 @@ def test_killed_at_any_point_and_run_again_each_point_is_there_once(
 ) -> None:
     for number in range(2):
         write(tmp_path / "logs" / f"run{number}", range(3000))
-    command = [sys.executable, "-m", "tracelet_otel.cli.main", "import", str(tmp_path / "logs")]
+    command = [sys.executable, "-m", "tracelet_otel.cli", "import", str(tmp_path / "logs")]
     command += mlflow_backend.arguments
     environment = clean_environment(XDG_STATE_HOME=str(tmp_path / "state"))
     database = tmp_path / "mlflow" / "mlflow.db"

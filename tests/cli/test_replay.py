@@ -232,7 +232,7 @@ def test_ctrl_c_ends_it_and_the_next_time_finishes_it(
 ) -> None:
     """A server that takes connections and never answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        command = [sys.executable, "-m", "tracelet_otel.cli.main", "replay", str(logged.spool)]
+        command = [sys.executable, "-m", "tracelet_otel.cli", "replay", str(logged.spool)]
         command += ["--backend", "mlflow"]
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         variables = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
@@ -319,7 +319,7 @@ def test_what_is_wrong_is_said(tracelet: Tracelet, arguments: list[str], said: s
 
 def test_a_file_that_vanishes_was_delivered_by_its_process(logged: Logged) -> None:
     (source,) = spools.find([logged.spool])
-    stream = spools.parts([source])
+    stream = spools.parts([source], "mlflow")
     next(stream)
     for path in logged.spool.glob("*.metrics.jsonl"):
         path.unlink()

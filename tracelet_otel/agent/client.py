@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet_otel.agent import launch
-from tracelet_otel.agent.address import Address
+from tracelet_otel.agent.address import Address, launch
 from tracelet_otel.agent.protocol import (
     END_PATH,
     LONGEST_WAIT_S,
@@ -32,8 +31,6 @@ START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
 REQUEST_SECONDS: Final = 30.0
 """For one request, from connecting to the end of the answer."""
-_FIRST_PAUSE_S: Final = 0.02
-_LONGEST_PAUSE_S: Final = 0.25
 _PROTOBUF: Final = "application/x-protobuf"
 _LATER: Final = frozenset({421, 503})
 """The statuses after which the same request may be taken: the agent does not know the sender, or is full."""
@@ -81,13 +78,13 @@ class AgentClient:
             if self._known:
                 return
             if not self._register():
-                launch.launch(self.address, self.folder, self.config)
-                end, pause = time.monotonic() + START_SECONDS, _FIRST_PAUSE_S
+                launch(self.address, self.folder, self.config)
+                end, pause = time.monotonic() + START_SECONDS, 0.02
                 while not self._register():
                     if time.monotonic() > end:
                         raise TransientError(f"the agent does not start; see {self.address.log}")
                     time.sleep(pause)
-                    pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+                    pause = min(pause * 1.5, 0.25)
             self._known = True
 
     def send(self, batch: Batch) -> Receipt:
@@ -163,12 +160,6 @@ class AgentClient:
         return True
 
     def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One question in JSON and its answer.
-
-        Raises:
-            ValueError: the answer is not JSON.
-            DeliveryError: as :func:`ask` has it.
-        """
         body = json.dumps(content).encode() if content is not None else None
         return json.loads(self._post(method, path, body, {}))
 

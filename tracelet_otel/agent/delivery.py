@@ -80,7 +80,7 @@ class AgentDelivery(Delivery):
 
     def _settled(self, idle_timeout: float, deadline: float | None) -> bool:
         """Waits for the agent's backends. Returns whether they have everything."""
-        before: tuple[float, ...] | None = None
+        before: list[float] | None = None
         moved = time.monotonic()
         while self.client.agents and not self._is_handed_on:
             now, end = time.monotonic(), moved + idle_timeout
@@ -98,9 +98,10 @@ class AgentDelivery(Delivery):
                 return True
             if all(item.unusable for item in report.backends if item.waits):
                 return False
-            if before is not None and report.progress != before:
+            progress = [item.progress for item in report.backends]
+            if before is not None and progress != before:
                 moved = time.monotonic()
-            before = report.progress
+            before = progress
             if time.monotonic() >= end and (deadline is not None or moved < now):
                 return False
         return True

@@ -48,8 +48,3 @@ class Report:
     def waits(self) -> bool:
         """Whether any backend still lacks something."""
         return any(backend.waits for backend in self.backends)
-
-    @property
-    def progress(self) -> tuple[float, ...]:
-        """Differs from that of an earlier report if any backend has taken something since."""
-        return tuple(backend.progress for backend in self.backends)

@@ -20,8 +20,7 @@ from typing import Any, Final
 from filelock import FileLock
 
 from tracelet_otel.agent.address import SPOOL_PREFIX, Address
-from tracelet_otel.agent.endpoints import add_endpoints
-from tracelet_otel.agent.training_processes import TrainingProcesses
+from tracelet_otel.agent.endpoints import TrainingProcesses, add_endpoints
 from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.locks import acquire, acquire_folder

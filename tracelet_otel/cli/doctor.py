@@ -7,35 +7,35 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from tracelet_otel.backends.names import SPOOLS, can_be_replayed
 from tracelet_otel.cli import facts, reach
-from tracelet_otel.cli.progress import size
-from tracelet_otel.cli.targets import add_options
+from tracelet_otel.cli.destinations import add_options
+from tracelet_otel.cli.sending import size
 from tracelet_otel.secrets.redaction import redacted_text
 from tracelet_otel.session import declarative
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
-PIPED_WIDTH = 160
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH: Final = 160
 """Columns where the output is not a terminal."""
 
 
 def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeout: float) -> int:
     """Examines everything and prints it; the exit code is 0 if every backend can be used.
 
-    Args:
-        names: of the backends to try; if empty, the configured ones.
-        options: ``backend.key=value``.
-        as_json: print JSON instead of tables.
-        timeout: seconds that a backend has to answer.
+    Tries the configured backends if none are named. Each has ``timeout`` seconds to answer.
 
     Raises:
         ConfigurationError: an option does not look like that, or its backend is not tried.
     """
-    found = examine(names, options, timeout)
+    found = _examine(names, options, timeout)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -43,7 +43,7 @@ def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeo
     return 1 if found["problems"] else 0
 
 
-def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dict[str, Any]:
+def _examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dict[str, Any]:
     """Everything, in types of JSON; ``problems`` has what keeps a backend from being used."""
     problems: list[dict[str, str]] = []
     settings: list[dict[str, Any]] = []
@@ -74,7 +74,8 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
     ]
     waiting = facts.spooled(state)
     for row in waiting:
-        row["replay"] = _replay(row["folder"], row["backend"])
+        backend = row["backend"] if all(map(can_be_replayed, row["backend"].split(","))) else "BACKEND"
+        row["replay"] = f"tracelet-otel replay {shlex.quote(row['folder'])} --backend {backend}"
     return {
         "installed": facts.installed(),
         "hooked": facts.hooked(),
@@ -88,49 +89,25 @@ def examine(names: Sequence[str], options: Sequence[str], timeout: float) -> dic
     }
 
 
-def _replay(folder: str, backend: str) -> str:
-    can_be = all(can_be_replayed(name) for name in backend.split(","))
-    target = backend if can_be else "BACKEND"
-    return f"tracelet-otel replay {shlex.quote(folder)} --backend {target}"
-
-
 def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
 
-    console = Console(
-        width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False, emoji=False
-    )
-    section = _sections(console)
-    section("Installed", found["installed"], {"package": str, "version": lambda v: v or "not installed"})
-    section("Hooked", found["hooked"], {"instrumentor": str, "state": str})
-    others = found["others"]
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    section = partial(_section, console)
+    section("Installed", found["installed"], "package", "version")
+    section("Hooked", found["hooked"], "instrumentor", "state")
+    others, spool = found["others"], found["spool"]
     console.print(f"opentelemetry-instrument loads the distribution {others['loaded']!r}", end="")
     console.print(f" of {', '.join(others['distros'])}")
     if others["other_instrumentors"]:
         console.print(f"and these instrumentors of others: {', '.join(others['other_instrumentors'])}")
-    section("Configured", found["configured"], {"setting": str, "value": _text, "unit": str, "from": str})
-    section("Variables", found["variables"], {"variable": str, "value": str})
-    section(
-        "Reachable",
-        found["reachable"],
-        {"backend": str, "state": _state, "detail": _text, "seconds": lambda v: f"{v:.1f}"},
-    )
-    run = found["run"]
-    section(
-        "Run",
-        [{"what": key, "value": value} for key, value in run.items()],
-        {"what": lambda v: v.replace("_", " "), "value": _text},
-    )
-    spool = found["spool"]
-    columns: dict[str, Callable[[Any], str]] = {
-        "folder": str,
-        "bytes": size,
-        "points": _count,
-        "records": _count,
-        "age_s": _age,
-        "being_written": lambda v: "yes" if v else "",
-    }
-    section("Spool", spool["waiting"], columns)
+    section("Configured", found["configured"], "setting", "value", "unit", "from")
+    section("Variables", found["variables"], "variable", "value")
+    section("Reachable", found["reachable"], "backend", "state", "detail", "seconds")
+    run = [{"what": key.replace("_", " "), "value": value} for key, value in found["run"].items()]
+    section("Run", run, "what", "value")
+    section("Spool", spool["waiting"], "folder", "bytes", "points", "records", "age_s", "being_written")
     if not spool["waiting"]:
         console.print(f"nothing waits in {spool['folder']}")
     for row in spool["waiting"]:
@@ -143,30 +120,18 @@ def _print(found: Mapping[str, Any]) -> None:
         console.print("no problem found")
 
 
-def _sections(
-    console: Any,
-) -> Callable[[str, Sequence[Mapping[str, Any]], Mapping[str, Callable[[Any], str]]], None]:
+def _section(console: Console, title: str, rows: Sequence[Mapping[str, Any]], *columns: str) -> None:
     from rich import box
     from rich.table import Table
 
-    def section(
-        title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], str]]
-    ) -> None:
-        console.print(f"\n{title}", style="bold")
-        if not rows:
-            return
-        table = Table(box=box.SIMPLE, pad_edge=False)
-        for name in columns:
-            table.add_column(name.removesuffix("_s").replace("_", " "), overflow="fold")
-        for row in rows:
-            table.add_row(*(show(row[name]) for name, show in columns.items()))
+    console.print(f"\n{title}", style="bold")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in columns:
+        table.add_column(name.removesuffix("_s").replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_FORMATS.get(name, str)(row[name]) for name in columns))
+    if rows:
         console.print(table)
-
-    return section
-
-
-def _state(state: str) -> str:
-    return {"ok": "ok", "new": "ok (new)"}.get(state, state.upper())
 
 
 def _text(value: object) -> str:
@@ -184,3 +149,24 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {name}"
     return f"{seconds:.0f} s"
+
+
+_STATES: Final[Mapping[str, str]] = {
+    "new": "ok (new)",
+    "unreachable": "UNREACHABLE",
+    "refused": "REFUSED",
+    "unusable": "UNUSABLE",
+}
+_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "version": lambda version: version or "not installed",
+    "state": lambda state: _STATES.get(state) or state,
+    "value": _text,
+    "detail": _text,
+    "seconds": lambda seconds: f"{seconds:.1f}",
+    "bytes": size,
+    "points": _count,
+    "records": _count,
+    "age_s": _age,
+    "being_written": lambda is_written: "yes" if is_written else "",
+}
+"""How the values of a column are shown; the others as they are."""

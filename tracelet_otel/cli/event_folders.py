@@ -6,11 +6,16 @@ import os
 import re
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from opentelemetry.util.types import AnyValue
+
+from tracelet_otel import semconv
+from tracelet_otel.instrumentation.tensorboard.events import Content
 from tracelet_otel.recording.run import clean_text
 
 _NAMESPACE: Final = uuid.UUID("c3a1e8a6-5d0f-5b8a-8d29-3c9f0f6a4b52")
@@ -18,6 +23,7 @@ _TIME_STAMP: Final = re.compile(r"\d{9,11}\.\d+")
 """What ``add_hparams`` calls its folder by default: ``str(time.time())``."""
 _FRAME_BYTES: Final = 16
 """Around each record of an event file: its length and two checksums."""
+_PROJECTOR: Final = "projector_config.pbtxt"
 
 
 class EventFile(NamedTuple):
@@ -58,49 +64,35 @@ class Damage:
     """A line for each problem."""
     broken: int = 0
     """Files of which more is lost than a last record that was being written."""
+    undecodable: int = 0
+    """Values that are kept as they are, as artifacts."""
 
     def note_broken(self, path: Path, problem: object) -> None:
         """Notes a file of which more is lost than its last record."""
         self.broken += 1
         self.notes.append(f"{path}: {problem}")
 
-    def add(self, other: Damage) -> None:
-        """Adds the damage of another run."""
-        self.notes += other.notes
-        self.broken += other.broken
-
 
 def find(folders: Iterable[Path], *, one_run: bool) -> list[EventRun]:
     """Every folder with event files as a run, or each of ``folders`` as one run; each folder only once."""
     found: dict[str, EventRun] = {}
     for top in folders:
-        runs = _one_run(top) if one_run else _runs(top)
-        for run in runs:
-            found.setdefault(os.path.realpath(run.folder), run)
+        files: dict[Path, list[EventFile]] = {}
+        for path in _event_files(top):
+            folder = top if one_run else path.parent
+            below = path.parent.relative_to(folder).as_posix()
+            file = EventFile(path, "" if below == "." else below, path.stat().st_size)
+            files.setdefault(folder, []).append(file)
+        for folder, of_run in files.items():
+            of_run.sort(key=lambda file: (file.folder, file.path.name))  # the run's own have its parameters
+            name = top.resolve().name if folder == top else folder.relative_to(top).as_posix()
+            name = clean_text(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+            found.setdefault(os.path.realpath(folder), EventRun(folder, name, tuple(of_run)))
     return list(found.values())
 
 
-def _runs(top: Path) -> Iterator[EventRun]:
-    for folder, names in _walk(top):
-        files = tuple(EventFile(folder / name, "", (folder / name).stat().st_size) for name in names)
-        yield EventRun(folder, _name(folder, top), files)
-
-
-def _one_run(top: Path) -> Iterator[EventRun]:
-    files = [
-        EventFile(folder / name, "" if folder == top else folder.relative_to(top).as_posix(), size)
-        for folder, names in _walk(top)
-        for name in names
-        for size in [(folder / name).stat().st_size]
-    ]
-    if files:
-        # The run's own files first: they have its parameters.
-        files.sort(key=lambda file: (file.folder, file.path.name))
-        yield EventRun(top, _name(top, top), tuple(files))
-
-
-def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with event files, sorted; links are followed, but no folder is entered twice."""
+def _event_files(top: Path) -> Iterator[Path]:
+    """Sorted by their folders; links are followed, but no folder is entered twice."""
     seen: set[str] = set()
     for folder, folders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
@@ -109,15 +101,7 @@ def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
             continue
         seen.add(real)
         folders.sort()
-        # As TensorBoard recognizes them.
-        events = sorted(name for name in names if "tfevents" in name)
-        if events:
-            yield Path(folder), events
-
-
-def _name(folder: Path, top: Path) -> str:
-    name = top.resolve().name if folder == top else folder.relative_to(top).as_posix()
-    return clean_text(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+        yield from (Path(folder, name) for name in names if "tfevents" in name)  # as TensorBoard has it
 
 
 def tag_of(folder: str, tag: str) -> str:
@@ -136,14 +120,8 @@ def tag_of(folder: str, tag: str) -> str:
     return f"{folder}/{tag}"
 
 
-def events(file: EventFile, damage: Damage, progress: Callable[[int], None]) -> Iterator[Any]:
-    """The events of a file, with TensorBoard's own loader.
-
-    Args:
-        file: read as far as it can be; what cannot goes into ``damage``.
-        damage: of the run.
-        progress: called with the bytes of the file that are done.
-    """
+def events(file: EventFile, damage: Damage) -> Iterator[tuple[Any, int]]:
+    """The events of a file, with TensorBoard's own loader, each with the bytes of the file up to its end."""
     from google.protobuf.message import DecodeError
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto import event_pb2
@@ -154,13 +132,10 @@ def events(file: EventFile, damage: Damage, progress: Callable[[int], None]) -> 
         loader: Any = RawEventFileLoader(str(file.path))
         for data in loader.Load():
             done += len(data) + _FRAME_BYTES
-            progress(done)
             try:
-                event = event_class.FromString(data)
+                yield event_class.FromString(data), done
             except DecodeError:
                 undecodable += 1
-                continue
-            yield event
     except OSError as error:
         damage.note_broken(file.path, error)
         return
@@ -171,22 +146,54 @@ def events(file: EventFile, damage: Damage, progress: Callable[[int], None]) -> 
 
 def _check_end(path: Path, done: int, damage: Damage) -> None:
     """Notes what the loader left: it ends at a record that is cut off, and at one that is damaged."""
-    with path.open("rb") as opened:
-        size = os.fstat(opened.fileno()).st_size
-        if done >= size:
-            return
-        opened.seek(done)
-        header = opened.read(12)
-    left = size - done
-    whole = len(header) == 12 and _has_checksum(header)
-    if len(header) < 12 or (whole and struct.unpack("<Q", header[:8])[0] + _FRAME_BYTES > left):
-        damage.notes.append(f"{path}: the last record is cut off ({left:,} bytes)")
-        return
-    damage.note_broken(path, f"damaged after {done:,} bytes, the other {left:,} bytes cannot be read")
-
-
-def _has_checksum(header: bytes) -> bool:
     from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
+    with path.open("rb") as opened:
+        left = os.fstat(opened.fileno()).st_size - done
+        opened.seek(done)
+        header = opened.read(12)
+    if left <= 0:
+        return
     masked: Any = pywrap_tensorflow.masked_crc32c  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return masked(header[:8]) == struct.unpack("<I", header[8:])[0]
+    length, checksum = struct.unpack("<QI", header.ljust(12))
+    if len(header) < 12 or (checksum == masked(header[:8]) and length + _FRAME_BYTES > left):
+        damage.notes.append(f"{path}: the last record is cut off ({left:,} bytes)")
+    else:
+        damage.note_broken(path, f"damaged after {done:,} bytes, the other {left:,} bytes cannot be read")
+
+
+def embeddings(folder: Path, damage: Damage) -> Iterator[tuple[Content, int]]:
+    """The files that the projector's configuration lists, as live instrumentation records them.
+
+    Each with its time in nanoseconds. Source: ``tensorboard/plugins/projector/projector_config.proto``; the
+    name ``tag:step`` is that of ``torch.utils.tensorboard`` and tensorboardX.
+    """
+    path = folder / _PROJECTOR
+    if not path.is_file():
+        return
+    from google.protobuf import text_format
+
+    config: Any = import_module("tensorboard.plugins.projector.projector_config_pb2").ProjectorConfig()
+    try:
+        text_format.Parse(path.read_bytes(), config)
+    except (OSError, text_format.ParseError) as error:
+        damage.note_broken(path, error)
+        return
+    for embedding in config.embeddings:
+        tag, _, step = embedding.tensor_name.rpartition(":")
+        number = int(step) if step.lstrip("-").isdigit() else 0
+        listed = [
+            (embedding.tensor_path, "text/tab-separated-values"),
+            (embedding.metadata_path, "text/tab-separated-values"),
+            (embedding.sprite.image_path, "image/png"),
+            (_PROJECTOR, "text/plain"),
+        ]
+        for file, mime_type in ((folder / name, mime_type) for name, mime_type in listed if name):
+            try:
+                payload, time = file.read_bytes(), file.stat().st_mtime_ns
+            except OSError as error:
+                damage.note_broken(file, error)
+                continue
+            attributes: dict[str, AnyValue] = {semconv.FILE_NAME: file.name}
+            name = tag or embedding.tensor_name
+            yield Content("embedding", name, number, payload, mime_type, attributes), time

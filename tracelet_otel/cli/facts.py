@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -41,16 +40,16 @@ _HEADER: Final = re.compile(r"=[^,]*")
 
 def installed() -> list[dict[str, str]]:
     """Packages with their versions; empty if one is not installed."""
-    found = [("python", platform.python_version()), ("tracelet-otel", VERSION)]
-    return [{"package": name, "version": text} for name, text in [*found, *_versions(PACKAGES)]]
+    found = {"python": platform.python_version(), "tracelet-otel": VERSION}
+    found.update((name, _version(name)) for name in PACKAGES)
+    return [{"package": name, "version": text} for name, text in found.items()]
 
 
-def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, ""
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def hooked() -> list[dict[str, str]]:
@@ -77,7 +76,7 @@ def _hook_state(name: str, kind: Any) -> str:
         return "off: as configured"
     for requirement in kind().instrumentation_dependencies():
         match = _NAME.match(requirement)
-        if match is not None and not dict(_versions((match[0],)))[match[0]]:
+        if match is not None and not _version(match[0]):
             return f"waits: {match[0]} is not installed"
     return "on"
 
@@ -105,34 +104,29 @@ def configured() -> list[dict[str, Any]]:
         ConfigurationError: a variable is not allowed.
     """
     settings = resolve()
-    rows: list[dict[str, Any]] = []
-    for field in fields(Settings):
-        variable: str = field.metadata["variable"]
-        value = getattr(settings, field.name)
-        if isinstance(value, Mapping) and field.name == "backends":
-            value = ",".join(settings.backends)
-        rows.append(
-            {
-                "setting": field.name,
-                "value": redacted_value(field.name, value),
-                "unit": field.metadata["unit"],
-                "from": source_of(field) or "default",
-                "variable": variable,
-            }
-        )
-    return rows
+    values = {field.name: getattr(settings, field.name) for field in fields(Settings)}
+    values["backends"] = ",".join(settings.backends)
+    return [
+        {
+            "setting": field.name,
+            "value": redacted_value(field.name, values[field.name]),
+            "unit": field.metadata["unit"],
+            "from": source_of(field) or "default",
+            "variable": field.metadata["variable"],
+        }
+        for field in fields(Settings)
+    ]
 
 
 def variables() -> list[dict[str, str]]:
     """The variables that are set, secrets masked."""
     found = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
-    return [{"variable": name, "value": _masked(name, value)} for name, value in sorted(found.items())]
-
-
-def _masked(name: str, value: str) -> str:
-    if name.endswith("_HEADERS"):  # any name may hold a secret
-        return _HEADER.sub("=***", value)
-    return redacted_text(str(redacted_value(name, value)))
+    for name, value in found.items():
+        if name.endswith("_HEADERS"):  # any name may hold a secret
+            found[name] = _HEADER.sub("=***", value)
+        else:
+            found[name] = redacted_text(str(redacted_value(name, value)))
+    return [{"variable": name, "value": value} for name, value in sorted(found.items())]
 
 
 def run() -> dict[str, Any]:
@@ -150,27 +144,27 @@ def run() -> dict[str, Any]:
 def spooled(state: Path) -> list[dict[str, Any]]:
     """The spools that wait, oldest first."""
     folder = state / SPOOLS
-    found = spools.find([folder]) if folder.is_dir() and reading.folders(folder) else []
+    found = spools.find([folder]) if reading.folders(folder) else []
     budget = COUNTED_BYTES
     rows: list[dict[str, Any]] = []
-    for source in found:
-        budget -= source.size
+    for spool in found:
+        budget -= spool.size
         points = records = None
         if budget >= 0:
-            batches = list(reading.read(source.path))
+            batches = list(reading.read(spool.path))
             points, records = sum(b.points for b in batches), sum(b.records for b in batches)
-        media = sum(file.stat().st_size for file in source.path.glob("media/*"))
-        newest = max((file.stat().st_mtime for file in reading.files(source.path)), default=time.time())
+        media = sum(file.stat().st_size for file in spool.path.glob("media/*"))
+        newest = max((file.stat().st_mtime for file in spool.files), default=time.time())
         rows.append(
             {
-                "folder": str(source.path),
-                "backend": ",".join(source.backends),
-                "bytes": source.size + media,
+                "folder": str(spool.path),
+                "backend": ",".join(spool.backends),
+                "bytes": spool.size + media,
                 "points": points,
                 "records": records,
                 "age_s": max(0, round(time.time() - newest)),
-                "being_written": is_folder_locked(source.path.parent)
-                or (source.pid is not None and psutil.pid_exists(source.pid)),
+                "being_written": is_folder_locked(spool.path.parent)
+                or (spool.pid is not None and psutil.pid_exists(spool.pid)),
             }
         )
     return rows

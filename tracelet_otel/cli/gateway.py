@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel.cli.targets import add_options
+from tracelet_otel.cli.destinations import add_options
 from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, state_folder
 
 
@@ -17,22 +17,18 @@ def gateway(
     backends: Mapping[str, Mapping[str, Any]],
     *,
     name: str,
-    grpc: str,
-    http: str,
-    token_file: Path | None,
     tls: tuple[Path | None, Path | None, Path | None],
-    insecure: bool,
-    silence: float,
-    media: Sequence[str],
+    **options: Any,
 ) -> None:
     """Serves until SIGTERM or SIGINT. ``tls`` has the files of the certificate, its key and the authorities.
+
+    ``options`` are those of :class:`~tracelet_otel.gateway.server.Options`.
 
     Raises:
         ConfigurationError: an option is wrong, or a package of the gateway is not installed.
     """
-    for module in ("grpc", "opentelemetry.exporter.prometheus"):
-        if not _is_installed(module):
-            raise ConfigurationError("a gateway needs: pip install 'tracelet-otel[gateway]'")
+    if None in map(importlib.util.find_spec, ("grpc", "opentelemetry.exporter.prometheus")):
+        raise ConfigurationError("a gateway needs: pip install 'tracelet-otel[gateway]'")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr itself, and no JSON
     from tracelet_otel.gateway import json_logs
     from tracelet_otel.gateway.auth import certificates
@@ -41,23 +37,18 @@ def gateway(
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigurationError(f"--name must be letters, digits, . - or _, got {name!r}")
     settings = resolve()
-    options = Options(
+    complete = Options(
         backends=backends,
         state=state_folder(settings.spool_dir),
         name=name,
-        grpc="" if grpc == "off" else grpc,
-        http="" if http == "off" else http,
-        token_file=token_file,
         tls=certificates(*tls),
-        insecure=insecure,
-        silence=silence,
-        media=tuple(media),
         stop_timeout=settings.shutdown_timeout,
         max_queue_bytes=settings.max_queue_bytes,
         max_spool_bytes=settings.max_spool_bytes,
+        **options,
     )
     json_logs.install()
-    run(options)
+    run(complete)
 
 
 def chosen_backends(
@@ -81,10 +72,3 @@ def chosen_backends(
         chosen.setdefault(name, {})
     add_options(chosen, options)
     return chosen
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -4,138 +4,121 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import typer
 
-from tracelet_otel.cli import event_folders, outcome, progress, targets
+from tracelet_otel.cli import destinations, event_folders, sending
+from tracelet_otel.cli.event_batches import EventRunReader
 from tracelet_otel.cli.event_folders import Damage, EventRun
 from tracelet_otel.cli.sending import Part, Sender
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.settings import ConfigurationError
 
-MOST_NOTES = 20
+MOST_NOTES: Final = 20
 """Damaged files that are named."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to import.
-
-    Args:
-        folders: of TensorBoard.
-        project: that the runs are filed under.
-        experiment: inside the project.
-        one_run: whether each of ``folders`` is one run, or each folder with event files in it.
-    """
+class ImportRequest(NamedTuple):
+    """What to import."""
 
     folders: Sequence[Path]
-    project: str = ""
-    experiment: str = ""
-    one_run: bool = False
+    """Of TensorBoard."""
+    project: str
+    """That the runs are filed under."""
+    experiment: str
+    one_run: bool
+    """Whether each of the folders is one run, or each folder with event files in it."""
 
 
-class _RunStream:
+@dataclass
+class _Runs:
     """All runs as the stream of one backend, one after the other."""
 
-    def __init__(self, runs: Sequence[EventRun], request: Request, media: MediaFolder | None) -> None:
-        self.damage = Damage()
-        self.undecodable = 0
-        self.runs_read = 0
-        """Runs that were read to their end."""
-        self._runs = runs
-        self._request = request
-        self._media = media
+    request: ImportRequest
+    found: Sequence[EventRun]
+    media: MediaFolder | None = None
+    damage: Damage = field(default_factory=Damage)
+    read: int = 0
+    """Runs that were read to their end."""
 
     def parts(self) -> Iterator[Part]:
-        # The event files' decoders: numpy, TensorBoard.
-        from tracelet_otel.cli.event_batches import EventRunReader
-
         base = 0
-        for run in self._runs:
-            reader = EventRunReader(run, self._request.project, self._request.experiment, self._media)
+        for run in self.found:
+            reader = EventRunReader(
+                run, self.request.project, self.request.experiment, self.damage, self.media
+            )
             for batch in reader.batches():
                 yield Part(base + reader.done, batch)
             base += run.size
-            self.runs_read += 1
-            self.damage.add(reader.damage)
-            self.undecodable += reader.undecodable
+            self.read += 1
             yield Part(base, finished=str(run.folder))
 
 
-def run(request: Request, names: Sequence[str], options: Sequence[str], *, timeout: float) -> int:
-    """Imports; the exit code.
+def run(request: ImportRequest, names: Sequence[str], options: Sequence[str], *, timeout: float) -> int:
+    """Imports into backends, of which ``file`` writes a spool; the exit code.
 
-    Args:
-        request: what to import.
-        names: of the backends; ``file`` writes a spool.
-        options: ``backend.key=value``.
-        timeout: seconds without progress after which a backend is given up.
+    ``timeout``: seconds without sending.
 
     Raises:
         ConfigurationError: there is nothing to import, or a backend cannot be used.
     """
-    chosen = targets.make(names, options, with_file=True, command="import")
-    runs = _find(request)
-    stop = threading.Event()
+    chosen = destinations.make(names, options, command="import")
+    found = _find(request)
     media = MediaFolder()
-    streams = {
-        name: _RunStream(runs, request, media if isinstance(target, targets.FileTarget) else None)
-        for name, target in chosen.items()
+    runs = {
+        name: _Runs(request, found, media if isinstance(destination, destinations.BulkFile) else None)
+        for name, destination in chosen.items()
     }
-    total = sum(run.size for run in runs)
+    total = sum(run.size for run in found)
     senders = [
-        Sender(name, target, streams[name].parts(), total=total, timeout=timeout, stop=stop)
-        for name, target in chosen.items()
+        Sender(name, destination, runs[name].parts(), total=total, timeout=timeout)
+        for name, destination in chosen.items()
     ]
     try:
-        interrupted = progress.watch(
-            senders, stop, lambda sender: f"{streams[sender.backend].runs_read:,} of {len(runs):,} runs"
+        code = sending.send_all(
+            senders,
+            again="run the command again: it goes on, nothing is there twice",
+            note=lambda sender: f"{runs[sender.backend].read:,} of {len(found):,} runs",
         )
     finally:
         media.remove()
-    code = outcome.report(
-        senders, interrupted=interrupted, again="run the command again: it goes on, nothing is there twice"
-    )
-    furthest = max(streams.values(), key=lambda item: item.runs_read)
-    typer.echo(f"{furthest.runs_read:,} of {len(runs):,} runs read")
+    furthest = max(runs.values(), key=lambda item: item.read)
+    typer.echo(f"{furthest.read:,} of {len(found):,} runs read")
     broken = _report_damage(furthest.damage)
-    if furthest.undecodable:
-        typer.echo(f"{furthest.undecodable:,} values could not be decoded and are artifacts of their runs")
+    if furthest.damage.undecodable:
+        undecodable = furthest.damage.undecodable
+        typer.echo(f"{undecodable:,} values could not be decoded and are artifacts of their runs")
     return code or broken
 
 
-def show(request: Request) -> int:
+def show(request: ImportRequest) -> int:
     """Lists the runs with their points and records; the exit code.
 
     Raises:
         ConfigurationError: there is nothing to import.
     """
-    from tracelet_otel.cli.event_batches import EventRunReader
-
-    runs = _find(request)
-    points = records = 0
-    damage = Damage()
+    runs = _Runs(request, _find(request))
+    points = records = all_points = all_records = 0
     typer.echo(f"{'points':>12} {'records':>9} {'size':>11}  run")
-    for run in runs:
-        reader = EventRunReader(run, request.project, request.experiment)
-        run_points = run_records = 0
-        for batch in reader.batches():
-            run_points += batch.points
-            run_records += batch.records
-        points += run_points
-        records += run_records
-        damage.add(reader.damage)
-        typer.echo(f"{run_points:>12,} {run_records:>9,} {progress.size(run.size):>11}  {run.name}")
-    total = progress.size(sum(run.size for run in runs))
-    typer.echo(f"{points:>12,} {records:>9,} {total:>11}  {len(runs):,} runs")
-    return _report_damage(damage)
+    for part in runs.parts():
+        if part.batch is not None:
+            points += part.batch.points
+            records += part.batch.records
+        else:
+            run = runs.found[runs.read - 1]
+            typer.echo(f"{points:>12,} {records:>9,} {sending.size(run.size):>11}  {run.name}")
+            all_points, all_records = all_points + points, all_records + records
+            points = records = 0
+    total = sending.size(sum(run.size for run in runs.found))
+    typer.echo(f"{all_points:>12,} {all_records:>9,} {total:>11}  {runs.read:,} runs")
+    return _report_damage(runs.damage)
 
 
-def _find(request: Request) -> list[EventRun]:
+def _find(request: ImportRequest) -> list[EventRun]:
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigurationError(
             "reading event files needs the package tensorboard: pip install 'tracelet-otel[tensorboard]'"
@@ -144,11 +127,10 @@ def _find(request: Request) -> list[EventRun]:
     for folder in request.folders:
         if not folder.is_dir():
             raise ConfigurationError(f"there is no folder {folder}")
-    runs = event_folders.find(request.folders, one_run=request.one_run)
-    if not runs:
-        folders = ", ".join(str(folder) for folder in request.folders)
-        raise ConfigurationError(f"no event files (*tfevents*) in {folders}")
-    return runs
+    found = event_folders.find(request.folders, one_run=request.one_run)
+    if not found:
+        raise ConfigurationError(f"no event files (*tfevents*) in {', '.join(map(str, request.folders))}")
+    return found
 
 
 def _report_damage(damage: Damage) -> int:
@@ -158,4 +140,4 @@ def _report_damage(damage: Damage) -> int:
         typer.echo(f"left out: parts of {len(damage.notes) - MOST_NOTES:,} more files", err=True)
     if damage.broken:
         typer.echo(f"{damage.broken:,} damaged file{'s' * (damage.broken != 1)}; the rest was read")
-    return outcome.LEFT if damage.broken else outcome.DONE
+    return sending.LEFT if damage.broken else sending.DONE

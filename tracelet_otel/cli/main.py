@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Ends the program with a line on stderr and the exit code 2 if the configuration is wrong."""
+        from tracelet_otel.secrets.redaction import redacted_text
+        from tracelet_otel.settings import ConfigurationError
+
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            typer.echo(f"tracelet-otel: {redacted_text(str(error))}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,10 +82,9 @@ def replay(
     timeout: Timeout = 60.0,
 ) -> None:
     """Delivers spools to trackers. Doing so twice changes nothing."""
-    with _errors_reported():
-        from tracelet_otel.cli.replay import replay
+    from tracelet_otel.cli.replay import replay
 
-        raise typer.Exit(replay(paths or [], backend or [], option or [], remove=remove, timeout=timeout))
+    raise typer.Exit(replay(paths or [], backend or [], option or [], remove=remove, timeout=timeout))
 
 
 @app.command()
@@ -78,10 +93,9 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="TARGET_FOLDER", help="A folder that is new or empty.")],
 ) -> None:
     """Writes spools as OTLP JSON lines, as the Collector's otlp_json_file receiver reads them."""
-    with _errors_reported():
-        from tracelet_otel.cli.export import export
+    from tracelet_otel.cli.replay import export
 
-        raise typer.Exit(export(spool, target))
+    export(spool, target)
 
 
 @app.command("import")
@@ -103,13 +117,12 @@ def import_(
     timeout: Timeout = 60.0,
 ) -> None:
     """Imports TensorBoard's event files. Doing so twice adds only what is new."""
-    with _errors_reported():
-        from tracelet_otel.cli import importing
+    from tracelet_otel.cli import importing
 
-        request = importing.Request(folders, project, experiment, one_run)
-        if dry_run:
-            raise typer.Exit(importing.show(request))
-        raise typer.Exit(importing.run(request, backend or [], option or [], timeout=timeout))
+    request = importing.ImportRequest(folders, project, experiment, one_run)
+    if dry_run:
+        raise typer.Exit(importing.show(request))
+    raise typer.Exit(importing.run(request, backend or [], option or [], timeout=timeout))
 
 
 @app.command()
@@ -123,10 +136,9 @@ def doctor(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a backend has to answer.")] = 15.0,
 ) -> None:
     """Shows what is installed, hooked, configured, reachable and waiting, and what to do about problems."""
-    with _errors_reported():
-        from tracelet_otel.cli.doctor import doctor
+    from tracelet_otel.cli.doctor import doctor
 
-        raise typer.Exit(doctor(backend or [], option or [], as_json=as_json, timeout=timeout))
+    raise typer.Exit(doctor(backend or [], option or [], as_json=as_json, timeout=timeout))
 
 
 @app.command()
@@ -170,36 +182,16 @@ def gateway(
     ] = None,
 ) -> None:
     """Serves OTLP and delivers what many runs send to trackers. Ends with SIGTERM or Ctrl-C."""
-    with _errors_reported():
-        from tracelet_otel.cli.gateway import chosen_backends, gateway
+    from tracelet_otel.cli.gateway import chosen_backends, gateway
 
-        gateway(
-            chosen_backends(config, backends or [], option or []),
-            name=name,
-            grpc=grpc,
-            http=http,
-            token_file=token_file,
-            tls=(tls_cert, tls_key, tls_client_ca),
-            insecure=insecure,
-            silence=silence,
-            media=media or [],
-        )
-
-
-@contextmanager
-def _errors_reported() -> Generator[None]:
-    """Ends the program with a line on stderr and the exit code 2 if the configuration is wrong."""
-    from tracelet_otel.secrets.redaction import redacted_text
-    from tracelet_otel.settings import ConfigurationError
-
-    try:
-        yield
-    except ConfigurationError as error:
-        typer.echo(f"tracelet-otel: {redacted_text(str(error))}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-if __name__ == "__main__":
-    app(prog_name="tracelet-otel")
+    gateway(
+        chosen_backends(config, backends or [], option or []),
+        name=name,
+        grpc="" if grpc == "off" else grpc,
+        http="" if http == "off" else http,
+        token_file=token_file,
+        tls=(tls_cert, tls_key, tls_client_ca),
+        insecure=insecure,
+        silence=silence,
+        media=tuple(media or ()),
+    )

@@ -125,7 +125,7 @@ def test_a_spool_is_exported(tmp_path: Path) -> None:
     queue.take()
     queue.close()
     (tmp_path / "spool" / "mlflow" / "routes.json").write_text("{}")
-    command = [sys.executable, "-m", "tracelet_otel.cli.main", "export", str(tmp_path / "spool"), "out"]
+    command = [sys.executable, "-m", "tracelet_otel.cli", "export", str(tmp_path / "spool"), "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path}/spool/mlflow: 4 requests -> out/mlflow\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ folder of thousands of small runs would become thousands of files. But a tracker
 runs of a file open at once."""
 
 
-class Target:
+class _Bulk:
     """What a command needs of a destination besides sending: it fills it to the end, or stops in the middle.
 
     These defaults are for destinations that keep nothing back and refuse nothing.
@@ -49,20 +49,17 @@ class Target:
         return []
 
 
-class _Reasons(OutcomeLog):
-    """Counts why a tracker refused points and records, beside the log."""
-
+class _RefusalCounter(OutcomeLog):
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
 
     def report(self, outcome: Outcome) -> None:
-        """See :meth:`OutcomeLog.report`."""
-        self.counts.update(problem.reason for problem in outcome.rejected)
+        self.reasons.update(problem.reason for problem in outcome.rejected)
         super().report(outcome)
 
 
-class TrackerTarget(TrackerExporter, Target):
+class _BulkTracker(TrackerExporter, _Bulk):
     """A tracker that gets the same data more than once: again after an interruption, or just again.
 
     Companion files wait in the folder of the distribution, and so do those of training processes that were
@@ -71,7 +68,7 @@ class TrackerTarget(TrackerExporter, Target):
 
     def __init__(self, tracker: Tracker, companions: Path) -> None:
         super().__init__(tracker, companions=companions)
-        self._log = self._reasons = _Reasons(tracker.name)
+        self._log = self._refusals = _RefusalCounter(tracker.name)
 
     def describe(self, batch: Batch) -> None:
         """Takes the descriptions of runs, so that points that come before them open the right run."""
@@ -86,23 +83,20 @@ class TrackerTarget(TrackerExporter, Target):
             self._upload_companions(run_id)
 
     def close(self) -> None:
-        """Ends the client. Companion files that it does not have wait for the next time."""
-        self.tracker.close()
+        self.tracker.close()  # companion files that it does not have wait for the next time
 
     def open_runs(self) -> list[str]:
-        """Runs that this data opened and did not end."""
         return sorted(self._open)
 
     def reasons(self) -> list[str]:
-        """Why points and records were refused, the most frequent first."""
-        return [reason for reason, _ in self._reasons.counts.most_common()]
+        return [reason for reason, _ in self._refusals.reasons.most_common()]
 
 
-class ForwardTarget(Forward, Target):
+class _BulkForward(Forward, _Bulk):
     """A receiver of OTLP; descriptions of runs come with the data."""
 
 
-class FileTarget(FileDestination, Target):
+class BulkFile(FileDestination, _Bulk):
     """A spool to deliver elsewhere, filled by a command.
 
     If the spool exists, this continues it: what it has from a command that was interrupted or is repeated is
@@ -111,8 +105,8 @@ class FileTarget(FileDestination, Target):
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         super().__init__(folder, max_bytes=max_bytes)
-        self._goes_on: bool | None = None
-        """Whether the folder had any data; None before the first look."""
+        self._goes_on = False
+        """Whether the folder had any data."""
         self._ends: list[bytes] = []
         """Ends of runs that are still to be written."""
 
@@ -122,11 +116,10 @@ class FileTarget(FileDestination, Target):
         Raises:
             TransientError: it cannot be read.
         """
-        if self._goes_on is None:
-            try:
-                self._goes_on = self._lines.go_on()
-            except OSError as error:
-                raise TransientError(f"cannot go on with {self.folder}: {error}") from error
+        try:
+            self._goes_on = self._lines.go_on()
+        except OSError as error:
+            raise TransientError(f"cannot go on with {self.folder}: {error}") from error
 
     def send(self, batch: Batch) -> Receipt:
         """Appends a batch that the spool does not have. Ends of runs are kept for a while.
@@ -159,53 +152,43 @@ class FileTarget(FileDestination, Target):
         return [str(self.folder)] if self._goes_on else super().locations()
 
 
-AnyTarget = TrackerTarget | ForwardTarget | FileTarget
+BulkDestination = _BulkTracker | _BulkForward | BulkFile
 
 
-def make(
-    names: Iterable[str], options: Iterable[str], *, with_file: bool, command: str
-) -> dict[str, AnyTarget]:
-    """What ``--backend`` and ``--option`` name, by the backend's name.
-
-    Args:
-        names: of backends, each may be several with commas between.
-        options: ``backend.key=value``.
-        with_file: whether backend ``file`` makes sense.
-        command: the name of the command, for messages.
+def make(names: Iterable[str], options: Iterable[str], *, command: str) -> dict[str, BulkDestination]:
+    """What ``--backend`` and ``--option`` name, by the backend's name. Only ``import`` fills a spool.
 
     Raises:
         ConfigurationError: there is no such backend, it does not take OTLP, or it does not take an option.
     """
     chosen = parse_backends(",".join(names), "--backend")
+    with_file = command == "import"
+    possible = ", ".join(
+        name for name in available() if can_be_replayed(name) or (with_file and name == FILE)
+    )
     if not chosen:
-        raise ConfigurationError(f"--backend is needed: {', '.join(_deliverable(with_file))}")
+        raise ConfigurationError(f"--backend is needed: {possible}")
     add_options(chosen, options)
-    state = state_folder(resolve().spool_dir)
-    return {name: _make(name, given, state, with_file, command) for name, given in chosen.items()}
+    settings = resolve()
+    state, limit = state_folder(settings.spool_dir), settings.max_spool_bytes
+    made: dict[str, BulkDestination] = {}
+    for name, given in chosen.items():
+        if name == FILE and with_file:
+            session = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{uuid.uuid4().hex[:6]}"
+            folder = make_file(state / SPOOLS / session / name, given, limit).folder
+            made[name] = BulkFile(folder, max_bytes=limit)
+        elif name in NAMES:
+            made[name] = _BulkForward(name, given)
+        elif (entry_point := find(TRACKER_GROUP, name)) is not None:
+            made[name] = _BulkTracker(make_tracker(name, entry_point, given), state / COMPANIONS / name)
+        elif name in available():
+            raise ConfigurationError(f"{command} cannot deliver to {name!r}, only to: {possible}")
+        else:
+            raise ConfigurationError(f"there is no backend {name!r}; available are {possible}")
+    return made
 
 
-def _make(name: str, options: Mapping[str, Any], state: Path, with_file: bool, command: str) -> AnyTarget:
-    if name == FILE and with_file:
-        session = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{uuid.uuid4().hex[:6]}"
-        limit = resolve().max_spool_bytes
-        made = make_file(state / SPOOLS / session / name, options, limit)
-        return FileTarget(made.folder, max_bytes=limit)
-    if name in NAMES:
-        return ForwardTarget(name, options)
-    entry_point = find(TRACKER_GROUP, name)
-    if entry_point is None:
-        if name in available():
-            raise ConfigurationError(
-                f"{command} cannot deliver to {name!r}, only to: {', '.join(_deliverable(with_file))}"
-            )
-        raise ConfigurationError(
-            f"there is no backend {name!r}; available are {', '.join(_deliverable(with_file))}"
-        )
-    tracker = make_tracker(name, entry_point, options)
-    return TrackerTarget(tracker, state / COMPANIONS / name)
-
-
-def add_options(chosen: Mapping[str, dict[str, Any]], options: Iterable[str]) -> None:
+def add_options(chosen: dict[str, dict[str, Any]], options: Iterable[str]) -> None:
     """Adds ``backend.key=value`` to the options of the backends; what was there before is replaced.
 
     Raises:
@@ -219,7 +202,3 @@ def add_options(chosen: Mapping[str, dict[str, Any]], options: Iterable[str]) ->
         if name not in chosen:
             raise ConfigurationError(f"--option {name}.{key}: there is no backend {name}")
         chosen[name][key] = value
-
-
-def _deliverable(with_file: bool) -> list[str]:
-    return [name for name in available() if can_be_replayed(name) or (with_file and name == FILE)]
