@@ -36,7 +36,6 @@ if sys.platform == "darwin":  # whose libraries do not work in a forked process
 """
 """Forked once more, so that the agent is not a child of training: a script that waits for any of its children
 would get ours. And without the current folder in ``sys.path``: a ``queue.py`` there would be imported."""
-_MOST_LOG_BYTES: Final = 1024 * 1024
 
 
 class Address(NamedTuple):
@@ -49,22 +48,17 @@ class Address(NamedTuple):
     log: Path
 
 
-def key_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, folder: str) -> str:
-    """A key that is the same for all processes that may share an agent, such as the ranks of a run.
+def address_of(run_id: str, backends: Mapping[str, Mapping[str, Any]], state: Path, folder: str) -> Address:
+    """The address that all processes have which may share an agent, such as a run's ranks. Makes its folder.
 
     ``backends`` has their options in JSON's types, and ``folder`` is the current one.
-    """
-    # Machines may share the state folder, and containers the folder of sockets.
-    named = json.dumps([socket.gethostname(), run_id, backends, str(state), folder], sort_keys=True)
-    return hashlib.sha256(named.encode()).hexdigest()[:16]
-
-
-def address(key: str) -> Address:
-    """The address of the agent with this key. Makes the folder.
 
     Raises:
         PermanentError: there is no folder that only this user can enter.
     """
+    # Machines may share the state folder, and containers the folder of sockets.
+    named = json.dumps([socket.gethostname(), run_id, backends, str(state), folder], sort_keys=True)
+    key = hashlib.sha256(named.encode()).hexdigest()[:16]
     parents = ["/tmp", os.environ.get("XDG_RUNTIME_DIR", "")]
     with contextlib.suppress(OSError):  # no temporary folder can be written to
         parents.insert(0, tempfile.gettempdir())
@@ -97,12 +91,12 @@ def launch(address: Address, folder: str, config: Mapping[str, Any]) -> None:
     Raises:
         TransientError: the process cannot be started.
     """
-    # To the import paths a script may have added. The script's own folder comes first, and is left out.
+    # A script may have added to the import paths. Its own folder, which comes first, is left out.
     import_paths = [path for path in sys.path if path and path != sys.path[0] and Path(path).exists()]
     # By a pipe, as every user can read the arguments.
     complete = {**config, "address": [str(part) for part in address], "sys_path": import_paths}
     with contextlib.suppress(OSError):
-        if address.log.stat().st_size > _MOST_LOG_BYTES:
+        if address.log.stat().st_size > 1024 * 1024:
             address.log.unlink()
     try:
         # Only files of its own: a reader of training's output must not have to wait for the agent's end.

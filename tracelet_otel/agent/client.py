@@ -32,8 +32,6 @@ START_SECONDS: Final = 30.0
 REQUEST_SECONDS: Final = 30.0
 """For one request, from connecting to the end of the answer."""
 _PROTOBUF: Final = "application/x-protobuf"
-_LATER: Final = frozenset({421, 503})
-"""The statuses after which the same request may be taken: the agent does not know the sender, or is full."""
 
 
 @dataclass(eq=False)
@@ -200,7 +198,7 @@ def ask(
     else:
         message = answer[:500].decode("utf-8", "replace").strip()
     text = f"the agent answers {response.status}: {message}"
-    if response.status in _LATER:
+    if response.status in (421, 503):  # the agent does not know the sender, or is full
         retry_after = response.getheader("retry-after")
         raise TransientError(text, None if retry_after is None else float(retry_after))
     raise PermanentError(text)

@@ -57,7 +57,7 @@ def make_delivery(
         ConfigurationError: a backend does not exist or cannot be used.
         DeliveryError: there is no folder for the agent's socket.
     """
-    from tracelet_otel.agent.address import SPOOL_PREFIX, address, key_of
+    from tracelet_otel.agent.address import SPOOL_PREFIX, address_of
     from tracelet_otel.agent.client import AgentClient
     from tracelet_otel.agent.delivery import AgentDelivery
 
@@ -73,9 +73,9 @@ def make_delivery(
         "max_queue_bytes": settings.max_queue_bytes,
         "max_spool_bytes": settings.max_spool_bytes,
     }
-    key = key_of(run_id, named, state, folder)
-    spools = state / SPOOLS / f"{SPOOL_PREFIX}{key}"
-    client = AgentClient(address(key), config, folder, ends_runs, spools, settings.shutdown_timeout)
+    address = address_of(run_id, named, state, folder)
+    spools = state / SPOOLS / f"{SPOOL_PREFIX}{address.key}"
+    client = AgentClient(address, config, folder, ends_runs, spools, settings.shutdown_timeout)
     routes = {name: take_route(name, options)[0] for name, options in named.items()}
     # One name for all backends. By it replay finds what waits for a backend, and which part of it.
     spool = Spool(
@@ -90,6 +90,6 @@ def make_delivery(
 def _plain(value: object) -> object:
     if isinstance(value, PathLike):
         return os.fspath(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, (set, frozenset, tuple)):
+    if isinstance(value, (set, frozenset)):
         return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     raise TypeError(f"no JSON: {value!r}")

@@ -23,9 +23,6 @@ from tracelet_otel.settings import ConfigurationError, parse_backends, resolve, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPED_WIDTH: Final = 160
-"""Columns where the output is not a terminal."""
-
 
 def doctor(names: Sequence[str], options: Sequence[str], *, as_json: bool, timeout: float) -> int:
     """Examines everything and prints it; the exit code is 0 if every backend can be used.
@@ -92,7 +89,7 @@ def _examine(names: Sequence[str], options: Sequence[str], timeout: float) -> di
 def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    width = None if sys.stdout.isatty() else 160
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     section = partial(_section, console)
     section("Installed", found["installed"], "package", "version")
@@ -134,6 +131,10 @@ def _section(console: Console, title: str, rows: Sequence[Mapping[str, Any]], *c
         console.print(table)
 
 
+def _state(state: str) -> str:
+    return "ok (new)" if state == "new" else state.upper() if state in reach.TODO_OF_STATE else state
+
+
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return json.dumps(value) if value else ""
@@ -151,15 +152,9 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-_STATES: Final[Mapping[str, str]] = {
-    "new": "ok (new)",
-    "unreachable": "UNREACHABLE",
-    "refused": "REFUSED",
-    "unusable": "UNUSABLE",
-}
 _FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
     "version": lambda version: version or "not installed",
-    "state": lambda state: _STATES.get(state) or state,
+    "state": _state,
     "value": _text,
     "detail": _text,
     "seconds": lambda seconds: f"{seconds:.1f}",

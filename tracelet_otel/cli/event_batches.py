@@ -60,9 +60,8 @@ class EventRunReader:
     """
 
     event_run: EventRun
-    project: str
-    """To file it under."""
-    experiment: str
+    run: Run
+    """What it becomes."""
     damage: Damage
     """To which is added what cannot be read."""
     media: MediaFolder | None = None
@@ -73,10 +72,7 @@ class EventRunReader:
     def __post_init__(self) -> None:
         self._last_time = 0
         """Wall time of the last event, in nanoseconds since 1970; 0 before there is one."""
-        self._run = Run(
-            id=self.event_run.id, name=self.event_run.name, project=self.project, experiment=self.experiment
-        )
-        self._resource = Resource(described(self._run))
+        self._resource = Resource(described(self.run))
         self._records: list[ReadableLogRecord] = []
         self._payload_bytes = 0
         self._series: dict[tuple[str, str], list[KeptPoint]] = {}
@@ -124,7 +120,7 @@ class EventRunReader:
         folder = str(self.event_run.folder.absolute()).encode(errors="replace").decode()
         tags = json.dumps({semconv.TENSORBOARD_LOG_DIR: folder}).encode("ascii")
         mime_type = "application/json"
-        self._event(Content("run", "", None, self._run.description(), mime_type, {}), self._last_time)
+        self._event(Content("run", "", None, self.run.description(), mime_type, {}), self._last_time)
         self._event(Content("tags", "", None, tags, mime_type, {}), self._last_time)
 
     def _take(self, event: Any, file: EventFile, metadata: dict[str, Any], numbers: int) -> None:
@@ -154,7 +150,7 @@ class EventRunReader:
 
     def _event(self, content: Content, time: int, folder: str = "") -> None:
         attributes: dict[str, AnyValue] = {
-            **self._run.identity(),
+            **self.run.identity(),
             semconv.TAG: tag_of(folder, content.tag) if content.tag else "",
             **content.attributes,
         }
@@ -193,7 +189,7 @@ class EventRunReader:
     def _metrics(self, series: dict[tuple[str, str], list[KeptPoint]]) -> MetricsData:
         found: dict[str, list[NumberDataPoint]] = {}
         for (tag, name), kept in series.items():
-            attributes: dict[str, Any] = {semconv.TAG: tag, **self._run.identity()}
+            attributes: dict[str, Any] = {semconv.TAG: tag, **self.run.identity()}
             value = kept[-1].value
             if name:
                 attributes[semconv.VALUE] = name
@@ -201,17 +197,10 @@ class EventRunReader:
             exemplars = cast("list[Exemplar]", kept)
             point = NumberDataPoint(attributes, 0, kept[-1].time_unix_nano, value, exemplars)
             found.setdefault(semconv.SCALAR_NONFINITE if name else semconv.SCALAR, []).append(point)
-        metrics = [
-            Metric(
-                name,
-                None,
-                None,
-                Gauge(points)
-                if name == semconv.SCALAR
-                else Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True),
-            )
-            for name, points in sorted(found.items())
-        ]
+        metrics: list[Metric] = []
+        for name, points in sorted(found.items()):
+            total = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True)
+            metrics.append(Metric(name, None, None, Gauge(points) if name == semconv.SCALAR else total))
         return MetricsData([ResourceMetrics(self._resource, [ScopeMetrics(_SCOPE, metrics, "")], "")])
 
 

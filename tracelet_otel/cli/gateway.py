@@ -20,9 +20,9 @@ def gateway(
     tls: tuple[Path | None, Path | None, Path | None],
     **options: Any,
 ) -> None:
-    """Serves until SIGTERM or SIGINT. ``tls`` has the files of the certificate, its key and the authorities.
+    """Serves until SIGTERM or SIGINT, with the options of :class:`~tracelet_otel.gateway.server.Options`.
 
-    ``options`` are those of :class:`~tracelet_otel.gateway.server.Options`.
+    ``tls`` has the files of the certificate, its key and the authorities.
 
     Raises:
         ConfigurationError: an option is wrong, or a package of the gateway is not installed.

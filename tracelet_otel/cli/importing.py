@@ -16,6 +16,7 @@ from tracelet_otel.cli.event_batches import EventRunReader
 from tracelet_otel.cli.event_folders import Damage, EventRun
 from tracelet_otel.cli.sending import Part, Sender
 from tracelet_otel.recording.media import MediaFolder
+from tracelet_otel.recording.run import Run
 from tracelet_otel.settings import ConfigurationError
 
 MOST_NOTES: Final = 20
@@ -47,21 +48,21 @@ class _Runs:
 
     def parts(self) -> Iterator[Part]:
         base = 0
-        for run in self.found:
-            reader = EventRunReader(
-                run, self.request.project, self.request.experiment, self.damage, self.media
-            )
+        project, experiment = self.request.project, self.request.experiment
+        for found in self.found:
+            run = Run(id=found.id, name=found.name, project=project, experiment=experiment)
+            reader = EventRunReader(found, run, self.damage, self.media)
             for batch in reader.batches():
                 yield Part(base + reader.done, batch)
-            base += run.size
+            base += found.size
             self.read += 1
-            yield Part(base, finished=str(run.folder))
+            yield Part(base, finished=str(found.folder))
 
 
 def run(request: ImportRequest, names: Sequence[str], options: Sequence[str], *, timeout: float) -> int:
     """Imports into backends, of which ``file`` writes a spool; the exit code.
 
-    ``timeout``: seconds without sending.
+    ``timeout``: seconds without progress.
 
     Raises:
         ConfigurationError: there is nothing to import, or a backend cannot be used.
@@ -89,8 +90,7 @@ def run(request: ImportRequest, names: Sequence[str], options: Sequence[str], *,
     furthest = max(runs.values(), key=lambda item: item.read)
     typer.echo(f"{furthest.read:,} of {len(found):,} runs read")
     broken = _report_damage(furthest.damage)
-    if furthest.damage.undecodable:
-        undecodable = furthest.damage.undecodable
+    if undecodable := furthest.damage.undecodable:
         typer.echo(f"{undecodable:,} values could not be decoded and are artifacts of their runs")
     return code or broken
 

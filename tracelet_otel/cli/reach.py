@@ -44,7 +44,7 @@ _TODO: Final[Mapping[tuple[str, str], str]] = {
     ("otlp", "unreachable"): "start the Collector, or set OTEL_EXPORTER_OTLP_ENDPOINT and _PROTOCOL",
     ("otlp", "refused"): "set OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL and _HEADERS as the receiver has them",
 }
-_TODO_OF_STATE: Final[Mapping[str, str]] = {
+TODO_OF_STATE: Final[Mapping[str, str]] = {
     "unreachable": "start it, or check its address",
     "refused": "see its own message",
     "unusable": "install it, or choose another backend",
@@ -82,7 +82,7 @@ def _check(name: str, options: Mapping[str, Any], state: Path, timeout: float) -
         "usable": found["state"] in ("ok", "new"),
         "state": found["state"],
         "detail": redacted_text(found["detail"]),
-        "todo": _TODO.get((name, found["state"]), _TODO_OF_STATE.get(found["state"], "")),
+        "todo": _TODO.get((name, found["state"]), TODO_OF_STATE.get(found["state"], "")),
         "seconds": round(time.monotonic() - began, 1),
     }
 

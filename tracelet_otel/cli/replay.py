@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import typer
 
@@ -20,8 +19,6 @@ from tracelet_otel.delivery.spool.json_lines import JsonLines
 from tracelet_otel.delivery.spool.spool import ROUTES
 from tracelet_otel.settings import ConfigurationError, resolve, state_folder
 
-_NO_LIMIT: Final = 2**63
-
 
 def replay(
     paths: Sequence[Path], names: Sequence[str], options: Sequence[str], *, remove: bool, timeout: float
@@ -29,7 +26,7 @@ def replay(
     """Delivers spools, folders with spools and files of OTLP JSON lines to each backend; the exit code.
 
     Without paths: of the state folder what waits for each backend, and what backend ``file`` wrote.
-    ``remove`` is for spools that every backend has completely. ``timeout``: seconds without sending.
+    ``remove`` is for spools that every backend has completely. ``timeout``: seconds without progress.
 
     Raises:
         ConfigurationError: there is nothing at a path, or a backend cannot be used.
@@ -115,7 +112,7 @@ def export(path: Path, target: Path) -> None:
         raise ConfigurationError(f"{path} is not a spool")
     for spool in found:
         folder = target / spool.relative_to(path)
-        lines = JsonLines(folder, max_bytes=_NO_LIMIT)
+        lines = JsonLines(folder, max_bytes=2**63)
         count = 0
         try:
             for batch in reading.read(spool):

@@ -148,11 +148,9 @@ class Sender:
                 left = self.timeout - (time.monotonic() - began)
                 if left <= 0:
                     raise _GivenUpError(f"no progress for {self.timeout:g} s: {error}") from error
-                delay = max(
-                    min(backoff, LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0), error.retry_after or 0.0
-                )
+                pause = min(backoff, LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
                 backoff *= 2
-                if self.stop.wait(min(delay, left)):
+                if self.stop.wait(min(max(pause, error.retry_after or 0.0), left)):
                     raise _GivenUpError("interrupted") from error
             else:
                 self.trouble = ""

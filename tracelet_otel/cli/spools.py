@@ -169,6 +169,8 @@ def _route(path: Path, backend: str) -> Route:
 
 
 def _routed(batch: Batch, route: Route, folder: Path) -> Batch:
+    """What of a batch a route lets through."""
+
     def chosen(elements: list[Element]) -> list[Chosen]:
         return [(element, element.ranges) for element in elements if route.takes(element.kind, element.tag)]
 
