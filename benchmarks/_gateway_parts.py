@@ -28,7 +28,6 @@ from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.deduplication import Deduplicator
 from tracelet_otel.gateway.grpc_server import GrpcServer
-from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS
 from tracelet_otel.gateway.intake_result import ACCEPTED
 from tracelet_otel.gateway.validation import validate_metrics
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
@@ -80,19 +79,17 @@ def receive(data: list[bytes]) -> float:
     """Runs a server that accepts everything; the cost of sending is not counted."""
 
     class Nothing:
-        def metrics(self, data: bytes, source: str = "") -> object:
+        def take(self, signal: str, data: bytes, source: str = "") -> object:
             return ACCEPTED
-
-        logs = metrics
-        traces = metrics
 
     used: list[float] = []
 
     async def serve() -> None:
         with ThreadPoolExecutor(4) as pool:
             intake: Any = Nothing()
-            budget = Budget(MOST_REQUESTS, MOST_BYTES)
-            server = GrpcServer(intake, "127.0.0.1:0", executor=pool, budget=budget, authorize=None, tls=None)
+            server = GrpcServer(
+                intake, "127.0.0.1:0", executor=pool, budget=Budget(), authorize=None, tls=None
+            )
             await server.start()
             loop = asyncio.get_running_loop()
             child = await loop.run_in_executor(None, Sending, f"127.0.0.1:{server.port}", data)
@@ -114,7 +111,7 @@ def check(data: list[bytes]) -> float:
             for element in validate_metrics(parse_metrics(one)).elements:
                 parts = deduplicator.missing(element)
                 assert parts is not None
-                deduplicator.add(element, parts)
+                deduplicator.add(element.run_id, element.key, parts)
 
     return cpu(work)
 

@@ -588,8 +588,8 @@ def test_a_run_whose_owner_was_killed_is_killed_though_a_process_is_late(
                 started = psutil.Process(process.pid).create_time()
                 agent._processes.add(name, TrainingProcess(process.pid, started, ends_runs, 10.0))
                 for request in job.begin() * ends_runs + job.steps(name, range(5)):
-                    take = agent._intake.metrics if request.signal == "metrics" else agent._intake.logs
-                    assert take(request.data, name).kind == "accepted"
+                    result = agent._intake.take(request.signal, request.data, name)
+                    assert result.kind == "accepted"
                 assert agent._has_work()
                 assert agent._backends[0].delivery.flush(100)
                 assert status(tmp_path) == "running"

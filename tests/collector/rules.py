@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from tracelet_otel.delivery.otlp import forward
-from tracelet_otel.gateway.http_app import MAX_BYTES
+from tracelet_otel.gateway.http_messages import MAX_BYTES
 
 GATEWAY: Final = "gateway"
 """The name, behind the slash, of the exporters that the exact pipelines end in."""

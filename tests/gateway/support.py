@@ -16,6 +16,7 @@ from tests.fifth_tracker.json_folder import JsonFolderTracker
 from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
 from tracelet_otel.delivery.routing import take_route
+from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.gateway.backends import Backend, open_backend
 from tracelet_otel.gateway.intake import Intake
@@ -133,6 +134,7 @@ class Station:
         arguments = {"clock": clock} if clock is not None else {}
         self.runs = Runs(folder / "runs.log", silence=silence, **arguments)
         limit = options.pop("max_spool_bytes", 100 * MB)
+        durability = options.pop("durability", Durability.DISK)
         self.backends: list[Backend] = []
         for name, given in (backends or {"json": {}}).items():
             route, _ = take_route(name, given)
@@ -146,17 +148,14 @@ class Station:
                     runs=self.runs,
                     max_queue_bytes=MB,
                     max_spool_bytes=limit,
+                    durability=durability,
                 )
             )
         self.intake = Intake(self.backends, self.runs, **options)
 
     def send(self, *requests: Iterable[Request]) -> list[IntakeResult]:
         """Hands requests over, in order; what was answered."""
-        return [
-            self.intake.metrics(one.data) if one.signal == "metrics" else self.intake.logs(one.data)
-            for part in requests
-            for one in part
-        ]
+        return [self.intake.take(one.signal, one.data) for part in requests for one in part]
 
     def accept(self, *requests: Iterable[Request]) -> None:
         """Hands requests over, which have to be accepted."""

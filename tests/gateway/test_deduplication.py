@@ -32,10 +32,10 @@ def test_what_is_missing_is_what_was_not_there() -> None:
     for first in every:
         for second in every:
             known = Deduplicator()
-            known.add(element(first), (first,))
+            known.add("run", b"series", (first,))
             new = known.missing(element(second))
             assert numbers(new) == sorted({*range(*second)} - {*range(*first)}), (first, second)
-            known.add(element(second), new or ())
+            known.add("run", b"series", new or ())
             for third in every:
                 left = sorted({*range(*third)} - {*range(*first), *range(*second)})
                 found = known.missing(element(third))
@@ -45,7 +45,7 @@ def test_what_is_missing_is_what_was_not_there() -> None:
 
 def test_a_data_point_of_several_ranges_is_known_by_each() -> None:
     known = Deduplicator()
-    known.add(element((2, 4)), ((2, 4),))
+    known.add("run", b"series", ((2, 4),))
     assert known.missing(element((0, 3), (5, 8))) == ((0, 2), (5, 8))
 
 

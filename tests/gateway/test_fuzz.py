@@ -34,6 +34,7 @@ from tests.gateway.test_runs import Clock, machine
 from tests.gateway.test_servers import JSON, PROTOCOLS, client, points
 from tests.support.contract_data import Request
 from tests.support.fifth_subject import FifthSubject
+from tracelet_otel.delivery.spool.spool import Durability
 
 COUNT = 10_000
 MESSAGES: dict[str, Any] = {"metrics": ExportMetricsServiceRequest, "logs": ExportLogsServiceRequest}
@@ -315,7 +316,7 @@ def test_ten_thousand_malformed_requests_harm_nothing(
 ) -> None:
     chance = random.Random(20_261_127)
     clock = Clock()
-    station = Station(tmp_path, clock=clock, silence=900, fsync=False)
+    station = Station(tmp_path, clock=clock, silence=900, durability=Durability.PROCESS)
     oracle = Oracle()
     victims = [Job(f"victim {number}", name="v") for number in range(5)]
     for victim in victims:

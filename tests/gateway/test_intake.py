@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -15,8 +16,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from tests.gateway.support import MB, Away, Job, Station, rebatched
 from tests.support.contract_data import NOW, Request
 from tracelet_otel import semconv
+from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.gateway import deduplication
 from tracelet_otel.gateway import runs as runs_module
+from tracelet_otel.gateway.intake_result import Signal
 
 
 def logged(run_id: str = "run-a", points: int = 5000) -> tuple[Job, list[Request], list[Request]]:
@@ -248,9 +251,9 @@ def test_payloads_are_read_below_the_named_places_only(tmp_path: Path) -> None:
 
 def test_no_protobuf_is_invalid_and_an_empty_request_is_nothing(tmp_path: Path) -> None:
     station = Station(tmp_path)
-    for take in (station.intake.metrics, station.intake.logs, station.intake.traces):
-        assert take(b"\xff\xff\xff").kind == "invalid"
-        assert take(b"").kind == "accepted"
+    for signal in get_args(Signal):
+        assert station.intake.take(signal, b"\xff\xff\xff").kind == "invalid"
+        assert station.intake.take(signal, b"").kind == "accepted"
     station.close()
 
 
@@ -308,13 +311,12 @@ def test_metrics_of_other_instruments_and_the_machine_go_to_their_resources_run(
 
 
 def test_a_source_finds_what_became_of_its_own(tmp_path: Path) -> None:
-    station = Station(tmp_path, fsync=False)
+    station = Station(tmp_path, durability=Durability.PROCESS)
     job, other = Job("run-a", rank=0), Job("run-a", rank=1)
     for request in job.begin() + job.steps("x", range(7)):
-        take = station.intake.metrics if request.signal == "metrics" else station.intake.logs
-        take(request.data, "rank 0")
+        station.intake.take(request.signal, request.data, "rank 0")
     for request in other.steps("x", range(5)):
-        station.intake.metrics(request.data, source="rank 1")
+        station.intake.take("metrics", request.data, "rank 1")
     station.flush()
     delivery = station.backends[0].delivery
     assert [delivery.counts_of(source).delivered_points for source in ("rank 0", "rank 1")] == [7, 5]

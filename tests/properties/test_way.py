@@ -178,7 +178,7 @@ def test_through_a_gateway_that_gets_it_in_any_order_and_again(
 ) -> None:
     logged = Logged(calls)
     folder = tmp_path / uuid.uuid4().hex
-    station = Station(folder, fsync=False)
+    station = Station(folder, durability=Durability.PROCESS)
     try:
         for _ in range(repeats):
             for request in rebatched(cut(logged.requests, chance), chance):

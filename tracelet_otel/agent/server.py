@@ -25,9 +25,8 @@ from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.locks import acquire, acquire_folder
 from tracelet_otel.foundation.logs import REDACTING, get_logger
-from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.backends import Backend, make_backend
-from tracelet_otel.gateway.http_app import App
+from tracelet_otel.gateway.http_app import App, Server
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
 from tracelet_otel.settings import ConfigurationError
@@ -68,12 +67,11 @@ class Agent:
                 runs=self._runs,
                 max_queue_bytes=config["max_queue_bytes"],
                 max_spool_bytes=config["max_spool_bytes"],
-                durability=Durability.PROCESS,
+                durability=Durability.PROCESS,  # a crash of the machine ends training, too
             )
             for name, options in config["backends"].items()
         ]
-        # Without fsync: what a process has written survives it. A crash of the machine ends training, too.
-        self._intake = Intake(self._backends, self._runs, fsync=False, drops=True, media=None)
+        self._intake = Intake(self._backends, self._runs, media=None)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="tracelet-intake")
         self._deadline: float | None = None
         self._orphaned = False
@@ -170,7 +168,7 @@ class Agent:
         """Ends the open runs as killed: the process that ends them was killed or has crashed."""
         for info in self._runs.open():
             _log.warning("run %s: its process has ended without its status", info.id)
-            self._intake.logs(status_request(info, "killed", time.time_ns(), inferred=True))
+            self._intake.take("logs", status_request(info, "killed", time.time_ns(), inferred=True))
 
 
 def main() -> None:

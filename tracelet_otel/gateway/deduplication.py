@@ -37,21 +37,14 @@ class Deduplicator:
             return element.ranges
         found: list[Range] = []
         for start, end in element.ranges:
-            if isinstance(known, Intervals):
-                found += known.missing(start, end)
-            elif start >= known[1] or end <= known[0]:
+            if not isinstance(known, Intervals) and (start >= known[1] or end <= known[0]):
                 found.append((start, end))
             else:
-                found += [(start, known[0])] if start < known[0] else []
-                found += [(known[1], end)] if end > known[1] else []
+                found += _intervals(known).missing(start, end)
         return tuple(found) or None
 
-    def add(self, element: Element, parts: tuple[Range, ...]) -> None:
-        """Notes what was kept, as :meth:`missing` gave it."""
-        self.add_key(element.run_id, element.key, parts)
-
-    def add_key(self, run_id: str, key: bytes, parts: tuple[Range, ...]) -> None:
-        """The same for what a spool knows of an element. One without parts has no number."""
+    def add(self, run_id: str, key: bytes, parts: tuple[Range, ...]) -> None:
+        """Notes what was kept of an element, as :meth:`missing` gave it. One without parts has no number."""
         if not parts:
             if len(self._digests) >= GENERATION:
                 self._earlier, self._digests = self._digests, set()
@@ -62,18 +55,21 @@ class Deduplicator:
         for start, end in parts:
             if known is None:
                 known = (start, end)
-            elif isinstance(known, Intervals):
-                known.add(start, end)
-            elif start == known[1]:  # nearly always
+            elif not isinstance(known, Intervals) and start == known[1]:  # nearly always
                 known = (known[0], end)
             else:
-                intervals = Intervals()
-                intervals.add(*known)
-                intervals.add(start, end)
-                known = intervals
-        if known is not None:
+                known = _intervals(known)
+                known.add(start, end)
             series[key] = known
 
     def forget(self, run_id: str) -> None:
         """Frees what is kept of a run."""
         self._series.pop(run_id, None)
+
+
+def _intervals(known: Range | Intervals) -> Intervals:
+    if isinstance(known, Intervals):
+        return known
+    intervals = Intervals()
+    intervals.add(*known)
+    return intervals

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.auth import Certificates
 from tracelet_otel.gateway.budget import Budget, OverloadedError
-from tracelet_otel.gateway.http_app import MAX_BYTES, OVERLOAD_RETRY_S
+from tracelet_otel.gateway.http_app import OVERLOAD_RETRY_S
+from tracelet_otel.gateway.http_messages import MAX_BYTES
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.intake_result import (
-    IntakeResult,
-    logs_response,
-    metrics_response,
-    traces_response,
-    unavailable,
-)
+from tracelet_otel.gateway.intake_result import IntakeResult, Signal, otlp_response
 from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.settings import ConfigurationError
 
-_PACKAGE: Final = "opentelemetry.proto.collector"
-_METHOD: Final = "Export"
 _OPTIONS: Final = (
     # A message that inflates to more is refused before it is inflated whole.
     ("grpc.max_receive_message_length", MAX_BYTES),
@@ -43,6 +35,11 @@ _OPTIONS: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+_SERVICES: Final[dict[Signal, str]] = {
+    "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
+    "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
+    "traces": "opentelemetry.proto.collector.trace.v1.TraceService",
+}
 _CODES: Final[dict[str, Any]] = {
     "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
@@ -78,65 +75,55 @@ class GrpcServer:
         tls: Certificates | None,
         requests: Requests | None = None,
     ) -> None:
-        self._requests = requests
+        self._intake = intake
         self._executor = executor
         self._budget = budget
         self._authorize = authorize
-        self._server: Any = grpc.aio.server(options=_OPTIONS)
-        services: dict[str, tuple[Callable[[bytes], IntakeResult], Callable[[IntakeResult], Any]]] = {
-            f"{_PACKAGE}.metrics.v1.MetricsService": (intake.metrics, metrics_response),
-            f"{_PACKAGE}.logs.v1.LogsService": (intake.logs, logs_response),
-            f"{_PACKAGE}.trace.v1.TraceService": (intake.traces, traces_response),
-        }
-        for name, (take, describe) in services.items():
-            handler = self._handler(f"{name}/{_METHOD}", take, describe)
-            generic: Any = grpc.method_handlers_generic_handler(name, {_METHOD: handler})
-            self._server.add_generic_rpc_handlers((generic,))
+        self._requests = requests
+        server: Any = grpc.aio.server(options=_OPTIONS)
+        self.start: Callable[[], Awaitable[None]] = server.start
+        self.stop: Callable[[float], Awaitable[None]] = server.stop
+        """Takes no more calls and waits for those in hand, for some seconds at most."""
+        for signal in _SERVICES:
+            server.add_generic_rpc_handlers((self._handlers(signal),))
         try:
             if tls is None:
-                self.port: int = self._server.add_insecure_port(address)
+                self.port: int = server.add_insecure_port(address)
             else:
-                self.port = self._server.add_secure_port(address, _credentials(tls))
+                self.port = server.add_secure_port(address, _credentials(tls))
         except (RuntimeError, ValueError) as error:
             raise ConfigurationError(f"gRPC cannot listen on {address}: {error}") from error
 
-    async def start(self) -> None:
-        """Takes calls from now on."""
-        await self._server.start()
-
-    async def stop(self, grace: float) -> None:
-        """Takes no more calls and waits for those in hand, for some seconds at most."""
-        await self._server.stop(grace)
-
-    def _handler(
-        self, method: str, take: Callable[[bytes], IntakeResult], describe: Callable[[IntakeResult], Any]
-    ) -> Any:
+    def _handlers(self, signal: Signal) -> Any:
         async def export(data: bytes, context: Any) -> bytes:
             began = time.monotonic()
             try:
-                answer = await self._take(take, data, context)
-                reply = describe(answer).SerializeToString()
+                result = await self._take(signal, data, context)
+                reply = otlp_response(signal, result).SerializeToString()
             except Exception as error:  # gRPC would make it UNKNOWN, after which a Collector drops
                 _log.exception("a call failed")
-                answer, reply = unavailable(f"the gateway failed: {error!r}"[:500], OVERLOAD_RETRY_S), b""
-            code = _CODES.get(answer.kind, grpc.StatusCode.OK)
+                message = f"the gateway failed: {error!r}"[:500]
+                result, reply = IntakeResult("unavailable", message, retry_after=OVERLOAD_RETRY_S), b""
+            code = _CODES.get(result.kind, grpc.StatusCode.OK)
             if self._requests is not None:
-                self._requests.called(began, method=method, code=code.name)
+                self._requests.called(began, method=f"{_SERVICES[signal]}/Export", code=code.name)
             if code is not grpc.StatusCode.OK:
-                await _abort(context, code, answer)
+                await _abort(context, code, result)
             return reply
 
-        return cast("Any", grpc.unary_unary_rpc_method_handler(export))
+        handler: Any = grpc.unary_unary_rpc_method_handler(export)  # pyright: ignore
+        return grpc.method_handlers_generic_handler(_SERVICES[signal], {"Export": handler})
 
-    async def _take(self, take: Callable[[bytes], IntakeResult], data: bytes, context: Any) -> IntakeResult:
+    async def _take(self, signal: Signal, data: bytes, context: Any) -> IntakeResult:
         if self._authorize is not None and not self._authorize(_authorization(context)):
-            return IntakeResult("unauthenticated", message="a bearer token is needed")
+            return IntakeResult("unauthenticated", "a bearer token is needed")
         try:
-            with self._budget.admit() as admission:
-                admission.take(len(data))
-                return await asyncio.get_running_loop().run_in_executor(self._executor, take, data)
+            with self._budget.admit() as take_bytes:
+                take_bytes(len(data))
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._executor, self._intake.take, signal, data)
         except OverloadedError as error:
-            return unavailable(str(error), OVERLOAD_RETRY_S)
+            return IntakeResult("unavailable", str(error), retry_after=OVERLOAD_RETRY_S)
 
 
 def _authorization(context: Any) -> str:
@@ -144,19 +131,17 @@ def _authorization(context: Any) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
-async def _abort(context: Any, code: Any, answer: IntakeResult) -> NoReturn:
-    status = Status(code=code.value[0], message=answer.message)
+async def _abort(context: Any, code: Any, result: IntakeResult) -> NoReturn:
+    status = Status(code=code.value[0], message=result.message)
     trailing: list[tuple[str, bytes]] = []
-    if answer.kind == "unavailable":
+    if result.kind == "unavailable":
         info = RetryInfo()
-        info.retry_delay.FromNanoseconds(round(answer.retry_after * 1e9))
-        detail = AnyMessage()
-        detail.Pack(info)
-        status.details.append(detail)
+        info.retry_delay.FromNanoseconds(round(result.retry_after * 1e9))
+        status.details.add().Pack(info)
         trailing.append(("google.rpc.retryinfo-bin", info.SerializeToString()))
     trailing.append(("grpc-status-details-bin", status.SerializeToString()))
     # The message travels in a header: what is in it may come from a request.
-    details = answer.message.encode("ascii", "backslashreplace").decode()[:1000]
+    details = result.message.encode("ascii", "backslashreplace").decode()[:1000]
     await context.abort(code, details, tuple(trailing))
     raise AssertionError("abort() raises")
 

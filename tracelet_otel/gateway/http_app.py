@@ -1,4 +1,4 @@
-"""OTLP/HTTP as an application of ASGI, for any server of that interface.
+"""OTLP/HTTP as an application of ASGI, and the server of such applications.
 
 Source: OpenTelemetry Protocol 1.x, "OTLP/HTTP".
 """
@@ -6,12 +6,15 @@ Source: OpenTelemetry Protocol 1.x, "OTLP/HTTP".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Executor
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
+import uvicorn
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
@@ -29,47 +32,31 @@ from tracelet_otel.gateway.http_messages import (
     Send,
 )
 from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.intake_result import (
-    ACCEPTED,
-    IntakeResult,
-    invalid,
-    logs_response,
-    metrics_response,
-    traces_response,
-    unavailable,
-)
+from tracelet_otel.gateway.intake_result import ACCEPTED, IntakeResult, Signal, otlp_response
 from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.otlp.json import parse_line
 
-MAX_BYTES: Final = 64 * 1024 * 1024
-"""The most of one request, after decompression."""
-MOST_REQUESTS: Final = 64
-"""In hand at once."""
-MOST_BYTES: Final = 512 * 1024 * 1024
-"""In hand at once, after decompression."""
 OVERLOAD_RETRY_S: Final = 1.0
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 MISDIRECTED: Final = 421
 """The status for a sender that has to register first; RFC 9110, section 15.5.20."""
-
-Handler = Callable[[Request], Awaitable[Response]]
-Take = Callable[[bytes, str], IntakeResult]
+_SIGNALS: Final[tuple[Signal, ...]] = ("metrics", "logs", "traces")
+_CODES: Final = {401: 16, 413: 8, 503: 14}
+"""The codes of gRPC in ``google.rpc.Status``, by HTTP's status; 3 for any other."""
 _log = get_logger("tracelet_otel.gateway")
 
 
 class App:
-    """The application. Routes may be added before it is served.
+    """The application.
 
     Args:
         intake: takes what comes.
-        executor: threads that may wait for the disk; the event loop's if None.
-        budget: of what is in hand at once; 64 requests and 512 MiB if None.
+        executor: threads that may wait for the disk.
+        budget: of what is in hand at once.
         authorize: whether a request with this ``Authorization`` header may send. None: all may.
-        max_bytes: the most of one request after decompression.
         knows: whether the sender that :data:`SOURCE_HEADER` names is registered; others may not send. None:
             the header is ignored, since the counts by sender have no bound.
-        is_ready: whether requests are taken at present.
         requests: measures what is answered; None without measurements.
     """
 
@@ -77,30 +64,28 @@ class App:
         self,
         intake: Intake,
         *,
-        executor: Executor | None = None,
+        executor: Executor,
         budget: Budget | None = None,
         authorize: Callable[[str], bool] | None = None,
-        max_bytes: int = MAX_BYTES,
         knows: Callable[[str], bool] | None = None,
-        is_ready: Callable[[], bool] = lambda: True,
         requests: Requests | None = None,
     ) -> None:
-        self.is_ready = is_ready
+        self.is_ready = True
+        """Whether requests are taken at present, for ``/readyz``."""
+        self._intake = intake
         self._executor = executor
-        self._budget = budget or Budget(MOST_REQUESTS, MOST_BYTES)
+        self._budget = budget or Budget()
         self._authorize = authorize
-        self._max_bytes = max_bytes
         self._knows = knows
         self._requests = requests
-        self._routes: dict[tuple[str, str], Handler] = {}
+        self._routes: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {}
         self.add_route("GET", "/healthz", self._health)
         self.add_route("GET", "/readyz", self._readiness)
-        self.add_route("POST", "/v1/metrics", self._otlp(intake.metrics, metrics_response))
-        self.add_route("POST", "/v1/logs", self._otlp(intake.logs, logs_response))
-        self.add_route("POST", "/v1/traces", self._otlp(lambda data, _: intake.traces(data), traces_response))
+        for signal in _SIGNALS:
+            self.add_route("POST", f"/v1/{signal}", partial(self._otlp, signal))
 
-    def add_route(self, method: str, path: str, handler: Handler) -> None:
-        """Has ``handler`` answer a path."""
+    def add_route(self, method: str, path: str, handler: Callable[[Request], Awaitable[Response]]) -> None:
+        """Has ``handler`` answer a path. To be called before the application is served."""
         self._routes[method, path] = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,99 +96,98 @@ class App:
         method, path = scope["method"], scope["path"]
         is_known = any(path == known for _, known in self._routes)
         try:
-            response = await self._response(self._routes.get((method, path)), is_known, scope, receive)
+            if handler := self._routes.get((method, path)):
+                response = await handler(Request(scope, receive))
+            else:
+                response = Response(405 if is_known else 404, b"there is no such path or method\n")
         except DisconnectedError:
             return
+        except HttpError as error:
+            response = Response(error.status, f"{error.message}\n".encode(), headers=error.headers)
+        except Exception:
+            _log.exception("%s %s failed", method, path)
+            response = Response(503, b"the gateway failed\n", headers={"retry-after": "5"})
         if self._requests is not None:
+            route = path if is_known else ""
             self._requests.answered(
-                began,
-                method=method,
-                scheme=scope["scheme"],
-                route=path if is_known else "",
-                status=response.status,
+                began, method=method, scheme=scope["scheme"], route=route, status=response.status
             )
         await response.send(send)
-
-    async def _response(
-        self, handler: Handler | None, is_known: bool, scope: Scope, receive: Receive
-    ) -> Response:
-        if handler is None:
-            return Response(405 if is_known else 404, b"there is no such path or method\n")
-        try:
-            return await handler(Request(scope, receive, self._max_bytes))
-        except DisconnectedError:
-            raise
-        except HttpError as error:
-            return Response(error.status, f"{error.message}\n".encode(), headers=error.headers)
-        except Exception:
-            _log.exception("%s %s failed", scope["method"], scope["path"])
-            return Response(503, b"the gateway failed\n", headers={"retry-after": "5"})
 
     async def _health(self, request: Request) -> Response:
         return Response(body=b"ok\n")
 
     async def _readiness(self, request: Request) -> Response:
-        return Response(body=b"ready\n") if self.is_ready() else Response(503, b"not ready\n")
+        return Response(body=b"ready\n") if self.is_ready else Response(503, b"not ready\n")
 
-    def _otlp(self, take: Take, describe: Callable[[IntakeResult], Message]) -> Handler:
-        async def handle(request: Request) -> Response:
-            content_type = request.header("content-type").partition(";")[0].strip().lower()
-            as_json = content_type == JSON
-            try:
-                return _response(await self._take(request, content_type, take), describe, as_json)
-            except HttpError as error:
-                status = Status(code=_codes.get(error.status, 3), message=error.message)
-                return _encoded(error.status, status, as_json, error.headers)
+    async def _otlp(self, signal: Signal, request: Request) -> Response:
+        content_type = request.header("content-type").partition(";")[0].strip().lower()
+        message: Message
+        try:
+            result = await self._take(request, content_type, signal)
+            if result.kind == "invalid":
+                raise HttpError(400, result.message)
+            if result.kind == "unavailable":
+                raise _unavailable(result.message, result.retry_after)
+            status, message, headers = 200, otlp_response(signal, result), {}
+        except HttpError as error:
+            status, headers = error.status, error.headers
+            message = Status(code=_CODES.get(status, 3), message=error.message)
+        if content_type == JSON:
+            return Response(status, json.dumps(json_format.MessageToDict(message)).encode(), JSON, headers)
+        return Response(status, message.SerializeToString(), PROTOBUF, headers)
 
-        return handle
-
-    async def _take(self, request: Request, content_type: str, take: Take) -> IntakeResult:
+    async def _take(self, request: Request, content_type: str, signal: Signal) -> IntakeResult:
         if self._authorize is not None and not self._authorize(request.header("authorization")):
             raise HttpError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
         if content_type not in (PROTOBUF, JSON):
             raise HttpError(415, f"content-type {content_type!r}: {PROTOBUF} or {JSON} is taken")
         try:
-            with self._budget.admit() as admission:
-                data = await request.body(admission)
+            with self._budget.admit() as take_bytes:
+                data = await request.body(take_bytes)
                 source = request.header(SOURCE_HEADER) if self._knows is not None else ""
                 if self._knows is not None and not self._knows(source):
                     raise HttpError(MISDIRECTED, "the sender is not registered")
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(
-                    self._executor, lambda: _taken(take, data, source, content_type == JSON)
-                )
+
+                def take() -> IntakeResult:
+                    protobuf = _from_json(data) if content_type == JSON else data
+                    return ACCEPTED if protobuf is None else self._intake.take(signal, protobuf, source)
+
+                return await asyncio.get_running_loop().run_in_executor(self._executor, take)
         except OverloadedError as error:
-            return unavailable(str(error), OVERLOAD_RETRY_S)
+            raise _unavailable(str(error), OVERLOAD_RETRY_S) from error
 
 
-_codes: Final = {400: 3, 401: 16, 413: 8, 415: 3, 503: 14}
-"""The codes of gRPC in ``google.rpc.Status``, by HTTP's status."""
+def _unavailable(message: str, retry_after: float) -> HttpError:
+    return HttpError(503, message, {"retry-after": str(max(1, round(retry_after)))})
 
 
-def _taken(take: Take, data: bytes, source: str, as_json: bool) -> IntakeResult:
-    if as_json:
-        try:
-            parsed = parse_line(data)
-        except (ValueError, RecursionError) as error:
-            if data.strip() != b"{}":
-                return invalid(f"not OTLP JSON: {error}"[:500])
-            return ACCEPTED
-        if parsed is None:  # spans
-            return ACCEPTED
-        data = parsed.SerializeToString()
-    return take(data, source)
+def _from_json(data: bytes) -> bytes | None:
+    """A request of OTLP JSON as protobuf. None: it is of spans, or empty."""
+    try:
+        parsed = parse_line(data)
+    except (ValueError, RecursionError) as error:
+        if data.strip() == b"{}":
+            return None
+        raise HttpError(400, f"not OTLP JSON: {error}"[:500]) from error
+    return parsed.SerializeToString() if parsed is not None else None
 
 
-def _response(answer: IntakeResult, describe: Callable[[IntakeResult], Message], as_json: bool) -> Response:
-    if answer.kind == "invalid":
-        return _encoded(400, Status(code=3, message=answer.message), as_json, {})
-    if answer.kind == "unavailable":
-        headers = {"retry-after": str(max(1, round(answer.retry_after)))}
-        return _encoded(503, Status(code=14, message=answer.message), as_json, headers)
-    return _encoded(200, describe(answer), as_json, {})
+class Server(uvicorn.Server):
+    """Serves HTTP/1.1 until ``should_exit`` is set, logs nothing, and leaves signals to its caller.
 
+    Args:
+        app: the application.
+        options: more of ``uvicorn.Config``.
+    """
 
-def _encoded(status: int, message: Message, as_json: bool, headers: dict[str, str]) -> Response:
-    if as_json:
-        return Response(status, json.dumps(json_format.MessageToDict(message)).encode(), JSON, headers)
-    return Response(status, message.SerializeToString(), PROTOBUF, headers)
+    def __init__(self, app: App, **options: Any) -> None:
+        config = uvicorn.Config(
+            app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, **options
+        )
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Captures none."""
+        yield

@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tracelet_otel.gateway.budget import Admission
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_GZIP: Final = 16 + zlib.MAX_WBITS
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""The most of one request, after decompression."""
 
 
 class HttpError(Exception):
@@ -58,18 +57,11 @@ class Response:
 
 
 class Request:
-    """A request.
+    """A request, from the two arguments that ASGI gives of it."""
 
-    Args:
-        scope: of ASGI.
-        receive: of ASGI.
-        max_bytes: of the body, decompressed.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
-        self._max_bytes = max_bytes
         self._headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
@@ -78,37 +70,35 @@ class Request:
         """A header's value; empty without that header."""
         return self._headers.get(name, "")
 
-    async def body(self, admission: Admission) -> bytes:
-        """The body, decompressed up to the limit.
+    async def body(self, take_bytes: Callable[[int], None]) -> bytes:
+        """The body, decompressed up to :data:`MAX_BYTES`. ``take_bytes`` counts them as they come.
 
         Raises:
             HttpError: it is too long, is not gzip, or is compressed in another way.
-            OverloadedError: too much is in hand.
             DisconnectedError: the client has closed the connection.
         """
         encoding = self.header("content-encoding").strip().lower()
         if encoding not in ("", "identity", "gzip"):
             raise HttpError(415, f"content-encoding {encoding!r}: gzip or none is taken")
+        too_long = HttpError(413, f"the body has over {MAX_BYTES} bytes", {"connection": "close"})
         length = self.header("content-length")
-        if length.isdigit() and int(length) > self._max_bytes:
-            raise self._too_long()
-        parts: list[bytes] = []
-        size = 0
+        if length.isdigit() and int(length) > MAX_BYTES:
+            raise too_long
+        body = bytearray()
         inflater = _Inflater() if encoding == "gzip" else None
         async for chunk in self._chunks():
-            left = self._max_bytes - size
+            left = MAX_BYTES - len(body)
             try:
                 part = inflater.feed(chunk, left + 1) if inflater is not None else chunk
             except zlib.error as error:
                 raise HttpError(400, f"the body is not gzip: {error}") from error
             if len(part) > left:
-                raise self._too_long()
-            admission.take(len(part))
-            size += len(part)
-            parts.append(part)
+                raise too_long
+            take_bytes(len(part))
+            body += part
         if inflater is not None and not inflater.is_complete:
             raise HttpError(400, "the body is not gzip: it ends too early")
-        return b"".join(parts)
+        return bytes(body)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         more = True
@@ -119,36 +109,27 @@ class Request:
             yield message.get("body", b"")
             more = message.get("more_body", False)
 
-    def _too_long(self) -> HttpError:
-        return HttpError(413, f"the body has over {self._max_bytes} bytes", {"connection": "close"})
-
 
 class _Inflater:
     """Decompresses gzip of one or more members, step by step."""
 
     def __init__(self) -> None:
-        self._member = zlib.decompressobj(_GZIP)
-        self._has_begun = False
+        self._member: Any = None
 
     @property
     def is_complete(self) -> bool:
-        return self._member.eof or not self._has_begun
+        return self._member is None or self._member.eof
 
-    def feed(self, data: bytes, most: int) -> bytes:
+    def feed(self, data: bytes, most: int) -> bytearray:
         """What ``data`` inflates to, but no more than ``most`` bytes.
 
         Raises:
             zlib.error: it is not gzip.
         """
-        parts: list[bytes] = []
-        while data and most > 0:
-            if self._member.eof:
-                self._member = zlib.decompressobj(_GZIP)
-            self._has_begun = True
-            part = self._member.decompress(data, most)
-            parts.append(part)
-            most -= len(part)
+        inflated = bytearray()
+        while data and most > len(inflated):
+            if self.is_complete:
+                self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            inflated += self._member.decompress(data, most - len(inflated))
             data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-            if not part and not self._member.eof and not self._member.unconsumed_tail:
-                break
-        return b"".join(parts)
+        return inflated

@@ -1,4 +1,8 @@
-"""Measures exports and requests by OpenTelemetry's semantic conventions."""
+"""Measures exports and requests by OpenTelemetry's semantic conventions.
+
+Names and meanings are the conventions'. Source: "OpenTelemetry SDK metrics", "HTTP metrics" and "RPC metrics"
+of the Semantic Conventions, as in ``opentelemetry-semantic-conventions`` 0.66b2.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +14,47 @@ from opentelemetry.metrics import Counter, Meter, UpDownCounter
 
 from tracelet_otel.delivery.destination import Batch, Destination, Receipt
 from tracelet_otel.foundation.errors import TransientError
-from tracelet_otel.gateway import instruments
-from tracelet_otel.gateway.instruments import COMPONENT_NAME, COMPONENT_TYPE, ERROR_TYPE, Instrument
+from tracelet_otel.otlp import traversal
 from tracelet_otel.otlp.decoding import parse_logs, parse_metrics
 
-REJECTED: Final = "rejected"
+COMPONENT_NAME: Final = "otel.component.name"
+"""The name of an exporter's backend."""
+COMPONENT_TYPE: Final = "otel.component.type"
+ERROR_TYPE: Final = "error.type"
+_REJECTED: Final = "rejected"
 """The ``error.type`` of what a backend refused, if it took the rest of the request."""
 _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _SERVER_FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 """Codes of gRPC for failures of the server, not of the caller."""
+_SERVER_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""Those of the conventions of HTTP and RPC."""
+_EXPORT_BOUNDS: Final = (*_SERVER_BOUNDS, 30, 60, 300, 900, 3600)
+"""An export goes on until its tracker is back; the conventions leave the bounds open."""
 
 
 class Requests:
     """Measures the requests of the servers."""
 
     def __init__(self, meter: Meter) -> None:
-        self._http = instruments.histogram(meter, instruments.HTTP_DURATION)
-        self._rpc = instruments.histogram(meter, instruments.RPC_DURATION)
+        self._http = meter.create_histogram(
+            "http.server.request.duration",
+            "s",
+            "Duration of HTTP server requests.",
+            explicit_bucket_boundaries_advisory=_SERVER_BOUNDS,
+        )
+        self._rpc = meter.create_histogram(
+            "rpc.server.call.duration",
+            "s",
+            "Measures the duration of an incoming Remote Procedure Call (RPC).",
+            explicit_bucket_boundaries_advisory=_SERVER_BOUNDS,
+        )
 
     def answered(self, began: float, *, method: str, scheme: str, route: str, status: int) -> None:
         """Measures a request of HTTP that is answered.
 
-        Args:
-            began: when, of ``time.monotonic()``.
-            method: of HTTP.
-            scheme: ``http`` or ``https``.
-            route: the path; empty if there is no such path.
-            status: of HTTP.
+        ``began`` is of ``time.monotonic()``; ``route`` is the path, and empty if there is no such path.
         """
         attributes: dict[str, str | int] = {
             "http.request.method": method if method in _METHODS else "_OTHER",
@@ -63,17 +79,28 @@ class Exports:
     """Measures what the backends are sent."""
 
     def __init__(self, meter: Meter) -> None:
-        def counter(instrument: Instrument) -> Counter:
-            return meter.create_counter(instrument.name, instrument.unit, instrument.meaning)
+        def counters(item: str, unit: str, items: str) -> tuple[Counter, UpDownCounter]:
+            exported = meter.create_counter(
+                f"otel.sdk.exporter.{item}.exported",
+                unit,
+                f"The number of {items} for which the export has finished, either successful or failed.",
+            )
+            inflight = meter.create_up_down_counter(
+                f"otel.sdk.exporter.{item}.inflight",
+                unit,
+                f"The number of {items} which were passed to the exporter, but that have not been exported "
+                "yet (neither successful, nor failed).",
+            )
+            return exported, inflight
 
-        def up_down_counter(instrument: Instrument) -> UpDownCounter:
-            return meter.create_up_down_counter(instrument.name, instrument.unit, instrument.meaning)
-
-        self.data_points = counter(instruments.DATA_POINTS_EXPORTED)
-        self.data_points_inflight = up_down_counter(instruments.DATA_POINTS_INFLIGHT)
-        self.logs = counter(instruments.LOGS_EXPORTED)
-        self.logs_inflight = up_down_counter(instruments.LOGS_INFLIGHT)
-        self.duration = instruments.histogram(meter, instruments.EXPORT_DURATION)
+        self.data_points = counters("metric_data_point", "{data_point}", "metric data points")
+        self.logs = counters("log", "{log_record}", "log records")
+        self.duration = meter.create_histogram(
+            "otel.sdk.exporter.operation.duration",
+            "s",
+            "The duration of exporting a batch of telemetry records.",
+            explicit_bucket_boundaries_advisory=_EXPORT_BOUNDS,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +149,19 @@ class MeasuredDestination:
         except Exception as error:
             self._end(export, export.items, type(error.__cause__ or error).__qualname__)
             raise
-        self._end(export, min(receipt.rejected, export.items), REJECTED)
+        self._end(export, min(receipt.rejected, export.items), _REJECTED)
         return receipt
 
     def _begin(self, batch: Batch) -> _Export:
-        exports = self._exports
         if isinstance(batch.metrics, bytes):
-            export = _Export(
-                batch, _data_points(batch.metrics), exports.data_points, exports.data_points_inflight
-            )
+            metrics = traversal.metrics(parse_metrics(batch.metrics))
+            items = sum(len(traversal.data_points(metric)) for metric in metrics)
+            export = _Export(batch, items, *self._exports.data_points)
         else:
             assert isinstance(batch.logs, bytes)
-            export = _Export(batch, _log_records(batch.logs), exports.logs, exports.logs_inflight)
-        export.inflight.add(export.items, self._attributes)
+            items = sum(1 for _ in traversal.log_records(parse_logs(batch.logs)))
+            export = _Export(batch, items, *self._exports.logs)
+        export.inflight.add(items, self._attributes)
         return export
 
     def _end(self, export: _Export, failed: int, error_type: str) -> None:
@@ -147,17 +174,3 @@ class MeasuredDestination:
             export.exported.add(failed, with_error)
         seconds = time.monotonic() - export.began
         self._exports.duration.record(seconds, with_error if failed else self._attributes)
-
-
-def _data_points(data: bytes) -> int:
-    return sum(
-        len(getattr(metric, metric.WhichOneof("data") or "gauge").data_points)
-        for resource in parse_metrics(data).resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    )
-
-
-def _log_records(data: bytes) -> int:
-    resources = parse_logs(data).resource_logs
-    return sum(len(scope.log_records) for resource in resources for scope in resource.scope_logs)

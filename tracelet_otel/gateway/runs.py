@@ -10,17 +10,19 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tracelet_otel import semconv
 from tracelet_otel.delivery.spool.json_lines import write_whole
 from tracelet_otel.foundation.guard import log_once
+from tracelet_otel.gateway.validation import Element
+from tracelet_otel.otlp.decoding import presumed_run, run_info
 from tracelet_otel.otlp.records import RunInfo
 
 KEPT_S: Final = 24 * 3600.0
@@ -28,6 +30,8 @@ KEPT_S: Final = 24 * 3600.0
 MOST_ENDED: Final = 1000
 """The most runs that have ended and are remembered."""
 
+_KEPT: Final = ("state", "status", "time_unix_nano", "began", "described")
+"""What the file keeps of a :class:`RunEntry` besides ``info``."""
 State = Literal["open", "ended", "silent"]
 
 
@@ -43,10 +47,10 @@ class RunEntry:
     """Of the status."""
     began: int = 0
     """Nanoseconds since 1970 of the run's latest description. An earlier status is of an older attempt."""
-    heard: float = 0.0
-    """When something of it came last, or it ended; of :func:`time.monotonic`."""
     described: bool = False
     """Whether the run's own description came, and not only resources that name it."""
+    heard: float = 0.0
+    """When something of it came last, or it ended; of :func:`time.monotonic`."""
     restored: bool = False
     """Whether it ended before this process began, so that its trackers' clients do not know it."""
 
@@ -70,10 +74,10 @@ class Runs:
         self._changed: set[str] = set()
         self._lines = 0
         """In the file."""
-        self.recovered: set[str] = set()
-        """Runs that are in a spool and not in the file."""
         if path is not None:
             self._load(path)
+        self.filed = frozenset(self._entries)
+        """Runs that were in the file at the start."""
 
     def describe(self, run_id: str) -> RunInfo | None:
         """The run's description, as far as it is known."""
@@ -89,12 +93,35 @@ class Runs:
         """What is known of a run."""
         return self._entries.get(run_id)
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[str, int]:
         """How many runs are in each state."""
-        found: dict[State, int] = {"open": 0, "ended": 0, "silent": 0}
-        for entry in tuple(self._entries.values()):
-            found[entry.state] += 1
-        return found
+        found = Counter(entry.state for entry in tuple(self._entries.values()))
+        return {state: found[state] for state in get_args(State)}
+
+    def note(self, elements: Iterable[Element], resources: Sequence[RunInfo | None]) -> list[RunEntry]:
+        """Notes what came, and how the resources of the request describe their runs.
+
+        Returns the runs that had ended before this process began: their trackers' clients do not know it.
+        """
+        late: dict[str, RunEntry] = {}
+        valued: set[str] = set()
+        for element in elements:
+            run_id, record = element.run_id, element.record
+            if record is not None and record.kind == "run":
+                self.run(run_info(record), record.time_unix_nano)
+            elif record is not None and record.kind == "status":
+                inferred = record.attributes.get(semconv.STATUS_INFERRED) is True
+                status = str(record.attributes[semconv.RUN_STATUS])
+                self.status(run_id, status, record.time_unix_nano, inferred=inferred)
+                late.pop(run_id, None)
+            elif record is None and not element.points:
+                self.hear(run_id)
+            elif run_id not in valued:
+                valued.add(run_id)
+                entry = self.value(run_id, presumed_run(run_id, [resources[element.place[0]]]))
+                if entry.restored:
+                    late[run_id] = entry
+        return list(late.values())
 
     def hear(self, run_id: str) -> None:
         """Notes that something of a run came, for example measurements of its machine."""
@@ -105,9 +132,7 @@ class Runs:
     def value(self, run_id: str, info: RunInfo | None) -> RunEntry:
         """Notes a point or record of a run, which opens the run unless its own status ended it.
 
-        Args:
-            run_id: the run's.
-            info: how the resource describes it, if it does.
+        ``info`` is how the resource describes the run, if it does.
         """
         entry = self._entries.get(run_id)
         if entry is None:
@@ -144,26 +169,19 @@ class Runs:
         """The runs that are open."""
         return [entry.info for entry in tuple(self._entries.values()) if entry.state == "open"]
 
-    def silent(self) -> list[str]:
+    def silent(self) -> list[RunEntry]:
         """Open runs of which nothing came for too long."""
-        now = self._clock()
-        return [
-            run_id
-            for run_id, entry in self._entries.items()
-            if entry.state == "open" and now - entry.heard >= self._silence
-        ]
+        latest = self._clock() - self._silence
+        return [entry for entry in self._entries.values() if entry.state == "open" and entry.heard <= latest]
 
     def forget(self) -> list[str]:
         """Forgets runs that ended long ago, and those beyond :data:`MOST_ENDED`; their ids."""
         ended = sorted(
             (entry.heard, run_id) for run_id, entry in self._entries.items() if entry.state != "open"
         )
-        now = self._clock()
-        old = [
-            run_id
-            for number, (heard, run_id) in enumerate(ended)
-            if now - heard > KEPT_S or number < len(ended) - MOST_ENDED
-        ]
+        kept_from = self._clock() - KEPT_S
+        old = [run_id for _, run_id in ended[:-MOST_ENDED]]
+        old += [run_id for heard, run_id in ended[-MOST_ENDED:] if heard < kept_from]
         for run_id in old:
             del self._entries[run_id]
         self._changed.update(old)
@@ -212,57 +230,37 @@ class Runs:
         now = self._clock()  # nothing could come meanwhile
         for line in lines:
             try:
-                content: Any = json.loads(line)
-                entry = _restored(content, now)
-                run_id = str(content["info"]["id"])
+                self._restore(json.loads(line), now)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 log_once("runs", logging.WARNING, "%s: a line is left out: %r", path, error)
-                continue
-            if entry is None:
-                self._entries.pop(run_id, None)
-            else:
-                self._entries[run_id] = entry
         self._lines = len(lines)
         if lines and not lines[-1].endswith(b"\n"):  # else the next line would continue that one
             self._rewrite(path)
 
+    def _restore(self, content: dict[str, Any], now: float) -> None:
+        state = content["state"]
+        if state is None:
+            self._entries.pop(content["info"]["id"], None)
+            return
+        entry = RunEntry(
+            RunInfo(**content["info"]),
+            state if state in ("ended", "silent") else "open",
+            str(content["status"]),
+            int(content["time_unix_nano"]),
+            int(content["began"]),
+            bool(content["described"]),
+            heard=now,
+            restored=state == "ended",
+        )
+        self._entries[str(entry.info.id)] = entry
+
 
 def _line(run_id: str, entry: RunEntry | None) -> bytes:
     """A run as a line of the file. A forgotten run has no state."""
-    if entry is None:
-        return json.dumps({"info": {"id": run_id}, "state": None}).encode() + b"\n"
-    info = entry.info
-    content = {
-        "info": {
-            "id": run_id,
-            "name": info.name,
-            "project": info.project,
-            "experiment": info.experiment,
-            "tags": dict(info.tags),
-        },
-        "state": entry.state,
-        "status": entry.status,
-        "time_unix_nano": entry.time_unix_nano,
-        "began": entry.began,
-        "described": entry.described,
-    }
+    content: dict[str, Any] = {"info": {"id": run_id}, "state": None}
+    if entry is not None:
+        content = {"info": asdict(entry.info), **{name: getattr(entry, name) for name in _KEPT}}
     return json.dumps(content).encode() + b"\n"
-
-
-def _restored(content: dict[str, Any], now: float) -> RunEntry | None:
-    state = content["state"]
-    if state is None:
-        return None
-    return RunEntry(
-        RunInfo(**content["info"]),
-        state if state in ("ended", "silent") else "open",
-        str(content["status"]),
-        int(content["time_unix_nano"]),
-        int(content["began"]),
-        now,
-        bool(content["described"]),
-        restored=state == "ended",
-    )
 
 
 def status_request(info: RunInfo, status: str, time_unix_nano: int, *, inferred: bool) -> bytes:
@@ -275,16 +273,14 @@ def status_request(info: RunInfo, status: str, time_unix_nano: int, *, inferred:
         semconv.PROJECT: info.project,
         semconv.EXPERIMENT: info.experiment,
     }
-    resource.resource.attributes.extend(_text(key, value) for key, value in described.items() if value)
+    for key, value in described.items():
+        if value:
+            resource.resource.attributes.add(key=key).value.string_value = value
     record = resource.scope_logs.add().log_records.add()
     record.event_name = semconv.EVENT_PREFIX + "status"
     record.time_unix_nano = record.observed_time_unix_nano = time_unix_nano
-    record.attributes.append(_text(semconv.RUN_ID, info.id))
-    record.attributes.append(_text(semconv.RUN_STATUS, status))
+    record.attributes.add(key=semconv.RUN_ID).value.string_value = info.id
+    record.attributes.add(key=semconv.RUN_STATUS).value.string_value = status
     if inferred:
-        record.attributes.append(KeyValue(key=semconv.STATUS_INFERRED, value=AnyValue(bool_value=True)))
+        record.attributes.add(key=semconv.STATUS_INFERRED).value.bool_value = True
     return request.SerializeToString()
-
-
-def _text(key: str, value: str) -> KeyValue:
-    return KeyValue(key=key, value=AnyValue(string_value=value))

@@ -12,18 +12,16 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tracelet_otel.backends.names import SPOOLS
-from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.foundation.locks import acquire_folder
 from tracelet_otel.foundation.logs import get_logger
-from tracelet_otel.gateway.asgi_server import Server
 from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, require_protection
 from tracelet_otel.gateway.backends import Backend, make_backend
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.grpc_server import GrpcServer
-from tracelet_otel.gateway.http_app import MOST_BYTES, MOST_REQUESTS, App
+from tracelet_otel.gateway.http_app import App, Server
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.telemetry import Telemetry
@@ -67,214 +65,178 @@ def run(options: Options) -> None:
     Raises:
         ConfigurationError: an option cannot be used.
     """
-    asyncio.run(_Gateway(options).serve())
+    hosts = [_address(given)[0] for given in (options.grpc, options.http) if given]
+    if not hosts:
+        raise ConfigurationError("neither gRPC nor HTTP is to be served")
+    if not options.backends:
+        raise ConfigurationError("a gateway needs a backend: --backends mlflow, for example")
+    has_ca = options.tls is not None and options.tls.client_ca is not None
+    require_protection(hosts, protected=options.token_file is not None or has_ca, insecure=options.insecure)
+    authorize = Tokens(options.token_file).allow if options.token_file is not None else None
+    if authorize is not None and options.tls is None and not all(map(is_loopback, hosts)):
+        _log.warning("tokens travel in the clear: give --tls-cert and --tls-key, or keep TLS before it")
+    asyncio.run(_run(options, authorize))
 
 
-class _Gateway:
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        hosts = [_address(given)[0] for given in (options.grpc, options.http) if given]
-        if not hosts:
-            raise ConfigurationError("neither gRPC nor HTTP is to be served")
-        if not options.backends:
-            raise ConfigurationError("a gateway needs a backend: --backends mlflow, for example")
-        has_ca = options.tls is not None and options.tls.client_ca is not None
-        require_protection(
-            hosts, protected=options.token_file is not None or has_ca, insecure=options.insecure
-        )
-        tokens = Tokens(options.token_file) if options.token_file is not None else None
-        self._authorize: Callable[[str], bool] | None = tokens.allow if tokens is not None else None
-        if tokens is not None and options.tls is None and not all(map(is_loopback, hosts)):
-            _log.warning("tokens travel in the clear: give --tls-cert and --tls-key, or keep TLS before it")
-        self._is_ready = False
-
-    async def serve(self) -> None:
-        """Serves while it holds the lock of its folder."""
-        options = self._options
-        spools = options.state / SPOOLS / f"gateway-{options.name}"
-        try:
-            lock = acquire_folder(spools)
-        except OSError as error:
-            raise ConfigurationError(f"{spools} cannot be written to: {error}") from error
-        if lock is None:
-            raise ConfigurationError(f"another gateway uses {spools}: give this one a --name of its own")
-        backends: list[Backend] = []
+async def _run(options: Options, authorize: Callable[[str], bool] | None) -> None:
+    """Serves while it holds the lock of its folder."""
+    spools = options.state / SPOOLS / f"gateway-{options.name}"
+    try:
+        lock = acquire_folder(spools)
+    except OSError as error:
+        raise ConfigurationError(f"{spools} cannot be written to: {error}") from error
+    if lock is None:
+        raise ConfigurationError(f"another gateway uses {spools}: give this one a --name of its own")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(lock.release)
         telemetry = Telemetry()
-        try:
-            listening = _listen(options.http) if options.http else None
+        stack.callback(telemetry.close)
+        backends: list[Backend] = []
+        stack.push_async_callback(asyncio.to_thread, _finish, backends, options.stop_timeout)
+        listening = stack.enter_context(_listen(options.http)) if options.http else None
+        runs = Runs(spools / RUNS, silence=options.silence)
+        for name, given in options.backends.items():
+            started = time.monotonic()
             try:
-                runs = Runs(spools / RUNS, silence=options.silence)
-                for name, given in options.backends.items():
-                    backends.append(self._backend(name, given, spools, runs, telemetry))
-                intake = Intake(backends, runs, media=options.media)
-                await self._serve(intake, listening, telemetry)
-            finally:
-                if listening is not None:
-                    listening.close()
-        finally:
-            await asyncio.to_thread(_finish, [backend.delivery for backend in backends], options.stop_timeout)
-            telemetry.close()
-            lock.release()
-
-    def _backend(
-        self, name: str, given: Mapping[str, Any], spools: Path, runs: Runs, telemetry: Telemetry
-    ) -> Backend:
-        started = time.monotonic()
-        try:
-            backend = make_backend(
-                name,
-                given,
-                spools=spools,
-                state=self._options.state,
-                runs=runs,
-                max_queue_bytes=self._options.max_queue_bytes,
-                max_spool_bytes=self._options.max_spool_bytes,
-                exports=telemetry.exports,
-            )
-        except OSError as error:
-            raise ConfigurationError(f"the spool of {name} cannot be used: {error}") from error
-        if backend.spool.points or backend.spool.records:
-            fields = {
-                "backend": name,
-                "points": backend.spool.points,
-                "records": backend.spool.records,
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            _log.info("an earlier process left data, which is delivered now", extra={"fields": fields})
-        return backend
-
-    async def _serve(self, intake: Intake, listening: socket.socket | None, telemetry: Telemetry) -> None:
-        options = self._options
-        budget = Budget(MOST_REQUESTS, MOST_BYTES)
-        telemetry.read(intake, budget)
-        stop = asyncio.Event()
-        addresses: dict[str, str] = {}
-        with ThreadPoolExecutor(THREADS, "tracelet-gateway") as executor:
-            app = App(
-                intake,
-                executor=executor,
-                budget=budget,
-                authorize=self._authorize,
-                is_ready=lambda: self._is_ready,
-                requests=telemetry.requests,
-            )
-            app.add_route("GET", "/metrics", telemetry.serve)
-            web = _web_server(app, options) if listening is not None else None
-            calls = (
-                GrpcServer(
-                    intake,
-                    options.grpc,
-                    executor=executor,
-                    budget=budget,
-                    authorize=self._authorize,
-                    tls=options.tls,
-                    requests=telemetry.requests,
+                backend = make_backend(
+                    name,
+                    given,
+                    spools=spools,
+                    state=options.state,
+                    runs=runs,
+                    max_queue_bytes=options.max_queue_bytes,
+                    max_spool_bytes=options.max_spool_bytes,
+                    exports=telemetry.exports,
                 )
-                if options.grpc
-                else None
-            )
-            tasks = [asyncio.create_task(self._tick(intake, executor))]
-            try:
-                if calls is not None:
-                    await calls.start()
-                    addresses["grpc"] = f"{_address(options.grpc)[0]}:{calls.port}"
-                if web is not None and listening is not None:
-                    tasks.append(asyncio.create_task(web.serve([listening])))
-                    addresses["http"] = f"{_address(options.http)[0]}:{listening.getsockname()[1]}"
-                    while not web.started and not tasks[-1].done():
-                        await asyncio.sleep(0.01)
-                with _stopping(stop):
-                    self._is_ready = True
-                    fields = {**addresses, "backends": list(options.backends)}
-                    _log.info("listening", extra={"fields": fields})
-                    await _first(stop, tasks)
-            finally:
-                self._is_ready = False
-                _log.info("stopping")
-                await self._close_servers(calls, web, tasks)
+            except OSError as error:
+                raise ConfigurationError(f"the spool of {name} cannot be used: {error}") from error
+            backends.append(backend)
+            if backend.spool.points or backend.spool.records:
+                _log_fields(
+                    "an earlier process left data, which is delivered now",
+                    backend=name,
+                    points=backend.spool.points,
+                    records=backend.spool.records,
+                    seconds=round(time.monotonic() - started, 1),
+                )
+        intake = Intake(backends, runs, media=options.media)
+        executor = stack.enter_context(ThreadPoolExecutor(THREADS, "tracelet-gateway"))
+        await _serve(options, authorize, intake, listening, executor, telemetry)
 
-    async def _close_servers(
-        self, calls: GrpcServer | None, web: Server | None, tasks: list[asyncio.Task[None]]
-    ) -> None:
-        """Takes no new requests, and answers those in hand."""
-        tasks[0].cancel()
-        if web is not None:
-            web.should_exit = True
+
+async def _serve(
+    options: Options,
+    authorize: Callable[[str], bool] | None,
+    intake: Intake,
+    listening: socket.socket | None,
+    executor: ThreadPoolExecutor,
+    telemetry: Telemetry,
+) -> None:
+    """Takes requests until a signal. A second signal ends the process at once, which loses nothing."""
+    budget = Budget()
+    telemetry.read(intake, budget)
+    common: dict[str, Any] = {
+        "executor": executor,
+        "budget": budget,
+        "authorize": authorize,
+        "requests": telemetry.requests,
+    }
+    app = App(intake, **common)
+    app.is_ready = False
+    app.add_route("GET", "/metrics", telemetry.serve)
+    web = _web_server(app, options)
+    calls = GrpcServer(intake, options.grpc, tls=options.tls, **common) if options.grpc else None
+    tasks = [asyncio.create_task(_tick(intake, executor))]
+    addresses: dict[str, str] = {}
+    try:
         if calls is not None:
-            await calls.stop(self._options.stop_timeout)
+            await calls.start()
+            addresses["grpc"] = f"{_address(options.grpc)[0]}:{calls.port}"
+        if listening is not None:
+            tasks.append(asyncio.create_task(web.serve([listening])))
+            addresses["http"] = f"{_address(options.http)[0]}:{listening.getsockname()[1]}"
+            while not web.started and not tasks[-1].done():
+                await asyncio.sleep(0.01)
+        with _stopping() as stop:
+            app.is_ready = True
+            _log_fields("listening", **addresses, backends=list(options.backends))
+            await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        app.is_ready = False
+        _log.info("stopping")
+        tasks[0].cancel()
+        web.should_exit = True
+        if calls is not None:  # takes no new ones, and answers those in hand
+            await calls.stop(options.stop_timeout)
         await asyncio.wait(tasks)
         for task in tasks:
             if not task.cancelled() and task.exception() is not None:
                 raise ConfigurationError(f"the gateway failed: {task.exception()!r}")
 
-    async def _tick(self, intake: Intake, executor: ThreadPoolExecutor) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            try:
-                await asyncio.get_running_loop().run_in_executor(executor, intake.tick)
-            except Exception:
-                _log.exception("the clock's work failed")
+
+async def _tick(intake: Intake, executor: ThreadPoolExecutor) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        try:
+            await asyncio.get_running_loop().run_in_executor(executor, intake.tick)
+        except Exception:
+            _log.exception("the clock's work failed")
 
 
-def _finish(deliveries: list[Delivery], timeout: float) -> None:
+def _finish(backends: list[Backend], timeout: float) -> None:
     """Delivers for some more seconds. The rest stays in the spools."""
     deadline = time.monotonic() + timeout
-    for delivery in deliveries:
-        delivery.begin_closing()
-    for delivery in deliveries:
-        delivery.finish_closing(timeout, deadline)
-        counts = delivery.counts
-        fields = {
-            "backend": delivery.name,
-            "delivered_points": counts.delivered_points,
-            "delivered_records": counts.delivered_records,
-            "dropped_points": counts.dropped_points,
-            "dropped_records": counts.dropped_records,
-            "waiting_points": counts.spooled_points,
-            "waiting_records": counts.spooled_records,
-        }
-        _log.info("stopped", extra={"fields": fields})
+    for backend in backends:
+        backend.delivery.begin_closing()
+    for backend in backends:
+        backend.delivery.finish_closing(timeout, deadline)
+        counts = backend.delivery.counts
+        _log_fields(
+            "stopped",
+            backend=backend.delivery.name,
+            delivered_points=counts.delivered_points,
+            delivered_records=counts.delivered_records,
+            dropped_points=counts.dropped_points,
+            dropped_records=counts.dropped_records,
+            waiting_points=counts.spooled_points,
+            waiting_records=counts.spooled_records,
+        )
 
 
-async def _first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Waits until the gateway should stop, or a task has ended by itself."""
-    waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
+def _log_fields(message: str, **fields: object) -> None:
+    _log.info(message, extra={"fields": fields})
 
 
 @contextlib.contextmanager
-def _stopping(stop: asyncio.Event) -> Generator[None]:
-    """SIGTERM and SIGINT stop the gateway. A second signal ends it at once, which loses nothing."""
+def _stopping() -> Generator[asyncio.Task[Literal[True]]]:
+    """A task that ends with SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    waiting = asyncio.create_task(stop.wait())
     signals = (signal.SIGTERM, signal.SIGINT)
-
-    def on_signal() -> None:
-        stop.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
-
     for number in signals:
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, stop.set)
     try:
-        yield
+        yield waiting
     finally:
+        waiting.cancel()
         for number in signals:
             loop.remove_signal_handler(number)
 
 
 def _web_server(app: App, options: Options) -> Server:
     tls = options.tls
-    has_ca = tls is not None and tls.client_ca is not None
+    files: dict[str, Any] = {}
+    if tls is not None:
+        files = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+        if tls.client_ca is not None:
+            files |= {"ssl_ca_certs": str(tls.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return Server(
         app,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(options.stop_timeout),
-        ssl_certfile=tls.certificate if tls is not None else None,
-        ssl_keyfile=tls.key if tls is not None else None,
-        ssl_ca_certs=str(tls.client_ca) if tls is not None and has_ca else None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if has_ca else ssl.CERT_NONE,
+        **files,
     )
 
 
