@@ -28,7 +28,7 @@ from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.deduplication import Deduplicator
 from tracelet_otel.gateway.grpc_server import GrpcServer
-from tracelet_otel.gateway.intake_result import ACCEPTED
+from tracelet_otel.gateway.intake import ACCEPTED
 from tracelet_otel.gateway.validation import validate_metrics
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 from tracelet_otel.tracker.exporter import TrackerExporter

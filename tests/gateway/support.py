@@ -19,8 +19,7 @@ from tracelet_otel.delivery.routing import take_route
 from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.gateway.backends import Backend, open_backend
-from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.intake_result import IntakeResult
+from tracelet_otel.gateway.intake import Intake, IntakeResult
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.recording.run import Run

@@ -19,7 +19,7 @@ from tracelet_otel import semconv
 from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.gateway import deduplication
 from tracelet_otel.gateway import runs as runs_module
-from tracelet_otel.gateway.intake_result import Signal
+from tracelet_otel.gateway.intake import Signal
 
 
 def logged(run_id: str = "run-a", points: int = 5000) -> tuple[Job, list[Request], list[Request]]:

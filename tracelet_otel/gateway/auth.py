@@ -14,6 +14,8 @@ from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.settings import ConfigurationError
 
+_log = get_logger("tracelet_otel.gateway")
+
 
 class Tokens:
     """The bearer tokens of a file, one a line. Blank lines and lines that begin with ``#`` do not count.
@@ -27,48 +29,40 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._state = (0, 0, 0)
+        self._tokens: tuple[bytes, ...] = ()
         try:
-            self._read_state: tuple[int, int, int] = _state(path)
-            self._tokens = _read(path)
+            self._read()
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"--token-file {path} cannot be used: {error}") from error
 
     def allow(self, authorization: str) -> bool:
         """Whether the value of an ``Authorization`` header has a known token."""
-        self._read_again()
-        scheme, _, token = authorization.partition(" ")
-        given = token.strip().encode("utf-8", "replace")
-        known = [
-            hmac.compare_digest(given, one) for one in self._tokens
-        ]  # all of them, so that the time tells nothing
-        return scheme.lower() == "bearer" and any(known)
-
-    def _read_again(self) -> None:
         try:
-            state = _state(self._path)
-            if state == self._read_state:
-                return
-            tokens = _read(self._path)
+            if self._read():
+                _log.info("%d tokens read from %s", len(self._tokens), self._path)
         except (OSError, ValueError) as error:
             log_once(
                 "tokens", logging.ERROR, "%s: the tokens that were read before stay: %s", self._path, error
             )
-            return
-        self._read_state, self._tokens = state, tokens
-        get_logger("tracelet_otel.gateway").info("%d tokens read from %s", len(tokens), self._path)
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode("utf-8", "replace")
+        # All of them are compared, so that the time tells nothing.
+        known = [hmac.compare_digest(given, one) for one in self._tokens]
+        return scheme.lower() == "bearer" and any(known)
 
-
-def _state(path: Path) -> tuple[int, int, int]:
-    found = os.stat(path)  # noqa: PTH116 - follows the links by which a cluster swaps a secret's files
-    return found.st_mtime_ns, found.st_ino, found.st_size
-
-
-def _read(path: Path) -> tuple[bytes, ...]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
-    if not tokens:
-        raise ValueError("there is no token in it")
-    return tokens
+    def _read(self) -> bool:
+        """Reads the file, unless it is as it was; whether it was read."""
+        found = os.stat(self._path)  # noqa: PTH116 - follows the links by which a cluster swaps a secret's files
+        state = found.st_mtime_ns, found.st_ino, found.st_size
+        if state == self._state:
+            return False
+        lines = [line.strip() for line in self._path.read_text(encoding="utf-8").splitlines()]
+        tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
+        if not tokens:
+            raise ValueError("there is no token in it")
+        self._state, self._tokens = state, tokens
+        return True
 
 
 @dataclass(frozen=True, slots=True)

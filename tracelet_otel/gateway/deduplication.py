@@ -6,7 +6,6 @@ its run. Of everything without a number the latest digests are kept.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Final
 
 from tracelet_otel.gateway.validation import Element, Range
@@ -20,7 +19,7 @@ class Deduplicator:
     """What one backend has. Used under the intake's lock."""
 
     def __init__(self) -> None:
-        self._series: defaultdict[str, dict[bytes, Range | Intervals]] = defaultdict(dict)
+        self._series: dict[str, dict[bytes, Range | Intervals]] = {}
         self._digests: set[int] = set()
         self._earlier: set[int] = set()
 
@@ -32,7 +31,7 @@ class Deduplicator:
         if element.first is None:
             number = hash((element.run_id, element.key))
             return None if number in self._digests or number in self._earlier else ()
-        known = self._series[element.run_id].get(element.key) if element.run_id in self._series else None
+        known = self._series.get(element.run_id, {}).get(element.key)
         if known is None:
             return element.ranges
         found: list[Range] = []
@@ -50,7 +49,7 @@ class Deduplicator:
                 self._earlier, self._digests = self._digests, set()
             self._digests.add(hash((run_id, key)))
             return
-        series = self._series[run_id]
+        series = self._series.setdefault(run_id, {})
         known = series.get(key)
         for start, end in parts:
             if known is None:

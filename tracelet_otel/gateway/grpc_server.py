@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -22,8 +22,7 @@ from tracelet_otel.gateway.auth import Certificates
 from tracelet_otel.gateway.budget import Budget, OverloadedError
 from tracelet_otel.gateway.http_app import OVERLOAD_RETRY_S
 from tracelet_otel.gateway.http_messages import MAX_BYTES
-from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.intake_result import IntakeResult, Signal, otlp_response
+from tracelet_otel.gateway.intake import Intake, IntakeResult, Signal, otlp_response
 from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.settings import ConfigurationError
 
@@ -131,7 +130,7 @@ def _authorization(context: Any) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
-async def _abort(context: Any, code: Any, result: IntakeResult) -> NoReturn:
+async def _abort(context: Any, code: Any, result: IntakeResult) -> None:
     status = Status(code=code.value[0], message=result.message)
     trailing: list[tuple[str, bytes]] = []
     if result.kind == "unavailable":
@@ -142,8 +141,7 @@ async def _abort(context: Any, code: Any, result: IntakeResult) -> NoReturn:
     trailing.append(("grpc-status-details-bin", status.SerializeToString()))
     # The message travels in a header: what is in it may come from a request.
     details = result.message.encode("ascii", "backslashreplace").decode()[:1000]
-    await context.abort(code, details, tuple(trailing))
-    raise AssertionError("abort() raises")
+    await context.abort(code, details, tuple(trailing))  # raises
 
 
 def _credentials(tls: Certificates) -> Any:

@@ -31,8 +31,7 @@ from tracelet_otel.gateway.http_messages import (
     Scope,
     Send,
 )
-from tracelet_otel.gateway.intake import Intake
-from tracelet_otel.gateway.intake_result import ACCEPTED, IntakeResult, Signal, otlp_response
+from tracelet_otel.gateway.intake import ACCEPTED, Intake, IntakeResult, Signal, otlp_response
 from tracelet_otel.gateway.measurements import Requests
 from tracelet_otel.otlp.json import parse_line
 
@@ -90,8 +89,6 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] != "http":
-            return
         began = time.monotonic()
         method, path = scope["method"], scope["path"]
         is_known = any(path == known for _, known in self._routes)

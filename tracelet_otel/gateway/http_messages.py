@@ -15,20 +15,13 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 """The most of one request, after decompression."""
 
 
+@dataclass(eq=False)
 class HttpError(Exception):
-    """A request that is answered with an error.
+    """A request that is answered with an error."""
 
-    Args:
-        status: of HTTP.
-        message: for people.
-        headers: of the answer.
-    """
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers or {}
+    status: int
+    message: str
+    headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class DisconnectedError(Exception):

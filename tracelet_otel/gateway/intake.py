@@ -13,10 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final, Literal
 
 from google.protobuf.message import DecodeError, Message
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.spool.spool import Durability
@@ -24,7 +29,6 @@ from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.gateway.backends import Backend
-from tracelet_otel.gateway.intake_result import ACCEPTED, IntakeResult, Signal
 from tracelet_otel.gateway.partial_requests import (
     Chosen,
     count_points,
@@ -39,8 +43,27 @@ from tracelet_otel.semconv import ATTENDANTS
 
 RETRY_S: Final = 5.0
 """How long a sender is asked to wait when a spool is full or something failed."""
+Signal = Literal["metrics", "logs", "traces"]
 Make = Callable[[Sequence[Chosen], bool], Batch]
 _log = get_logger("tracelet_otel.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeResult:
+    """What became of one request."""
+
+    kind: Literal["accepted", "partial", "invalid", "unavailable", "unauthenticated"]
+    """``accepted``: all is durable. ``partial``: all except what is refused for ever. ``invalid``: all is
+    refused for ever. ``unavailable``: the sender should repeat the whole request; nothing is kept twice.
+    ``unauthenticated``: the sender may not send."""
+    message: str = ""
+    rejected: int = 0
+    """Data points or records that are refused for ever."""
+    retry_after: float = 0.0
+    """Seconds."""
+
+
+ACCEPTED: Final = IntakeResult("accepted")
 
 
 @dataclass(slots=True)
@@ -242,3 +265,15 @@ def _by_run(validated: Validated, chosen: list[Chosen], make: Make) -> list[tupl
 
 def _unavailable(message: str) -> IntakeResult:
     return IntakeResult("unavailable", message, retry_after=RETRY_S)
+
+
+def otlp_response(signal: Signal, result: IntakeResult) -> Any:
+    """OTLP's response to what was taken, in whole or in part."""
+    if signal == "traces":
+        return ExportTraceServiceResponse()
+    response = ExportMetricsServiceResponse() if signal == "metrics" else ExportLogsServiceResponse()
+    if result.kind == "partial":
+        response.partial_success.error_message = result.message
+        field = "rejected_data_points" if signal == "metrics" else "rejected_log_records"
+        setattr(response.partial_success, field, result.rejected)
+    return response

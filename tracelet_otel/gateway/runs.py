@@ -59,14 +59,12 @@ class Runs:
     """The runs. Changed under the intake's lock, and read by every delivery.
 
     Args:
-        path: the file that keeps them. None: they are not kept.
+        path: the file that keeps them.
         silence: seconds without anything of a run after which it counts as killed.
         clock: seconds.
     """
 
-    def __init__(
-        self, path: Path | None, *, silence: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, path: Path, *, silence: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._silence = silence
         self._clock = clock
@@ -74,8 +72,7 @@ class Runs:
         self._changed: set[str] = set()
         self._lines = 0
         """In the file."""
-        if path is not None:
-            self._load(path)
+        self._load()
         self.filed = frozenset(self._entries)
         """Runs that were in the file at the start."""
 
@@ -189,11 +186,11 @@ class Runs:
 
     def save(self) -> None:
         """Appends what has changed to the file. A failure is logged, and the next call tries again."""
-        if self._path is None or not self._changed:
+        if not self._changed:
             return
         try:
             if self._lines > 2 * len(self._entries) + 1000:
-                self._rewrite(self._path)
+                self._rewrite()
             else:
                 lines = [_line(run_id, self._entries.get(run_id)) for run_id in sorted(self._changed)]
                 with self._path.open("ab", buffering=0) as file:
@@ -204,11 +201,11 @@ class Runs:
         else:
             self._changed.clear()
 
-    def _rewrite(self, path: Path) -> None:
+    def _rewrite(self) -> None:
         """Replaces the file by one with a single line for each run."""
-        temporary = path.with_suffix(".new")
+        temporary = self._path.with_suffix(".new")
         temporary.write_bytes(b"".join(_line(run_id, entry) for run_id, entry in self._entries.items()))
-        os.replace(temporary, path)  # noqa: PTH105
+        os.replace(temporary, self._path)  # noqa: PTH105
         self._lines = len(self._entries)
 
     def _open(self, entry: RunEntry) -> None:
@@ -219,23 +216,23 @@ class Runs:
     def _hear(self, entry: RunEntry) -> None:
         entry.heard, entry.status = self._clock(), ""
 
-    def _load(self, path: Path) -> None:
+    def _load(self) -> None:
         try:
-            lines = path.read_bytes().splitlines(keepends=True)
+            lines = self._path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return
         except OSError as error:
-            log_once("runs", logging.ERROR, "%s cannot be read and begins empty: %s", path, error)
+            log_once("runs", logging.ERROR, "%s cannot be read and begins empty: %s", self._path, error)
             return
         now = self._clock()  # nothing could come meanwhile
         for line in lines:
             try:
                 self._restore(json.loads(line), now)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                log_once("runs", logging.WARNING, "%s: a line is left out: %r", path, error)
+                log_once("runs", logging.WARNING, "%s: a line is left out: %r", self._path, error)
         self._lines = len(lines)
         if lines and not lines[-1].endswith(b"\n"):  # else the next line would continue that one
-            self._rewrite(path)
+            self._rewrite()
 
     def _restore(self, content: dict[str, Any], now: float) -> None:
         state = content["state"]

@@ -42,21 +42,21 @@ class Options:
     backends: Mapping[str, Mapping[str, Any]]
     state: Path
     """Folder of spools and companion files."""
-    name: str = "default"
+    name: str
     """Of its spools, so that several gateways may share a machine."""
-    grpc: str = "127.0.0.1:4317"
+    grpc: str
     """``host:port``; empty for none."""
-    http: str = "127.0.0.1:4318"
-    token_file: Path | None = None
-    tls: Certificates | None = None
-    insecure: bool = False
-    silence: float = 900.0
+    http: str
+    token_file: Path | None
+    tls: Certificates | None
+    insecure: bool
+    silence: float
     """Seconds."""
-    media: tuple[str, ...] = ()
-    stop_timeout: float = 10.0
+    media: tuple[str, ...]
+    stop_timeout: float
     """Seconds."""
-    max_queue_bytes: int = 256 * 1024 * 1024
-    max_spool_bytes: int = 16 * 1024**3
+    max_queue_bytes: int
+    max_spool_bytes: int
 
 
 def run(options: Options) -> None:

@@ -8,11 +8,12 @@ What is refused here is refused for ever: no run can have it, or not with its me
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -38,7 +39,7 @@ MOST_RUN_ID: Final = 1000
 """Characters."""
 _KINDS: Final = {semconv.SCALAR: "gauge", semconv.SCALAR_NONFINITE: "sum"}
 _NONFINITE: Final = ("NaN", "Infinity", "-Infinity")
-_STATUSES: Final = ("finished", "failed", "killed")
+_STATUSES: Final = get_args(semconv.Status)
 
 Range = tuple[int, int]
 """Sequence numbers, from the first to before the second."""
@@ -68,69 +69,74 @@ class Element:
     record: Record | None = None
 
 
-@dataclass(slots=True)
 class Validated:
     """The valid content of a request, and what was refused."""
 
-    elements: list[Element] = field(default_factory=list[Element])
-    rejected: int = 0
-    """Data points or records."""
-    points: int = 0
-    """Logged points in the request."""
-    rejected_points: int = 0
-    repeated: int = 0
-    """Data points or records that are in the request twice."""
-    reasons: dict[str, int] = field(default_factory=dict[str, int])
-    resources: list[RunInfo | None] = field(default_factory=list["RunInfo | None"])
-    """The runs that the resources describe, by the resource's index."""
+    def __init__(self) -> None:
+        self.elements: list[Element] = []
+        self.rejected = 0
+        """Data points or records."""
+        self.points = 0
+        """Logged points in the request."""
+        self.rejected_points = 0
+        self.repeated = 0
+        """Data points or records that are in the request twice."""
+        self.resources: list[RunInfo | None] = []
+        """The runs that the resources describe, by the resource's index."""
+        self._reasons: Counter[str] = Counter()
+        self._series: defaultdict[tuple[str, bytes], Intervals] = defaultdict(Intervals)
+        self._others: set[tuple[str, bytes]] = set()
+
+    def add(self, element: Element) -> None:
+        """Adds what of an element is not in the request already."""
+        identity = element.run_id, element.key
+        if element.first is not None:
+            known = self._series[identity]  # a series may have several data points
+            element.ranges = tuple(known.missing(element.first, element.first + element.points))
+            known.add(element.first, element.first + element.points)
+            is_new = bool(element.ranges)
+        else:
+            is_new = identity not in self._others
+            self._others.add(identity)
+        if is_new:
+            self.elements.append(element)
+        else:
+            self.repeated += 1
 
     def reject(self, reason: str, count: int = 1, points: int = 0) -> None:
         """Counts what is refused."""
         if count:
             self.rejected += count
             self.rejected_points += points
-            self.reasons[reason] = self.reasons.get(reason, 0) + count
+            self._reasons[reason] += count
 
     @property
     def message(self) -> str:
         """Why something was refused."""
-        return "; ".join(f"{count}: {reason}" for reason, count in self.reasons.items())
+        return "; ".join(f"{count}: {reason}" for reason, count in self._reasons.items())
 
 
 def validate_metrics(request: ExportMetricsServiceRequest) -> Validated:
     """The data points of a request, without those of our gauge that have no new points."""
     validated = Validated()
-    series: dict[tuple[str, bytes], Intervals] = {}
-    others: set[tuple[str, bytes]] = set()
     for number, resource in enumerate(request.resource_metrics):
         info = resource_run(resource.resource)
         validated.resources.append(info)
-        for place, metric in (
-            ((number, scope_number, metric_number), metric)
-            for scope_number, scope in enumerate(resource.scope_metrics)
-            for metric_number, metric in enumerate(scope.metrics)
-        ):
-            if metric.name in _KINDS:
-                _check_series(validated, metric, place, series, others)
-            else:
-                _check_others(validated, metric, place, info, others)
+        for scope_number, scope in enumerate(resource.scope_metrics):
+            for metric_number, metric in enumerate(scope.metrics):
+                kind = metric.WhichOneof("data")
+                place = number, scope_number, metric_number
+                if kind is not None and metric.name in _KINDS:
+                    _check_series(validated, metric, kind, place)
+                elif kind is not None:
+                    _check_others(validated, metric, kind, place, info)
     return validated
 
 
-def _check_series(
-    validated: Validated,
-    metric: Metric,
-    place: tuple[int, int, int],
-    series: dict[tuple[str, bytes], Intervals],
-    others: set[tuple[str, bytes]],
-) -> None:
-    kind = metric.WhichOneof("data")
-    if kind is None:
-        return
-    data_points: Iterable[NumberDataPoint] = getattr(metric, kind).data_points
+def _check_series(validated: Validated, metric: Metric, kind: str, place: tuple[int, ...]) -> None:
+    data_points: Sequence[NumberDataPoint] = getattr(metric, kind).data_points
     if kind != _KINDS[metric.name]:
-        count = len(getattr(metric, kind).data_points)
-        validated.reject(f"{metric.name} is a {kind}, not a {_KINDS[metric.name]}", count)
+        validated.reject(f"{metric.name} is a {kind}, not a {_KINDS[metric.name]}", len(data_points))
         return
     name = metric.name.encode()
     for point_number, data_point in enumerate(data_points):
@@ -139,38 +145,22 @@ def _check_series(
             continue
         validated.points += count
         attributes = decode_attributes(data_point.attributes)
-        tag, run_id = attributes.get(semconv.TAG), attributes.get(semconv.RUN_ID)
         reason = _series_fault(metric.name, attributes, data_point)
-        if reason or not isinstance(tag, str) or not isinstance(run_id, str):
+        if reason:
             validated.reject(reason, points=count)
             continue
-        element = Element(run_id, "scalar", tag, (*place, point_number), data_point, b"", count)
-        element.first = first_number(data_point)
-        if element.first is None:
-            element.key = _digest(name, data_point.SerializeToString())
-            if (run_id, element.key) in others:
-                validated.repeated += 1
-                continue
-            others.add((run_id, element.key))
+        first = first_number(data_point)
+        if first is None:
+            key = _digest(name, data_point.SerializeToString())
         else:
-            element.key = _digest(name, *sorted(one.SerializeToString() for one in data_point.attributes))
-            known = series.get((run_id, element.key))
-            if known is None:
-                known = series[run_id, element.key] = Intervals()
-                element.ranges = ((element.first, element.first + count),)
-            else:  # a series may have several data points
-                element.ranges = tuple(known.missing(element.first, element.first + count))
-                if not element.ranges:
-                    validated.repeated += 1
-                    continue
-            known.add(element.first, element.first + count)
-        validated.elements.append(element)
+            key = _digest(name, *sorted(one.SerializeToString() for one in data_point.attributes))
+        run_id, tag = str(attributes[semconv.RUN_ID]), str(attributes[semconv.TAG])
+        validated.add(Element(run_id, "scalar", tag, (*place, point_number), data_point, key, count, first))
 
 
 def _series_fault(name: str, attributes: dict[str, Any], data_point: NumberDataPoint) -> str:
     """Why a data point of ours cannot be written; empty if it can."""
-    tag = attributes.get(semconv.TAG)
-    if not isinstance(tag, str):
+    if not isinstance(attributes.get(semconv.TAG), str):
         return f"a data point without {semconv.TAG}"
     if fault := _run_fault(attributes.get(semconv.RUN_ID)):
         return f"a data point {fault}"
@@ -190,88 +180,62 @@ def _run_fault(run_id: object) -> str:
 
 
 def _check_others(
-    validated: Validated,
-    metric: Metric,
-    place: tuple[int, int, int],
-    info: RunInfo | None,
-    others: set[tuple[str, bytes]],
+    validated: Validated, metric: Metric, kind: str, place: tuple[int, ...], info: RunInfo | None
 ) -> None:
     """Checks metrics of other instruments, which belong to the run that their resource names."""
-    kind = metric.WhichOneof("data")
-    if kind is None:
-        return
     data_points = getattr(metric, kind).data_points
     fault = _run_fault(info.id if info is not None else None)
     if info is None or fault:
         validated.reject(f"a data point of another instrument and a resource {fault}", len(data_points))
         return
-    system = is_system(metric.name)
+    element_kind, tag = ("system", "") if is_system(metric.name) else ("scalar", metric.name)
     name = f"{metric.name}\0{kind}".encode()
     for point_number, data_point in enumerate(data_points):
         key = _digest(name, data_point.SerializeToString())
-        if (info.id, key) in others:
-            validated.repeated += 1
-            continue
-        others.add((info.id, key))
-        validated.elements.append(
-            Element(
-                info.id,
-                "system" if system else "scalar",
-                "" if system else metric.name,
-                (*place, point_number),
-                data_point,
-                key,
-            )
-        )
+        validated.add(Element(info.id, element_kind, tag, (*place, point_number), data_point, key))
 
 
 def validate_logs(request: ExportLogsServiceRequest, media: tuple[str, ...] | None) -> Validated:
     """The records of a request.
 
-    Args:
-        request: is not changed.
-        media: how the URI of a payload may begin, or which folders may hold it; None allows any.
+    ``media`` is how the URI of a payload may begin, or which folders may hold it; None allows any.
     """
     validated = Validated()
-    known: set[tuple[str, bytes]] = set()
     for number, resource in enumerate(request.resource_logs):
         validated.resources.append(resource_run(resource.resource))
         for scope_number, scope in enumerate(resource.scope_logs):
             for record_number, log_record in enumerate(scope.log_records):
-                place = (number, scope_number, record_number)
-                reason, element = _validated_record(log_record, place, media)
-                if element is None:
-                    validated.reject(reason)
-                elif (element.run_id, element.key) in known:
-                    validated.repeated += 1
-                else:
-                    known.add((element.run_id, element.key))
-                    validated.elements.append(element)
+                record = decode_record(log_record)
+                fault = _record_fault(log_record, record, media)
+                if record is None or fault:
+                    validated.reject(fault)
+                    continue
+                key = _digest(b"", log_record.SerializeToString())
+                place = number, scope_number, record_number
+                validated.add(
+                    Element(record.run_id, record.kind, record.tag, place, log_record, key, record=record)
+                )
     return validated
 
 
-def _validated_record(
-    log_record: LogRecord, place: tuple[int, ...], media: tuple[str, ...] | None
-) -> tuple[str, Element | None]:
-    """Why a record cannot be written, or the element."""
+def _record_fault(log_record: LogRecord, record: Record | None, media: tuple[str, ...] | None) -> str:
+    """Why a record cannot be written; empty if it can."""
     if not log_record.event_name.startswith(semconv.EVENT_PREFIX):
-        return f"a log record that is not an event {semconv.EVENT_PREFIX}*", None
-    record = decode_record(log_record)
+        return f"a log record that is not an event {semconv.EVENT_PREFIX}*"
     if record is None:
-        return f"an event of unknown kind, or without {semconv.RUN_ID}", None
+        return f"an event of unknown kind, or without {semconv.RUN_ID}"
     if fault := _run_fault(record.run_id):
-        return f"a record {fault}", None
+        return f"a record {fault}"
     if record.kind == "status" and record.attributes.get(semconv.RUN_STATUS) not in _STATUSES:
-        return f"a status that is not one of {', '.join(_STATUSES)}", None
+        return f"a status that is not one of {', '.join(_STATUSES)}"
     if record.uri and not _is_allowed(record.uri, media):
-        return "a payload in a place that this gateway does not read", None
+        return "a payload in a place that this gateway does not read"
     if record.kind == "run":
         try:
             run_info(record)
         except (OSError, ValueError, RecursionError) as error:
-            return f"a run's description that cannot be read: {error}"[:200], None
-    key = _digest(b"", log_record.SerializeToString())
-    return "", Element(record.run_id, record.kind, record.tag, place, log_record, key, record=record)
+            return f"a run's description that cannot be read: {error}"[:200]
+    return ""
 
 
 def _is_allowed(uri: str, media: tuple[str, ...] | None) -> bool:
