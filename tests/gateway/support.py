@@ -11,6 +11,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.sdk.resources import Resource
 
 from tests.fifth_tracker.json_folder import JsonFolderTracker
 from tests.support.contract_data import NOW, Request, Script
@@ -22,8 +23,6 @@ from tracelet_otel.gateway.backends import Backend, open_backend
 from tracelet_otel.gateway.intake import Intake, IntakeResult
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.otlp.records import RunInfo
-from tracelet_otel.recording.run import Run
-from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.session import _resource
 from tracelet_otel.tracker.exporter import TrackerExporter
 
@@ -34,10 +33,8 @@ Key = tuple[str, int, "float | str", int]
 class Job(Script):
     """What one training process sends, with a resource that names its run."""
 
-    def __init__(self, run_id: str, *, rank: int | None = None, **run: Any) -> None:
-        super().__init__(run_id, rank=rank)
-        self.run = Run(id=run_id, rank=rank, **run)
-        self.pipeline = Pipeline(_resource(self.run), self.run, interval=3600, media=self.pipeline._media)
+    def resource(self) -> Resource:
+        return _resource(self.run)
 
     def steps(self, tag: str, steps: Iterable[int], value: Callable[[int], float] = float) -> list[Request]:
         """Logs a value a step, and collects."""

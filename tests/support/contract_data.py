@@ -128,7 +128,11 @@ class Script:
         self.run = Run(id=run_id, rank=rank, **run)
         self.logged: list[LoggedPoint] = []
         folder = MediaFolder(str(media) if media else "")
-        self.pipeline = Pipeline(Resource.create({}), self.run, interval=3600, media=folder)
+        self.pipeline = Pipeline(self.resource(), self.run, interval=3600, media=folder)
+
+    def resource(self) -> Resource:
+        """What describes the process."""
+        return Resource.create({})
 
     def begin(self) -> list[Request]:
         """The record that describes the run."""

@@ -21,6 +21,7 @@ class FifthSubject:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "runs"
+        self._found: defaultdict[str, list[Path]] = defaultdict(list)
 
     def make(self) -> JsonFolderTracker:
         return JsonFolderTracker(self._folder)
@@ -78,8 +79,12 @@ class FifthSubject:
         pass
 
     def _run(self, run_id: str) -> Path:
-        [path] = [path for path in self._folder.glob("*/run.json") if _read(path)["id"] == run_id]
-        return path.parent
+        if run_id not in self._found:
+            self._found.clear()
+            for path in self._folder.glob("*/run.json"):
+                self._found[_read(path)["id"]].append(path.parent)
+        [found] = self._found.get(run_id, [])
+        return found
 
     def _about(self, run_id: str) -> dict[str, Any]:
         return _read(self._run(run_id) / "run.json")
