@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.fifth_tracker.json_folder import JsonFolderTracker
 from tests.support.contract_data import NOW, Request, Script
 from tests.support.fifth_subject import FifthSubject
 from tracelet_otel.delivery.routing import take_route
-from tracelet_otel.delivery.spool.spool import Durability
+from tracelet_otel.delivery.spool.spool import Durability, Spool
 from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.gateway.backends import Backend, open_backend
 from tracelet_otel.gateway.intake import Intake, IntakeResult
@@ -140,11 +141,9 @@ class Station:
                     name,
                     TrackerExporter(tracker, companions=folder / "companions" / name, known=self.runs),
                     route,
-                    folder=folder / "spool" / name,
+                    partial(Spool, folder / "spool" / name, max_bytes=limit, durability=durability),
                     runs=self.runs,
                     max_queue_bytes=MB,
-                    max_spool_bytes=limit,
-                    durability=durability,
                 )
             )
         self.intake = Intake(self.backends, self.runs, **options)

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tracelet_otel.delivery.destination import Batch, Destination
 from tracelet_otel.delivery.routing import Route, take_route
 from tracelet_otel.delivery.spool.frame import Entry
 from tracelet_otel.delivery.spool.spool import Durability, Spool
-from tracelet_otel.foundation import entry_points as installed
+from tracelet_otel.foundation.entry_points import find
 from tracelet_otel.gateway.deduplication import Deduplicator
 from tracelet_otel.gateway.measurements import Exports, MeasuredDestination
 from tracelet_otel.gateway.runs import Runs
@@ -65,7 +66,7 @@ def make_backend(
         OSError: the spool cannot be read or written.
     """
     route, others = take_route(name, options)
-    entry_point = installed.find(TRACKER_GROUP, name)
+    entry_point = find(TRACKER_GROUP, name)
     if name == FILE:
         session = f"{time.strftime('%Y%m%d-%H%M%S')}-gateway-{uuid.uuid4().hex[:6]}"
         sender = destination = make_file(state / SPOOLS / session / name, others, max_spool_bytes)
@@ -78,30 +79,20 @@ def make_backend(
     if exports is not None:
         kind = f"{type(sender).__module__}.{type(sender).__qualname__}"
         destination = MeasuredDestination(name, kind, destination, exports)
-    return open_backend(
-        name,
-        destination,
-        route,
-        folder=spools / name,
-        runs=runs,
-        max_queue_bytes=max_queue_bytes,
-        max_spool_bytes=max_spool_bytes,
-        durability=durability,
-    )
+    open_spool = partial(Spool, spools / name, max_bytes=max_spool_bytes, durability=durability)
+    return open_backend(name, destination, route, open_spool, runs=runs, max_queue_bytes=max_queue_bytes)
 
 
 def open_backend(
     name: str,
     destination: Destination,
     route: Route,
+    open_spool: Callable[..., Spool],
     *,
-    folder: Path,
     runs: Runs,
     max_queue_bytes: int,
-    max_spool_bytes: int,
-    durability: Durability = Durability.DISK,
 ) -> Backend:
-    """The same for any destination that takes OTLP. ``folder`` is the spool's."""
+    """The same for any destination that takes OTLP. ``open_spool`` is told what to do with what is left."""
     deduplicator = Deduplicator()
     left: list[Batch] = []
 
@@ -114,7 +105,7 @@ def open_backend(
         if entry.source:
             left.append(Batch(points=entry.points, records=entry.records, source=entry.source))
 
-    spool = Spool(folder, max_bytes=max_spool_bytes, durability=durability, recovered=recovered)
+    spool = open_spool(recovered=recovered)
     delivery = Delivery(
         name, destination, max_queue_bytes=max_queue_bytes, spool=spool, route=route, rests=False, left=left
     )
