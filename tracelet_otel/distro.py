@@ -90,8 +90,8 @@ def _start_from_file(path: str) -> None:
     """Starts the zero-code session beside what a configuration file sets up of OpenTelemetry."""
     try:
         declared = declarative.read(path)
-        surroundings = declarative.set_up(declared)
+        declared_sdk = declarative.set_up(declared)
         if not declared.sdk.disabled:
-            process.start(resolve(), zero_code=True, offer_providers=False, surroundings=surroundings)
+            process.start(resolve(), zero_code=True, offer_providers=False, declared_sdk=declared_sdk)
     except ConfigurationError as error:
         say(f"nothing is recorded: {error}")

@@ -41,22 +41,22 @@ _ANYWHERE: Final = {
 }
 _LAST: Final = {"token", "pat", "accesstoken", "authtoken"}
 _VOCABULARY: Final = {
+    *("pad", "padding", "eos", "bos", "unk", "sep", "cls", "mask", "start", "end", "stop", "special"),
     *(
-        "pad",
-        "padding",
-        "eos",
-        "bos",
-        "unk",
-        "sep",
-        "cls",
-        "mask",
-        "start",
-        "end",
-        "stop",
-        "special",
         "image",
+        "prefix",
+        "suffix",
+        "class",
+        "per",
+        "next",
+        "first",
+        "last",
+        "new",
+        "begin",
+        "audio",
+        "video",
+        "eot",
     ),
-    *("prefix", "suffix", "class", "per", "next", "first", "last", "new", "begin", "audio", "video", "eot"),
     *("decoder", "separator", "sos", "eod", "newline", "additional", "max", "min", "each", "every", "single"),
 }
 _BEFORE_KEY: Final = {

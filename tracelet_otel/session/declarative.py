@@ -23,7 +23,7 @@ from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation import entry_points as installed
 from tracelet_otel.foundation import private
 from tracelet_otel.instrumentation import instrumentors
-from tracelet_otel.session.providers import Surroundings
+from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.settings import ConfigurationError, Settings, declare
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read(path: str) -> Declared:
     return declared
 
 
-def set_up(declared: Declared) -> Surroundings:
+def set_up(declared: Declared) -> DeclaredSdk:
     """Sets up what is OpenTelemetry's own.
 
     Raises:
@@ -102,7 +102,7 @@ def set_up(declared: Declared) -> Surroundings:
     except (FileError, ImportError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{declared.path}: {error}") from error
     provider = metrics.get_meter_provider() if sdk.meter_provider is not None else None
-    return Surroundings(
+    return DeclaredSdk(
         resource,
         provider if isinstance(provider, MeterProvider) else None,
         has_readers=sdk.meter_provider is not None and bool(sdk.meter_provider.readers),

@@ -7,7 +7,6 @@ the very lock that flushing needs: a watcher thread does it.
 
 from __future__ import annotations
 
-import _sitebuiltins
 import atexit
 import contextlib
 import ctypes
@@ -118,7 +117,11 @@ class Lifecycle:
     def _wrap_exit(self) -> None:
         # Python tells nobody the exit code that sys.exit() asked for: this is how it is known. Plain
         # functions under the original's name, so that they can be pickled as the original can.
-        for owner, name in ((sys, "exit"), (_sitebuiltins.Quitter, "__call__")):
+        owners: list[tuple[Any, str]] = [(sys, "exit")]
+        # The class of exit() and quit(), in a private module of CPython. Without it their code is not known.
+        if (quitter := getattr(sys.modules.get("_sitebuiltins"), "Quitter", None)) is not None:
+            owners.append((quitter, "__call__"))
+        for owner, name in owners:
             original = getattr(owner, name)
             wrapper = self._noting(original, is_method=owner is not sys)
             setattr(owner, name, wrapper)

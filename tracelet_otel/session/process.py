@@ -6,22 +6,22 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from tracelet_otel import recording
 from tracelet_otel.delivery.otlp import forward
 from tracelet_otel.instrumentation import instrumentors
+from tracelet_otel.otlp.json import Signal
 from tracelet_otel.recording.stand_ins import RestartingRecorder
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import providers
 from tracelet_otel.session.lifecycle import Lifecycle, uninterrupted
-from tracelet_otel.session.session import Session, Signals
+from tracelet_otel.session.session import BackendSignals, Session
 from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings
 
 _lock = threading.RLock()
 _session: Session | None = None
 _lifecycle: Lifecycle | None = None
-_surroundings: providers.Surroundings | None = None
+_declared_sdk: providers.DeclaredSdk | None = None
 
 
 def session() -> Session | None:
@@ -29,7 +29,7 @@ def session() -> Session | None:
     return _session
 
 
-def signals(metrics: Sequence[str], logs: Sequence[str] | None) -> Signals:
+def signals(metrics: Sequence[str], logs: Sequence[str] | None) -> BackendSignals:
     """Which signals each backend gets when two variables name them; trackers take both from either.
 
     Args:
@@ -39,22 +39,21 @@ def signals(metrics: Sequence[str], logs: Sequence[str] | None) -> Signals:
     """
     receivers = [name for name in metrics if name in forward.NAMES] if logs is None else []
     logs = receivers if logs is None else logs
-    kinds: dict[str, frozenset[Literal["metrics", "logs"]]] = {}
-    for name in metrics:
-        kinds[name] = frozenset({"metrics", "logs"}) if name in logs else frozenset({"metrics"})
-    for name in logs:
-        kinds.setdefault(name, frozenset({"logs"}))
-    return kinds
+    named: dict[Signal, Sequence[str]] = {"metrics": metrics, "logs": logs}
+    return {
+        name: frozenset(signal for signal, names in named.items() if name in names)
+        for name in dict.fromkeys([*metrics, *logs])
+    }
 
 
 def start(
     settings: Settings,
     *,
-    signals: Signals | None = None,
+    signals: BackendSignals | None = None,
     zero_code: bool = False,
     offer_providers: bool = True,
     trace_exporters: Sequence[str] = (),
-    surroundings: providers.Surroundings | None = None,
+    declared_sdk: providers.DeclaredSdk | None = None,
 ) -> Session:
     """Starts a session, in place of the one in use.
 
@@ -64,9 +63,9 @@ def start(
     Raises:
         ConfigurationError: the settings name a backend that cannot be used; the session in use stays.
     """
-    global _session, _lifecycle, _surroundings
+    global _session, _lifecycle, _declared_sdk
     with _lock:
-        _surroundings = surroundings or _surroundings
+        _declared_sdk = declared_sdk or _declared_sdk
         span_exporters = providers.find_span_exporters(trace_exporters)
         before = _session
         refined = before if before is not None and before.zero_code else None
@@ -76,7 +75,7 @@ def start(
             signals=signals if signals is not None else refined.signals_for(settings) if refined else None,
             zero_code=zero_code or refined is not None,
             continues=refined,
-            surroundings=_surroundings,
+            declared_sdk=_declared_sdk,
         )
         new.record()  # at once: nothing that is logged while the one before delivers may be lost
         if before is not None:

@@ -31,7 +31,7 @@ _ours: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class DeclaredSdk:
     """What of OpenTelemetry a configuration file set up beside a session."""
 
     resource: Resource

@@ -9,19 +9,20 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import recording
 from tracelet_otel.agent import isolation
 from tracelet_otel.backends.deliveries import make_delivery
-from tracelet_otel.delivery.delivery import Delivery
+from tracelet_otel.delivery.delivery import BOTH, Delivery
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.errors import DeliveryError
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentation.instrumentors import disabled
+from tracelet_otel.otlp.json import Signal
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.otlp.run_resources import described
 from tracelet_otel.recording.logged import json_event
@@ -34,11 +35,12 @@ from tracelet_otel.semconv import Status
 from tracelet_otel.session.ending import script_name, status_of
 from tracelet_otel.session.lifecycle import finish_with_multiprocessing
 from tracelet_otel.session.pipeline import Pipeline
-from tracelet_otel.session.providers import Surroundings
+from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
 from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
 
-Signals = Mapping[str, frozenset[Literal["metrics", "logs"]]]
+BackendSignals = Mapping[str, frozenset[Signal]]
+"""Which signals each backend gets."""
 
 
 class Session:
@@ -50,7 +52,7 @@ class Session:
         signals: which signals a backend gets that is not a tracker; both if it is not named.
         zero_code: started by ``opentelemetry-instrument``: a later ``configure()`` refines it.
         continues: the session whose run goes on in this one.
-        surroundings: what a configuration file set up beside it.
+        declared_sdk: what a configuration file set up beside it.
 
     Raises:
         ConfigurationError: a backend does not exist or cannot be used.
@@ -61,10 +63,10 @@ class Session:
         settings: Settings,
         end: Callable[[Session, Status], None],
         *,
-        signals: Signals | None = None,
+        signals: BackendSignals | None = None,
         zero_code: bool = False,
         continues: Session | None = None,
-        surroundings: Surroundings | None = None,
+        declared_sdk: DeclaredSdk | None = None,
     ) -> None:
         launch = launcher.detect()
         owner = os.environ.get(RUN_OWNER_VARIABLE, "")
@@ -87,7 +89,7 @@ class Session:
         if continues is not None:
             self.run.last_step.update(continues.run.last_step)
         self.media = MediaFolder(settings.media_dir)
-        self.resource = _resource(self.run, surroundings)
+        self.resource = _resource(self.run, declared_sdk)
         self.pipeline = Pipeline(
             self.resource, self.run, interval=settings.export_interval / 1000, media=self.media
         )
@@ -95,9 +97,9 @@ class Session:
         self._ends_run = not self.joined and launch.rank in (None, 0)
         self._deliveries = self._make_deliveries(self.signals)
         self._is_shown = False
-        if surroundings is not None and surroundings.meter_provider is not None:
-            self.pipeline.join(surroundings.meter_provider)
-            self._is_shown = surroundings.has_readers
+        if declared_sdk is not None and declared_sdk.meter_provider is not None:
+            self.pipeline.join(declared_sdk.meter_provider)
+            self._is_shown = declared_sdk.has_readers
         if self._deliveries and not self.joined and launch.is_first_of_node:
             self.pipeline.sampler = Sampler(self.resource)
         self._recorder = self._make_recorder(launch)
@@ -115,10 +117,9 @@ class Session:
             return recorder
         return RunOpener(recorder) if self.pipeline.sampler is not None else None
 
-    def _make_deliveries(self, signals: Signals) -> list[Delivery]:
+    def _make_deliveries(self, signals: BackendSignals) -> list[Delivery]:
         run, settings = self.run, self.settings
         info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags)
-        both: frozenset[Literal["metrics", "logs"]] = frozenset({"metrics", "logs"})
         made: list[Delivery] = []
         name_of_session = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         state = state_folder(settings.spool_dir)
@@ -153,7 +154,7 @@ class Session:
                             state=state,
                             session=name_of_session,
                             max_spool_bytes=settings.max_spool_bytes,
-                            signals=signals.get(name, both),
+                            signals=signals.get(name, BOTH),
                         )
                     )
         except Exception:
@@ -162,7 +163,7 @@ class Session:
             raise
         return made
 
-    def signals_for(self, settings: Settings) -> Signals:
+    def signals_for(self, settings: Settings) -> BackendSignals:
         """What a refining session inherits: the signals of the backends that both have."""
         return {name: kinds for name, kinds in self.signals.items() if name in settings.backends}
 
@@ -282,7 +283,7 @@ def _same_place(before: Settings, after: Settings) -> bool:
     return (before.project, before.experiment) == (after.project, after.experiment)
 
 
-def _resource(run: Run, surroundings: Surroundings | None = None) -> Resource:
+def _resource(run: Run, declared_sdk: DeclaredSdk | None = None) -> Resource:
     # What OTEL_RESOURCE_ATTRIBUTES and detectors say of the process, command lines among it.
-    found = Resource.create() if surroundings is None else surroundings.resource
+    found = Resource.create() if declared_sdk is None else declared_sdk.resource
     return Resource(redacted(found.attributes), found.schema_url).merge(Resource(described(run)))
