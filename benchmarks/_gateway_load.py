@@ -1,20 +1,12 @@
-"""What the gateway's benchmark sends, and the process that sends it.
-
-    python benchmarks/_gateway_load.py ADDRESS
-
-The process reads the requests from stdin, each after its length in four bytes, up to a length of 0. It prints
-"ready", sends everything to the address once stdin has two more bytes, and ends when everything was accepted.
-"""
+"""What the gateway's benchmark sends, and the process that sends it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from threading import Barrier
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -58,48 +50,35 @@ def requests(run_id: str, points: int) -> list[bytes]:
     ]
 
 
-class Sending:
-    """Sends everything from another process, so that its CPU time is not counted here."""
+def sender(address: str, data: list[bytes]) -> Callable[[], None]:
+    """Starts a process that sends the requests, so that its CPU time is not counted here.
 
-    def __init__(self, address: str, data: list[bytes]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdin is not None
-        for one in data:
-            self._process.stdin.write(len(one).to_bytes(4, "big") + one)
-        self._process.stdin.write(bytes(4))
-        self._process.stdin.flush()
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+    Returns:
+        A function that lets it send, and returns when everything was accepted.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    process = context.Process(target=_send, args=(address, data, barrier), daemon=True)
+    process.start()
+    barrier.wait(60)
 
-    def go(self) -> None:
-        """Starts to send; returns when everything was accepted."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"go")
-        self._process.stdin.close()
-        assert self._process.wait() == 0
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+    def go() -> None:
+        barrier.wait(60)
+        process.join()
+        assert process.exitcode == 0
+
+    return go
 
 
-def send(address: str) -> None:
-    """What the other process does."""
-    data: list[bytes] = []
-    while length := int.from_bytes(sys.stdin.buffer.read(4), "big"):
-        data.append(sys.stdin.buffer.read(length))
-    print("ready", flush=True)
-    sys.stdin.buffer.read(2)
+def _send(address: str, data: list[bytes], barrier: Barrier) -> None:
+    barrier.wait(60)
+    barrier.wait(60)
     with ThreadPoolExecutor(SENDERS) as pool:
-        list(pool.map(lambda part: send_part(address, part), [data[n::SENDERS] for n in range(SENDERS)]))
+        list(pool.map(lambda part: _send_part(address, part), [data[n::SENDERS] for n in range(SENDERS)]))
 
 
-def send_part(address: str, data: list[bytes]) -> None:
+def _send_part(address: str, data: list[bytes]) -> None:
     with Client("grpc", address) as client:
         for one in data:
             while client.send("metrics", one).code != "OK":
                 time.sleep(0.05)
-
-
-if __name__ == "__main__":
-    send(sys.argv[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -13,10 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from _gateway_load import EXEMPLARS, TAGS, Sending, request, requests
-from _rows import Figure
+from _gateway_load import EXEMPLARS, TAGS, request, requests, sender
 
 from tracelet_otel.backends.deliveries import make_tracker
 from tracelet_otel.backends.names import TRACKER_GROUP
@@ -41,9 +37,9 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def measure_decode(repeats: int) -> dict[str, Figure]:
+def measure_decode(repeats: int) -> dict[str, list[float]]:
     """Points a second of CPU time, with 1,000 exemplars a data point, and with one."""
-    found: dict[str, Figure] = {}
+    found: dict[str, list[float]] = {}
     for name, tags in (("1,000 exemplars a data point", 1), ("1 exemplar a data point", 1000)):
         data = [request("r" * 32, first * 1000, 1000, tags) for first in range(100)]
 
@@ -53,11 +49,11 @@ def measure_decode(repeats: int) -> dict[str, Figure]:
                     assert series.points
 
         decode()
-        found[name] = Figure.of([1e5 / cpu(decode) for _ in range(repeats)])
+        found[name] = [1e5 / cpu(decode) for _ in range(repeats)]
     return found
 
 
-def measure_parts(backend: str, points: int, repeats: int, database: Path) -> dict[str, Figure]:
+def measure_parts(backend: str, points: int, repeats: int, database: Path) -> dict[str, list[float]]:
     """Microseconds of CPU time a point, by part."""
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
@@ -72,34 +68,30 @@ def measure_parts(backend: str, points: int, repeats: int, database: Path) -> di
                 *write(backend, data, folder, database),
             ):
                 found.setdefault(part, []).append(seconds / count * 1e6)
-    return {part: Figure.of(values) for part, values in found.items()}
+    return found
 
 
 def receive(data: list[bytes]) -> float:
     """Runs a server that accepts everything; the cost of sending is not counted."""
 
-    class Nothing:
+    class Accepting:
         def take(self, signal: str, data: bytes, source: str = "") -> object:
             return ACCEPTED
 
-    used: list[float] = []
-
-    async def serve() -> None:
+    async def serve() -> float:
         with ThreadPoolExecutor(4) as pool:
-            intake: Any = Nothing()
+            intake: Any = Accepting()
             server = GrpcServer(
                 intake, "127.0.0.1:0", executor=pool, budget=Budget(), authorize=None, tls=None
             )
             await server.start()
             loop = asyncio.get_running_loop()
-            child = await loop.run_in_executor(None, Sending, f"127.0.0.1:{server.port}", data)
-            before = time.process_time()
-            await loop.run_in_executor(None, child.go)
-            used.append(time.process_time() - before)
+            go = await loop.run_in_executor(None, sender, f"127.0.0.1:{server.port}", data)
+            used = await loop.run_in_executor(None, cpu, go)
             await server.stop(1)
+            return used
 
-    asyncio.run(serve())
-    return used[0]
+    return asyncio.run(serve())
 
 
 def check(data: list[bytes]) -> float:

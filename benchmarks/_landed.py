@@ -3,48 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from struct import pack
+from typing import Any
 
-from _peers import Points
+from _bench import Point
 
 from tests.support import mlflow_content, wandb_subject
 from tests.support.aim_subject import AimSubject
 from tests.support.clearml_subject import ClearMLSubject
 
-Found = Iterable[tuple[str, int, float]]
-"""Tag, step and value of each."""
+Found = tuple[str, int, float]
+"""Tag, step and value."""
 
 
-def share(points: Points, found: Found) -> float:
+def share(points: Iterable[Point], found: Iterable[Found]) -> float:
     """Percent of the points that are there, with tag, step and value.
 
     Names are compared by their last part, since each client puts something of its own before it. Values are
     compared as float32, since a ``SummaryWriter`` hands on float32.
     """
-    wanted = {(_last(tag), step, _float32(value)) for tag, value, step in points}
-    there = {(_last(tag), step, _float32(value)) for tag, step, value in found}
-    return 100 * len(wanted & there) / len(wanted)
+    wanted = {_comparable(tag, step, value) for tag, value, step in points}
+    return 100 * len(wanted.intersection(_comparable(*point) for point in found)) / len(wanted)
 
 
-def _last(tag: str) -> str:
-    return tag.rsplit("/", 1)[-1]
+def _comparable(tag: str, step: int, value: float) -> tuple[str, int, bytes]:
+    return (
+        tag.rsplit("/", 1)[-1],
+        step,
+        pack("<f", value) if math.isfinite(value) else repr(value).encode(),
+    )
 
 
-def _float32(value: float) -> bytes:
-    return pack("<f", value) if math.isfinite(value) else repr(value).encode()
+def read(tracker: str, folder: Path, clearml: ClearMLSubject | None) -> Iterator[Found]:
+    """The points that a tracker has of the process in that folder."""
+    if tracker == "wandb":
+        yield from _wandb(folder)
+        return
+    for run in _runs(tracker, folder, clearml):
+        for tag, points in run.items():
+            for point in points:
+                yield tag, point.step, point.value
 
 
-def mlflow(folder: Path) -> Found:
-    """From its database."""
-    for tag, points in mlflow_content.points(folder / "mlflow.db").items():
-        for point in points:
-            yield tag, point.step, point.value
+def _runs(
+    tracker: str, folder: Path, clearml: ClearMLSubject | None
+) -> Iterator[Mapping[str, Iterable[Any]]]:
+    if clearml:
+        yield from map(clearml.points, list(clearml.server.store.tasks))
+    elif tracker == "mlflow":
+        yield mlflow_content.points(folder / "mlflow.db")
+    elif tracker == "aim":
+        from aim import Repo
+
+        subject = AimSubject(folder)
+        subject.folder = folder
+        yield from map(subject.points, Repo(str(folder)).list_all_runs())
 
 
-def wandb(folder: Path) -> Found:
-    """From the logs of its runs."""
+def _wandb(folder: Path) -> Iterator[Found]:
     for log in folder.glob("wandb/*run-*/run-*.wandb"):
         for row in wandb_subject.rows(log):
             step = row.get("global_step", row.get("_step"))
@@ -53,27 +71,7 @@ def wandb(folder: Path) -> Found:
                     yield tag, step, float(value)
 
 
-def aim(folder: Path) -> Found:
-    """From its repository."""
-    from aim import Repo
-
-    subject = AimSubject(folder)
-    subject.folder = folder
-    for run in Repo(str(folder)).list_all_runs():
-        for tag, points in subject.points(run).items():
-            for point in points:
-                yield tag, point.step, point.value
-
-
-def clearml(subject: ClearMLSubject) -> Found:
-    """From the server's store."""
-    for task in list(subject.server.store.tasks):
-        for tag, points in subject.points(task).items():
-            for point in points:
-                yield tag, point.step, point.value
-
-
-def _flat(row: dict[str, object]) -> Iterable[tuple[str, object]]:
+def _flat(row: dict[str, object]) -> Iterator[tuple[str, object]]:
     for key, value in row.items():
         if isinstance(value, dict):
             yield from _flat(value)

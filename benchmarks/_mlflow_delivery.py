@@ -6,33 +6,19 @@ import contextlib
 import io
 import shutil
 import sys
-import time
 from collections.abc import Callable
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import _bench
 import mlflow
-from _processes import empty_mlflow
-from _rows import Row
-from _timing import TAGS, Point, Time, ratios, timed
-from mlflow.entities import Metric
+from _bench import TAGS, Cost, Point, Row, log_all, timed
 from torch.utils.tensorboard import SummaryWriter
+from trackers import log_batches
 
 import tracelet_otel
 from tracelet_otel.instrumentation.tensorboard.instrumentor import TensorBoardInstrumentor
-
-BATCH = 1_000
-
-
-def add_all(writer: SummaryWriter, points: list[Point]) -> None:
-    for tag, value, step in points:
-        writer.add_scalar(tag, value, step)
-
-
-def log_all(points: list[Point]) -> None:
-    for tag, value, step in points:
-        tracelet_otel.log_scalar(tag, value, step)
 
 
 class Delivered(NamedTuple):
@@ -40,18 +26,18 @@ class Delivered(NamedTuple):
 
     loop: float
     """Microseconds a point."""
-    rest: Time
+    rest: Cost
     """From the end of the loop until everything was in MLflow."""
 
 
-def deliver(uri: str, points: list[Point], loop: Callable[[], None]) -> Delivered:
+def deliver(uri: str, points: list[Point], log: Callable[[str, float, int], object]) -> Delivered:
     tracelet_otel.configure(backends={"mlflow": {"tracking_uri": uri}}, run_name="hot path")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the line that names the run
             tracelet_otel.log_params({"points": len(points)})
         tracelet_otel.flush()  # connected, and the run exists
-        looped = timed(loop, len(points))
-        flushed = timed(flush, len(points), time.process_time)
+        looped = timed(partial(log_all, log, points), len(points))
+        flushed = timed(flush, len(points))
     finally:
         with contextlib.redirect_stderr(io.StringIO()):  # the closing lines
             tracelet_otel.shutdown()
@@ -64,18 +50,11 @@ def flush() -> None:
         sys.exit("flush() did not deliver everything")
 
 
-def log_batches(uri: str, points: list[Point]) -> Delivered:
+def deliver_batches(uri: str, points: list[Point]) -> Delivered:
     client = mlflow.MlflowClient(uri)
     run_id = client.create_run("0", run_name="hot path").info.run_id
     client.log_param(run_id, "points", len(points))
-
-    def log() -> None:
-        iterator = iter(points)
-        while batch := list(islice(iterator, BATCH)):
-            now = time.time_ns() // 1_000_000
-            client.log_batch(run_id, [Metric(tag, value, now, step) for tag, value, step in batch])
-
-    return Delivered(0, timed(log, len(points), time.process_time))
+    return Delivered(0, timed(partial(log_batches, client, run_id, points), len(points)))
 
 
 def check(uri: str, points: list[Point]) -> None:
@@ -91,35 +70,32 @@ def check(uri: str, points: list[Point]) -> None:
 
 
 def measure_delivery(points: list[Point], repeats: int, folder: Path) -> list[Row]:
-    template = empty_mlflow(folder)
+    template = _bench.empty_mlflow(folder)
     results: dict[str, list[Delivered]] = {"add_scalar": [], "log_batch": [], "log_scalar": []}
     for repeat in range(repeats):
         for name, taken in results.items():
-            database = shutil.copy(template, folder / f"{name}-{repeat}.db")
-            uri = f"sqlite:///{database}"
+            uri = f"sqlite:///{shutil.copy(template, folder / f'{name}-{repeat}.db')}"
             if name == "log_batch":
-                taken.append(log_batches(uri, points))
+                taken.append(deliver_batches(uri, points))
             elif name == "log_scalar":
-                taken.append(deliver(uri, points, lambda: log_all(points)))
+                taken.append(deliver(uri, points, tracelet_otel.log_scalar))
             else:
                 with SummaryWriter(str(folder / f"logs-{repeat}")) as writer:
-                    taken.append(deliver(uri, points, lambda: add_all(writer, points)))
+                    taken.append(deliver(uri, points, writer.add_scalar))
             check(uri, points)
 
-    theirs = [result.rest for result in results["log_batch"]]
+    cpus = {name: [result.rest.process for result in taken] for name, taken in results.items()}
+    walls = {name: [result.rest.wall for result in taken] for name, taken in results.items()}
     rows = [
-        Row("log_batch, CPU", "us", [rest.cpu for rest in theirs]),
-        Row("log_batch, wall", "us", [rest.wall for rest in theirs]),
+        Row("log_batch, CPU", "us", cpus["log_batch"]),
+        Row("log_batch, wall", "us", walls["log_batch"]),
     ]
-    for name in ("add_scalar", "log_scalar"):
-        ours = results[name]
-        walls = [(result.rest.wall, rest.wall) for result, rest in zip(ours, theirs, strict=True)]
-        cpus = [(result.rest.cpu, rest.cpu) for result, rest in zip(ours, theirs, strict=True)]
+    for name, target in (("add_scalar", 1.0), ("log_scalar", None)):
         rows += [
-            Row(f"loop of {name}, wall", "us", [result.loop for result in ours]),
-            Row(f"after {name}, CPU", "us", [result.rest.cpu for result in ours]),
-            Row(f"after {name}, wall", "us", [result.rest.wall for result in ours]),
-            ratios(f"after {name} / log_batch, CPU", cpus),
-            ratios(f"after {name} / log_batch, wall", walls, 1.0 if name == "add_scalar" else None),
+            Row(f"loop of {name}, wall", "us", [result.loop for result in results[name]]),
+            Row(f"after {name}, CPU", "us", cpus[name]),
+            Row(f"after {name}, wall", "us", walls[name]),
+            Row.ratios(f"after {name} / log_batch, CPU", cpus[name], cpus["log_batch"]),
+            Row.ratios(f"after {name} / log_batch, wall", walls[name], walls["log_batch"], target),
         ]
     return rows

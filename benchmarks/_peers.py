@@ -2,23 +2,104 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import trackers
-
-Points = list[tuple[str, float, int]]
-"""Tag, value and step of each."""
+from _bench import TRACKERS, Cost, Point, log_all, make_points, medians, start, timed
 
 BLOCK = 500
 """Calls that are timed as one."""
 WARM_UP = 2_000
 """Calls before those that are timed."""
+
+Log = Callable[[str, float, int], object]
+Finish = Callable[[], object]
+"""Makes the points durable."""
+Started = tuple[Callable[[], object], Finish | None]
+"""A function that logs the points, and what makes them durable; None if the first does both."""
+
+
+# -- ways that hook into SummaryWriter ---------------------------------------------------------------------
+def _ours(tracker: str) -> Finish:
+    import tracelet_otel
+
+    start(backends=[tracker], run_name="ours", shutdown_timeout=300)
+    return tracelet_otel.shutdown
+
+
+def _mlflow_autolog() -> Finish:
+    import mlflow
+    from mlflow import pytorch
+    from mlflow.utils.autologging_utils import metrics_queue
+
+    pytorch.autolog(log_every_n_step=1)
+    mlflow.start_run()
+
+    def finish() -> None:
+        # MLflow does this once, at the interpreter's exit, and skips it while a thread does it.
+        while metrics_queue._metrics_queue:
+            metrics_queue.flush_metrics_queue()
+        with metrics_queue._metrics_queue_lock:
+            mlflow.end_run()
+
+    return finish
+
+
+def _wandb_sync() -> Finish:
+    import wandb
+
+    return wandb.init(mode="offline", sync_tensorboard=True, settings=trackers.quiet_wandb()).finish
+
+
+def _clearml_hook() -> Finish:
+    from clearml import Task
+
+    task = Task.init("benchmark", "theirs", auto_resource_monitoring=False)
+    return partial(task.flush, wait_for_uploads=True)
+
+
+# -- ways that the script calls ----------------------------------------------------------------------------
+def _log_scalar(tracker: str, points: list[Point]) -> Started:
+    import tracelet_otel
+
+    finish = _ours(tracker)
+    return partial(log_all, tracelet_otel.log_scalar, points), finish
+
+
+def _log_metric(points: list[Point]) -> Started:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    run = client.create_run("0").info.run_id
+    client.log_metric(run, "warm-up", 0.0, step=0)
+
+    def calls() -> None:
+        for tag, value, step in points:
+            client.log_metric(run, tag, value, step=step)
+
+    return calls, partial(client.set_terminated, run)
+
+
+def _gauge_set(points: list[Point]) -> Started:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    gauge = provider.get_meter("bare").create_gauge("training.scalar")
+    attributes = {tag: {"tracelet.tag": tag, "tracelet.run.id": "0" * 32} for tag, _, _ in points}
+
+    def calls() -> None:
+        for tag, value, _ in points:
+            gauge.set(value, attributes[tag])
+
+    return calls, provider.shutdown
+
+
+def _client(tracker: str, points: list[Point]) -> Started:
+    return trackers.THEIRS[tracker](len(points)), None
 
 
 class Way(NamedTuple):
@@ -27,38 +108,43 @@ class Way(NamedTuple):
     tracker: str
     """Empty for a way that does not lead to a tracker."""
     name: str
+    hook: Callable[[], Finish] | None = None
+    """Starts to get the values of a script that only calls ``SummaryWriter.add_scalar``."""
+    direct: Callable[[list[Point]], Started] | None = None
+    """Prepares what a script calls itself."""
     is_ours: bool = False
-    hooks: str = ""
-    """How it gets the values of a script that only calls ``SummaryWriter.add_scalar``: ``call``, it hooks the
-    call; ``file``, it reads the event file. Empty if the script calls it directly."""
+    reads_file: bool = False
+    """The hook does not change the call, but reads the event file."""
 
     @property
     def key(self) -> str:
         """Its name in figures and on the command line."""
         return f"{self.tracker}: {self.name}" if self.tracker else self.name
 
+    @property
+    def hooks_call(self) -> bool:
+        return self.hook is not None and not self.reads_file
 
-PLAIN = Way("", "SummaryWriter.add_scalar")
-GAUGE = Way("", "Gauge.set")
+
+def _our_ways(tracker: str) -> tuple[Way, Way]:
+    return (
+        Way(tracker, "tracelet-otel, add_scalar", hook=partial(_ours, tracker), is_ours=True),
+        Way(tracker, "tracelet-otel, log_scalar", direct=partial(_log_scalar, tracker), is_ours=True),
+    )
+
+
 WAYS = (
-    PLAIN,
-    GAUGE,
-    *(
-        way
-        for tracker in trackers.TRACKERS
-        for way in (
-            Way(tracker, "tracelet-otel, add_scalar", is_ours=True, hooks="call"),
-            Way(tracker, "tracelet-otel, log_scalar", is_ours=True),
-        )
-    ),
-    Way("mlflow", "mlflow.pytorch.autolog", hooks="call"),
-    Way("mlflow", "MlflowClient.log_batch"),
-    Way("mlflow", "MlflowClient.log_metric"),
-    Way("wandb", "wandb.init(sync_tensorboard)", hooks="file"),
-    Way("wandb", "Run.log"),
-    Way("aim", "Run.track"),
-    Way("clearml", "Task.init", hooks="call"),
-    Way("clearml", "Logger.report_scalar"),
+    Way("", "SummaryWriter.add_scalar"),
+    Way("", "Gauge.set", direct=_gauge_set),
+    *(way for tracker in TRACKERS for way in _our_ways(tracker)),
+    Way("mlflow", "mlflow.pytorch.autolog", hook=_mlflow_autolog),
+    Way("mlflow", "MlflowClient.log_batch", direct=partial(_client, "mlflow")),
+    Way("mlflow", "MlflowClient.log_metric", direct=_log_metric),
+    Way("wandb", "wandb.init(sync_tensorboard)", hook=_wandb_sync, reads_file=True),
+    Way("wandb", "Run.log", direct=partial(_client, "wandb")),
+    Way("aim", "Run.track", direct=partial(_client, "aim")),
+    Way("clearml", "Task.init", hook=_clearml_hook),
+    Way("clearml", "Logger.report_scalar", direct=partial(_client, "clearml")),
 )
 
 
@@ -78,100 +164,30 @@ class Measured(NamedTuple):
     """Seconds from the first call to the same moment."""
 
 
-def make_points(count: int) -> Points:
-    """The points that all ways log."""
-    return [(tag, value, step) for step, values in trackers.rows(count) for tag, value in values.items()]
-
-
-class _Clock:
-    """The times since it was made."""
-
-    def __init__(self) -> None:
-        self._began = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        return time.thread_time(), time.perf_counter(), time.process_time()
-
-    def read(self, calls: int) -> tuple[float, float, float]:
-        """Microseconds a call: of the thread, on the wall, of the process."""
-        thread, wall, process = (
-            (now - then) / calls * 1e6 for now, then in zip(self._now(), self._began, strict=True)
-        )
-        return thread, wall, process
-
-
-def _add_all(writer: Any, points: Points) -> tuple[float, float, float]:
-    """Logs the points; the times of a call. The thread's time is the median of the blocks: two such times
-    are subtracted later, and single calls of a hook that cost a lot shall not count.
+def _add_all(writer: Any, points: list[Point]) -> Cost:
+    """Logs the points. The thread's time is the median of the blocks: two such times are subtracted later,
+    and single calls of a hook that cost a lot shall not count.
     """
-    whole, blocks = _Clock(), list[float]()
-    for start in range(0, len(points), BLOCK):
-        block = points[start : start + BLOCK]
-        clock = _Clock()
-        for tag, value, step in block:
-            writer.add_scalar(tag, value, step)
-        blocks.append(clock.read(len(block))[0])
-    _, wall, process = whole.read(len(points))
-    return statistics.median(blocks), wall, process
+    blocks: list[Cost] = []
+
+    def calls() -> None:
+        for first in range(0, len(points), BLOCK):
+            block = points[first : first + BLOCK]
+            blocks.append(timed(partial(log_all, writer.add_scalar, block), len(block)))
+
+    whole = timed(calls, len(points))
+    return whole._replace(thread=medians(blocks).thread)
 
 
-# -- ways that hook into SummaryWriter: each returns the function that makes its points durable ----------
-def _ours(tracker: str) -> Callable[[], None]:
-    import tracelet_otel
-
-    tracelet_otel.configure(backends=[tracker], run_name="ours", shutdown_timeout=300)
-    tracelet_otel.log_scalar("warm-up", 0.0, 0)  # the client's import and connection
-    assert tracelet_otel.flush(300)
-    return tracelet_otel.shutdown
-
-
-def _mlflow_autolog() -> Callable[[], None]:
-    import mlflow
-    from mlflow import pytorch
-    from mlflow.utils.autologging_utils import metrics_queue
-
-    pytorch.autolog(log_every_n_step=1)
-    mlflow.start_run()
-
-    def finish() -> None:
-        # MLflow does this once, at the interpreter's exit, and skips it while a thread does it.
-        while metrics_queue._metrics_queue:
-            metrics_queue.flush_metrics_queue()
-        with metrics_queue._metrics_queue_lock:
-            mlflow.end_run()
-
-    return finish
-
-
-def _wandb_sync() -> Callable[[], None]:
-    import wandb
-
-    return wandb.init(mode="offline", sync_tensorboard=True, settings=trackers.quiet_wandb()).finish
-
-
-def _clearml_hook() -> Callable[[], None]:
-    from clearml import Task
-
-    task = Task.init("benchmark", "theirs", auto_resource_monitoring=False)
-    return lambda: (task.flush(wait_for_uploads=True), None)[1]
-
-
-def _hook(way: Way) -> Callable[[], None]:
-    if way.is_ours:
-        return _ours(way.tracker)
-    return {"mlflow": _mlflow_autolog, "wandb": _wandb_sync, "clearml": _clearml_hook}[way.tracker]()
-
-
-def _hooked(way: Way, points: Points) -> Measured:
+def _hooked(way: Way, points: list[Point]) -> Measured:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter("plain") as writer:
         _add_all(writer, points[:WARM_UP])
         plain = _add_all(writer, points)
-    if way is PLAIN:
-        return Measured(*plain, None, plain[1] * len(points) / 1e6)
-    finish = _hook(way)
+    if way.hook is None:
+        return Measured(*plain, None, plain.wall * len(points) / 1e6)
+    finish = way.hook()
     writer = SummaryWriter("logs")
     writer.add_scalar("warm-up", 0.0, 0)
     time.sleep(trackers.SETTLE_S)
@@ -181,81 +197,20 @@ def _hooked(way: Way, points: Points) -> Measured:
     writer.close()
     finish()
     end = time.perf_counter()
-    thread, wall, process = (with_it - without for with_it, without in zip(hooked, plain, strict=True))
-    return Measured(thread, wall, process, end - last, end - first)
+    return Measured(*hooked.minus(plain), end - last, end - first)
 
 
-# -- ways that the script calls: the calls, and what makes their points durable ---------------------------
-def _log_scalar(tracker: str, points: Points) -> tuple[Callable[[], None], Callable[[], None]]:
-    import tracelet_otel
-
-    finish = _ours(tracker)
-
-    def calls() -> None:
-        for tag, value, step in points:
-            tracelet_otel.log_scalar(tag, value, step)
-
-    return calls, finish
-
-
-def _log_metric(points: Points) -> tuple[Callable[[], None], Callable[[], None]]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    run = client.create_run("0").info.run_id
-    client.log_metric(run, "warm-up", 0.0, step=0)
-
-    def calls() -> None:
-        for tag, value, step in points:
-            client.log_metric(run, tag, value, step=step)
-
-    return calls, lambda: client.set_terminated(run)
-
-
-def _gauge_set(points: Points) -> tuple[Callable[[], None], Callable[[], None]]:
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
-    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
-    gauge = provider.get_meter("bare").create_gauge("training.scalar")
-    attributes = {tag: {"tracelet.tag": tag, "tracelet.run.id": "0" * 32} for tag, _, _ in points}
-
-    def calls() -> None:
-        for tag, value, _ in points:
-            gauge.set(value, attributes[tag])
-
-    return calls, provider.shutdown
-
-
-def _direct(way: Way, points: Points) -> Measured:
-    if way.is_ours:
-        calls, finish = _log_scalar(way.tracker, points)
-    elif way is GAUGE:
-        calls, finish = _gauge_set(points)
-    elif way.name == "MlflowClient.log_metric":
-        calls, finish = _log_metric(points)
-    else:
-        calls, finish = trackers.THEIRS[way.tracker](len(points)), _nothing  # both in one
+def _direct(started: Started, points: int) -> Measured:
+    calls, finish = started
     time.sleep(trackers.SETTLE_S)
-    first, clock = time.perf_counter(), _Clock()
-    calls()
-    costs = clock.read(len(points))
-    last = time.perf_counter()
-    finish()
-    end = time.perf_counter()
-    return Measured(*costs, None if finish is _nothing else end - last, end - first)
+    cost = timed(calls, points)
+    after = trackers.seconds(finish) if finish else None
+    return Measured(*cost, after, cost.wall * points / 1e6 + (after or 0))
 
 
-def _nothing() -> None: ...
-
-
-def main(key: str, count: int) -> None:
-    """One round of one way, in the current folder; its figures go to ``figures.json``."""
+def measure(key: str, count: int) -> dict[str, float | None]:
+    """One round of one way, in the current folder."""
     (way,) = (way for way in WAYS if way.key == key)
-    measure = _hooked if way.hooks or way is PLAIN else _direct
-    figures = measure(way, make_points(count))
-    Path("figures.json").write_text(json.dumps(figures._asdict()), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    points = make_points(count)
+    measured = _direct(way.direct(points), count) if way.direct else _hooked(way, points)
+    return measured._asdict()

@@ -40,25 +40,21 @@ ends the program.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import platform
 import sys
 import tempfile
 import time
 import warnings
+from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-import mlflow
-import torch
-from _mlflow_delivery import add_all, measure_delivery
-from _rows import Row, write_json
-from _timing import TAGS, Point, Time, make_points, median_time, ratios, timed
+import _bench
+from _bench import TAGS, Cost, Point, Row, log_all, timed
+from _mlflow_delivery import measure_delivery
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -123,6 +119,11 @@ def new_event(tag: str) -> Any:
     return protos[0].Event(wall_time=time.time(), summary=protos[1].Summary(value=[value]))
 
 
+def make_points(count: int) -> list[Point]:
+    # At most six digits, so that a value is the same after it was a float32.
+    return [Point(TAGS[i % len(TAGS)], i * 7919 % 1_000_003 % 100_000 / 1000, i) for i in range(count)]
+
+
 def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]:
     run = Run(id="0123456789abcdef0123456789abcdef")
     provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
@@ -134,6 +135,9 @@ def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]
     event_writer._async_writer = Nowhere()
     writer = SummaryWriter(str(folder / "logs"))
     instrumentor = TensorBoardInstrumentor()
+
+    def add_scalars(block: list[Point]) -> None:
+        log_all(writer.add_scalar, block)
 
     def add_events(block: list[Point]) -> None:
         for tag, _, step in block:
@@ -149,71 +153,63 @@ def measure_thread(points: list[Point], repeats: int, folder: Path) -> list[Row]
         for tag, _, _ in block:
             attributes[tag]
 
-    blocks = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)]
-    medians: dict[str, list[Time]] = {}
+    def cost(action: Callable[[list[Point]], None], block: list[Point]) -> Cost:
+        taken = timed(partial(action, block), len(block))
+        writer.flush()
+        return taken
+
+    medians: dict[str, list[Cost]] = {}
     pipeline = start_pipeline(run, folder, interval=3600)  # collects when it is told to
     recorded = 0
     for repeat in range(-1, repeats):  # the first one warms up
-        times: dict[str, list[Time]] = {}
-        for block in blocks:
-            count = len(block)
-            for name, action in (("add_scalar", partial(add_all, writer)), ("hook", add_events)):
-                plain = timed(partial(action, block), count)
-                writer.flush()
+        costs: defaultdict[str, list[Cost]] = defaultdict(list)
+        for start in range(0, len(points), BLOCK):
+            block = points[start : start + BLOCK]
+            for bare, added, action in (
+                ("plain add_scalar", "added to add_scalar", add_scalars),
+                ("plain add_event", "hook alone", add_events),
+            ):
+                plain = cost(action, block)
                 instrumentor.instrument()
-                hooked = timed(partial(action, block), count)
-                writer.flush()
+                hooked = cost(action, block)
                 instrumentor.uninstrument()
-                recorded += count
-                times.setdefault("pipeline", []).append(timed(pipeline._collect, count))
+                recorded += len(block)
+                costs["pipeline"].append(timed(pipeline._collect, len(block)))
                 pipeline.flush(60)
-                times.setdefault(name, []).append(plain)
-                times.setdefault(f"added to {name}", []).append(hooked.minus(plain))
-            bare = timed(partial(set_gauge, block), count).minus(timed(partial(without_gauge, block), count))
-            times.setdefault("Gauge.set", []).append(bare)
+                costs[bare].append(plain)
+                costs[added].append(hooked.minus(plain))
+            costs["Gauge.set"].append(cost(set_gauge, block).minus(cost(without_gauge, block)))
         if repeat >= 0:
-            for name, taken in times.items():
-                medians.setdefault(name, []).append(median_time(taken))
+            for name, taken in costs.items():
+                medians.setdefault(name, []).append(_bench.medians(taken))
     stop_pipeline(pipeline, recorded)
 
     everything: list[float] = []
     instrumentor.instrument()
     for _ in range(repeats):
-        plain = timed(partial(add_all, writer, points), len(points), time.process_time)
-        writer.flush()
+        plain = cost(add_scalars, points)
         pipeline = start_pipeline(run, folder, interval=1)
-        hooked = timed(partial(add_all, writer, points), len(points), time.process_time)
-        writer.flush()
+        hooked = cost(add_scalars, points)
         stop_pipeline(pipeline, len(points))
-        everything.append(hooked.cpu - plain.cpu)
+        everything.append(hooked.process - plain.process)
     instrumentor.uninstrument()
     writer.close()
 
-    def rows(name: str, key: str) -> list[Row]:
-        return [
-            Row(f"{name}, CPU", "us", [taken.cpu for taken in medians[key]]),
-            Row(f"{name}, wall", "us", [taken.wall for taken in medians[key]]),
-        ]
-
-    bare, plain = medians["Gauge.set"], medians["add_scalar"]
-    added, hook = medians["added to add_scalar"], medians["added to hook"]
+    cpu = {name: [taken.thread for taken in costs] for name, costs in medians.items()}
+    wall = {name: [taken.wall for taken in costs] for name, costs in medians.items()}
+    rows: list[Row] = []
+    for name in ("Gauge.set", "plain add_scalar", "added to add_scalar", "hook alone"):
+        rows += [Row(f"{name}, CPU", "us", cpu[name]), Row(f"{name}, wall", "us", wall[name])]
+    added, hook, bare, plain = "added to add_scalar", "hook alone", cpu["Gauge.set"], wall["plain add_scalar"]
     return [
-        *rows("Gauge.set", "Gauge.set"),
-        *rows("plain add_scalar", "add_scalar"),
-        *rows("added to add_scalar", "added to add_scalar"),
-        *rows("hook alone", "added to hook"),
-        Row("pipeline: collect and encode, CPU", "us", [taken.cpu for taken in medians["pipeline"]]),
+        *rows,
+        Row("pipeline: collect and encode, CPU", "us", cpu["pipeline"]),
         Row("added to add_scalar, all threads, CPU", "us", everything),
-        ratios(
-            "added to add_scalar / Gauge.set", [(a.cpu, b.cpu) for a, b in zip(added, bare, strict=True)], 1.6
-        ),
-        ratios("hook alone / Gauge.set", [(a.cpu, b.cpu) for a, b in zip(hook, bare, strict=True)]),
-        ratios("added / plain add_scalar", [(a.cpu, b.wall) for a, b in zip(added, plain, strict=True)], 0.3),
-        ratios("hook alone / plain add_scalar", [(a.cpu, b.wall) for a, b in zip(hook, plain, strict=True)]),
-        ratios(
-            "added / plain add_scalar, wall / wall",
-            [(a.wall, b.wall) for a, b in zip(added, plain, strict=True)],
-        ),
+        Row.ratios(f"{added} / Gauge.set", cpu[added], bare, 1.6),
+        Row.ratios(f"{hook} / Gauge.set", cpu[hook], bare),
+        Row.ratios("added / plain add_scalar", cpu[added], plain, 0.3),
+        Row.ratios(f"{hook} / plain add_scalar", cpu[hook], plain),
+        Row.ratios("added / plain add_scalar, wall / wall", wall[added], plain),
     ]
 
 
@@ -226,14 +222,9 @@ def report(rows: list[Row]) -> None:
         print(f"{row.name:<{width}}{numbers}{target} {row.unit}".rstrip())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--points", type=int, default=50_000)
-    parser.add_argument("--repeats", type=int, default=5)
+def main() -> None:
+    parser = _bench.make_parser(__doc__, points=50_000, repeats=5)
     parser.add_argument("--part", choices=("thread", "mlflow"), help="measure only this part")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in ("mlflow", "alembic"):
@@ -251,19 +242,16 @@ def main() -> int:
         f"{options.points} points over {len(TAGS)} tags, {options.repeats} repeats; us: for a call or point"
     )
     report(rows)
-    write_json(
-        options.json,
+    _bench.write_json(
+        options,
         {
             "points": options.points,
-            "rows": [{**row._asdict(), "median": row.median, "verdict": row.verdict} for row in rows],
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "mlflow": mlflow.__version__,
-            "cpus": os.cpu_count(),
+            "rows": [{**row._asdict(), "median": row.span.median, "verdict": row.verdict} for row in rows],
+            **_bench.versions("torch", "mlflow"),
         },
     )
-    return int(any(row.misses for row in rows))
+    sys.exit(any(row.misses for row in rows))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,27 +17,19 @@ the program with an error.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import _docs  # noqa: E402
-import trackers  # noqa: E402
-from _processes import empty_mlflow, run  # noqa: E402
-from _rows import Row  # noqa: E402
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: E402
+import _bench
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from tests.support import mlflow_content  # noqa: E402
-from tracelet_otel.otlp.decoding import decode_series  # noqa: E402
-from tracelet_otel.otlp.json import parse_line  # noqa: E402
+from tracelet_otel.otlp.decoding import decode_series
+from tracelet_otel.otlp.json import parse_line
 
 READ = """
 import sys
@@ -52,16 +44,7 @@ def write_logs(folder: Path, points: int) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:
-        for step, values in trackers.rows(points):
-            for tag, value in values.items():
-                writer.add_scalar(tag, value, step)
-
-
-def timed(folder: Path, side: str, *arguments: str) -> tuple[float, str]:
-    """Seconds that a process takes, and what it prints."""
-    began = time.perf_counter()
-    printed = run(arguments, folder, trackers.environment(str(folder), {}), side)
-    return time.perf_counter() - began, printed
+        _bench.log_all(writer.add_scalar, _bench.make_points(points))
 
 
 def in_lines(folder: Path) -> int:
@@ -79,39 +62,33 @@ def measure(side: str, logs: Path, points: int, empty: Path) -> float:
     """Points a second of one side, in a new folder."""
     with tempfile.TemporaryDirectory(prefix="import-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
+        shutil.copy(empty, folder / "mlflow.db")
+        command = ["-m", "tracelet_otel.cli", "import", str(logs), "--backend", side]
+        began = time.perf_counter()
+        printed = _bench.run(side, ["-c", READ, str(logs)] if side == "read" else command, folder)
+        taken = time.perf_counter() - began
         if side == "read":
-            taken, printed = timed(folder, side, "-c", READ, str(logs))
             found = int(printed.splitlines()[0])  # warnings may follow
         else:
-            shutil.copy(empty, folder / "mlflow.db")
-            taken, _ = timed(folder, side, "-m", "tracelet_otel.cli", "import", str(logs), "--backend", side)
-            stored = mlflow_content.points(folder / "mlflow.db").values()
-            found = sum(map(len, stored)) if side == "mlflow" else in_lines(folder)
+            found = _bench.count_in_mlflow(folder) if side == "mlflow" else in_lines(folder)
         if found != points:
             sys.exit(f"{side}: {found} of {points} points")
         return points / taken
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--points", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    _docs.add_options(parser)
-    options = parser.parse_args()
+    options = _bench.make_parser(__doc__, writes_docs=True, points=200_000, rounds=5).parse_args()
     figures: dict[str, list[float]] = {"read": [], "file": [], "mlflow": []}
     with tempfile.TemporaryDirectory(prefix="logs-") as name:
-        logs, empty = Path(name, "logs"), empty_mlflow(Path(name))
+        logs, empty = Path(name, "logs"), _bench.empty_mlflow(Path(name))
         write_logs(logs, options.points)
         for _ in range(options.rounds):
             for side, taken in figures.items():
                 taken.append(measure(side, logs, options.points, empty))
-    rows = [Row(side, "/s", taken) for side, taken in figures.items()]
-    ratios = [read / ours for read, ours in zip(figures["read"], figures["file"], strict=True)]
-    rows.append(Row("read : file", "x", ratios))
+    rows = [_bench.Row(side, "/s", taken) for side, taken in figures.items()]
+    rows.append(_bench.Row.ratios("read : file", figures["read"], figures["file"]))
     title = f"{options.points:,} points, medians of {options.rounds} rounds"
-    _docs.report("import_logs", options, title, f"{title}, in points a second.", rows, figures)
+    _bench.report(options, title, rows, figures, f"{title}, in points a second.")
 
 
 if __name__ == "__main__":

@@ -23,43 +23,38 @@ turns in one process.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import socket
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _processes import run
-from _rows import Row, report
+import _bench
+from _bench import TAGS, TRACKERS, Row
 
-FOUR = ("mlflow", "wandb", "aim", "clearml")
-TAGS = tuple(f"train/metric_{index}" for index in range(10))
+from tests.support.clearml_server import ClearMLServer
+
 CALLS = 20_000
 BLOCK = 1_000
 DEADLINE_S = 2.0
 
 
-def call_cost(backends: list[str]) -> float:
+def call_cost(backends: Sequence[str]) -> float:
     """Microseconds of the thread's CPU time a call, as the median of blocks."""
     import tracelet_otel
 
-    tracelet_otel.configure(backends=backends, run_name="calls", shutdown_timeout=60)
-    tracelet_otel.log_scalar("warm-up", 0.0, 0)
-    assert tracelet_otel.flush(120)
-    times: list[float] = []
-    for start in range(0, CALLS, BLOCK):
-        began = time.thread_time()
-        for step in range(start, start + BLOCK):
+    def log(first: int) -> None:
+        for step in range(first, first + BLOCK):
             tracelet_otel.log_scalar(TAGS[step % 10], step / 7, step)
-        times.append((time.thread_time() - began) / BLOCK * 1e6)
+
+    _bench.start(backends=list(backends), run_name="calls", shutdown_timeout=60)
+    costs = [_bench.timed(partial(log, first), BLOCK) for first in range(0, CALLS, BLOCK)]
     tracelet_otel.shutdown()
-    return statistics.median(times)
+    return _bench.medians(costs).thread
 
 
 def make_training() -> Callable[[int, Callable[[str, float, int], object]], float]:
@@ -118,9 +113,9 @@ def training_ratio(
 def child(side: str, rounds: int, steps: int) -> dict[str, list[float]]:
     """One side, in a process and a folder of its own."""
     if side in ("one", "four"):
-        return {"calls": [call_cost(list(FOUR if side == "four" else FOUR[:1]))]}
+        return {"calls": [call_cost(TRACKERS if side == "four" else ["mlflow"])]}
     if side == "training":
-        ratios, _ = training_ratio(list(FOUR), steps, rounds=rounds, deadline=60)
+        ratios, _ = training_ratio(list(TRACKERS), steps, rounds=rounds, deadline=60)
         return {"ratios": ratios}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         backends = {"mlflow": {"tracking_uri": f"http://127.0.0.1:{silent.getsockname()[1]}"}}
@@ -134,52 +129,35 @@ def child(side: str, rounds: int, steps: int) -> dict[str, list[float]]:
     return {"ratios": ratios, "exits": exits}
 
 
-def measure(side: str, variables: dict[str, str], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        environment = {
-            **os.environ,
-            **variables,
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "WANDB_MODE": "offline",
-            "WANDB_SILENT": "true",
-            "TRACELET_SPOOL_DIR": f"{folder}/state",
-        }
-        command = [__file__, "--child", side, "--rounds", str(rounds), "--steps", str(steps)]
-        run(command, folder, environment, side)
-        return json.loads(Path(folder, "figures.json").read_text(encoding="utf-8"))
+def measure(side: str, rounds: int, steps: int, **variables: str) -> dict[str, list[float]]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        variables["TRACELET_SPOOL_DIR"] = f"{name}/state"
+        variables["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = ""  # training pays for all of them
+        figures, _ = _bench.call(child, side, rounds, steps, folder=Path(name), **variables)
+        return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = _bench.make_parser(__doc__, rounds=5)
     parser.add_argument("--steps", type=int, default=100, help="of a block of training")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        figures = child(options.child, options.rounds, options.steps)
-        Path("figures.json").write_text(json.dumps(figures), encoding="utf-8")
-        return
-    from trackers import clearml_server
-
-    with clearml_server() as variables:
+    with closing(ClearMLServer()) as server:
+        variables = server.variables()
         calls = [
-            [measure(side, variables, rounds=1, steps=1)["calls"][0] for side in ("four", "one")]
+            [measure(side, 1, 1, **variables)["calls"][0] for side in ("four", "one")]
             for _ in range(options.rounds)
         ]
-        four = measure("training", variables, rounds=options.rounds, steps=options.steps)
-    silent = measure("silent", {}, rounds=options.rounds, steps=options.steps)
+        four = measure("training", options.rounds, options.steps, **variables)
+    silent = measure("silent", options.rounds, options.steps)
     rows = [
         Row("one", "us", [one for _, one in calls]),
-        Row("four / one", "x", [four / one for four, one in calls], 1.15),
+        Row("four / one", "x", [many / one for many, one in calls], 1.15),
         Row("four, training", "x", four["ratios"]),
         Row("silent", "x", silent["ratios"], 1.02),
         Row("exit", "s", silent["exits"], DEADLINE_S + 1),
     ]
     title = f"{options.rounds} rounds, medians and ranges"
-    report(title, rows, options.json, {row.name: row.figures for row in rows})
-    sys.exit(any(row.misses for row in rows))
+    _bench.report(options, title, rows, {row.name: row.figures for row in rows})
 
 
 if __name__ == "__main__":

@@ -21,23 +21,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 import warnings
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
+import _bench
 import lightning
 import mlflow
 import torch
-from _rows import write_json
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import nn
@@ -88,7 +83,7 @@ class Times(NamedTuple):
     flush: float = 0.0
 
 
-def fit(steps: int, hidden: int, loader: Any, logger: Any, folder: str) -> Times:
+def fit(steps: int, hidden: int, loader: Any, folder: str, logger: Any = False) -> Times:
     torch.manual_seed(0)
     model = Classifier(hidden)
     trainer = lightning.Trainer(
@@ -141,15 +136,10 @@ def check(uri: str, names: list[str], steps: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=2000)
+    parser = _bench.make_parser(__doc__, steps=2000, repeats=5)
     parser.add_argument("--hidden", type=int, default=256, help="width of the network")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--mlflow-repeats", type=int, default=1, help="of the slow MLFlowLogger")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the others are left to delivery")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
 
     warnings.simplefilter("ignore")
@@ -160,51 +150,52 @@ def main() -> None:
     data = TensorDataset(torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels))
     loader = DataLoader(data, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
 
-    times: dict[str, list[Times]] = {"plain": [], "tracelet": [], "tensorboard": [], "mlflow": []}
+    repeats: dict[str, int] = {"plain": options.repeats, "tracelet": options.repeats}
+    repeats |= {"tensorboard": options.repeats, "mlflow": min(options.repeats, options.mlflow_repeats)}
+    times = {variant: list[Times]() for variant, count in repeats.items() if count}
     with tempfile.TemporaryDirectory(prefix="lightning-fit-") as folder:
         ours, theirs = f"sqlite:///{folder}/ours.db", f"sqlite:///{folder}/theirs.db"
-
-        def train(variant: str, repeat: int) -> Times:
-            steps = options.steps if repeat >= 0 else min(100, options.steps)
-            arguments = (steps, options.hidden, loader)
-            if variant == "tracelet":
-                return fit_recorded(ours, f"fit {repeat}", *arguments, False, folder)
-            if variant == "tensorboard":
-                return fit(*arguments, TensorBoardLogger(folder), folder)
-            if variant == "mlflow":
-                return fit(*arguments, MLFlowLogger("theirs", tracking_uri=theirs), folder)
-            return fit(*arguments, False, folder)
-
         for repeat in range(-1, options.repeats):  # the first round warms up
+            steps = options.steps if repeat >= 0 else min(100, options.steps)
+            arguments = (steps, options.hidden, loader, folder)
             for variant, results in times.items():
-                if variant == "mlflow" and repeat >= options.mlflow_repeats:
+                if repeat >= repeats[variant]:
                     continue
-                result = train(variant, repeat)
+                if variant == "tracelet":
+                    result = fit_recorded(ours, f"fit {repeat}", *arguments)
+                elif variant == "tensorboard":
+                    result = fit(*arguments, TensorBoardLogger(folder))
+                elif variant == "mlflow":
+                    result = fit(*arguments, MLFlowLogger("theirs", tracking_uri=theirs))
+                else:
+                    result = fit(*arguments)
                 if repeat >= 0:
                     results.append(result)
         points = check(ours, [f"fit {repeat}" for repeat in range(options.repeats)], options.steps)
-    report(options, {variant: results for variant, results in times.items() if results}, points)
+    report(options, times, points)
 
 
 def report(options: argparse.Namespace, times: dict[str, list[Times]], points: int) -> None:
     walls = {variant: [result.wall for result in results] for variant, results in times.items()}
     threads = {variant: [result.thread for result in results] for variant, results in times.items()}
-    medians = {variant: statistics.median(seconds) for variant, seconds in walls.items()}
     ratios = [ours / plain for ours, plain in zip(walls["tracelet"], walls["plain"], strict=True)]
     flushes = [result.flush for result in times["tracelet"]]
     print(f"{options.steps} steps, {len(METRICS)} metrics at every step, {options.repeats} rounds")
     columns = ("median s", "min s", "max s", "us/step", "own us/step", "ratio")
     print(f"{'variant':<12}" + "".join(f"{column:>12}" for column in columns))
-    for variant, median in medians.items():
+    plain = statistics.median(walls["plain"])
+    for variant, seconds in walls.items():
+        median, low, high = _bench.Figure.of(seconds)
         per_step = median / options.steps * 1e6
         own = statistics.median(threads[variant]) / options.steps * 1e6
-        low, high, ratio = min(walls[variant]), max(walls[variant]), median / medians["plain"]
+        ratio = median / plain
         print(f"{variant:<12}{median:12.3f}{low:12.3f}{high:12.3f}{per_step:12.0f}{own:12.0f}{ratio:12.3f}")
-    print(f"ratio tracelet/plain by round: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
+    ratio = statistics.median(walls["tracelet"]) / plain
+    print(f"ratio tracelet/plain by round: {', '.join(f'{one:.3f}' for one in ratios)}")
     print(f"flush after the fit: median {statistics.median(flushes):.2f} s")
     print(f"{points} of {options.steps * len(METRICS) * options.repeats} points in MLflow, each at its step")
-    write_json(
-        options.json,
+    _bench.write_json(
+        options,
         {
             "steps": options.steps,
             "metrics": len(METRICS),
@@ -213,16 +204,13 @@ def report(options: argparse.Namespace, times: dict[str, list[Times]], points: i
             "seconds": walls,
             "thread_seconds": threads,
             "flush_seconds": flushes,
-            "ratio": medians["tracelet"] / medians["plain"],
+            "ratio": ratio,
             "ratios": ratios,
             "points": points,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-            "cpus": os.cpu_count(),
+            **_bench.versions("torch", "lightning"),
         },
     )
-    sys.exit(medians["tracelet"] / medians["plain"] > MOST)
+    sys.exit(ratio > MOST)
 
 
 if __name__ == "__main__":

@@ -30,32 +30,27 @@ take milliseconds a point: with the defaults they need most of the time of this 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import _bench
+import _landed
+import _peers
+import trackers
+from _bench import TRACKERS
+from _peers import WAYS, Measured, Way
 
-import _chart  # noqa: E402
-import _docs  # noqa: E402
-import _landed  # noqa: E402
-import trackers  # noqa: E402
-from _peers import WAYS, Measured, Way, make_points  # noqa: E402
-from _processes import run  # noqa: E402
-from _rows import write_json  # noqa: E402
-
-from tests.support.clearml_subject import ClearMLSubject  # noqa: E402
+from tests.support.clearml_subject import ClearMLSubject
 
 COLUMNS = ("thread", "wall", "process", "after", "all", "landed")
-IMAGES = ROOT / "docs" / "images"
+IMAGES = _bench.ROOT / "docs" / "images"
 
 
 class Round(NamedTuple):
@@ -81,28 +76,24 @@ class Figures(NamedTuple):
     @property
     def label(self) -> str:
         """The way's name, marked if it reads the event file."""
-        return self.way.name + (" (file)" if self.way.hooks == "file" else "")
+        return self.way.name + (" (file)" if self.way.reads_file else "")
 
 
 def measure(way: Way, points: int) -> Round:
     """One round of one way, in a new process and a new folder."""
-    with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as name:
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True))
         folder = Path(name)
-        server = ClearMLSubject(folder) if way.tracker == "clearml" else None
-        try:
-            variables = trackers.environment(name, server.server.variables() if server else {})
-            if not way.is_ours:
-                trackers.prepare(way.tracker, name, points, variables)
-            run([str(Path(__file__).with_name("_peers.py")), way.key, str(points)], name, variables, way.key)
-            measured = Measured(**json.loads((folder / "figures.json").read_text(encoding="utf-8")))
-            if not way.tracker:
-                return Round(measured, 100.0)
-            read: dict[str, Any] = {"mlflow": _landed.mlflow, "wandb": _landed.wandb, "aim": _landed.aim}
-            found = _landed.clearml(server) if server else read[way.tracker](folder)
-            return Round(measured, _landed.share(make_points(points), found))
-        finally:
-            if server:
-                server.close()
+        clearml = stack.enter_context(closing(ClearMLSubject(folder))) if way.tracker == "clearml" else None
+        variables = clearml.server.variables() if clearml else {}
+        if not way.is_ours:
+            variables |= trackers.prepare(way.tracker, folder, points)
+        figures, _ = _bench.call(_peers.measure, way.key, points, folder=folder, **variables)
+        measured = Measured(**figures)
+        if not way.tracker:
+            return Round(measured, 100.0)
+        found = _landed.read(way.tracker, folder, clearml)
+        return Round(measured, _landed.share(_bench.make_points(points), found))
 
 
 def misses(figures: Sequence[Figures]) -> Iterator[str]:
@@ -114,10 +105,13 @@ def misses(figures: Sequence[Figures]) -> Iterator[str]:
         for other in figures:
             if other.way.is_ours or not other.way.tracker:
                 continue
-            hook = mine.way.hooks == other.way.hooks == "call"
-            if hook and mine.median("thread") >= other.median("thread"):
+            if (
+                mine.way.hooks_call
+                and other.way.hooks_call
+                and mine.median("thread") >= other.median("thread")
+            ):
                 yield f"{mine.way.key}: costs the thread more than {other.way.key}"
-            same = mine.way.tracker == other.way.tracker and bool(mine.way.hooks) == bool(other.way.hooks)
+            same = mine.way.tracker == other.way.tracker and bool(mine.way.hook) == bool(other.way.hook)
             if same and mine.median("all") >= other.median("all"):
                 yield f"{mine.way.key}: there later than by {other.way.key}"
 
@@ -140,52 +134,63 @@ def table(figures: Sequence[Figures]) -> list[str]:
 
 def charts(figures: Sequence[Figures]) -> list[str]:
     """Draws the charts of the page; the lines that show them, as Markdown."""
-
-    def bars(column: str, chosen: Sequence[Figures]) -> list[_chart.Bar]:
-        return [
-            _chart.Bar(item.way.tracker, item.label, item.median(column), item.way.is_ours) for item in chosen
-        ]
-
-    hooks = bars("thread", [item for item in figures if item.way.hooks == "call"])
+    hooks = [item for item in figures if item.way.hooks_call]
     title = "CPU time that a hook adds to SummaryWriter.add_scalar, µs a call"
-    _chart.draw(IMAGES / "benchmarks-thread.svg", hooks, title, least=0.5, form=".1f")
-    ways = bars("all", [item for item in figures if item.way.tracker])
+    draw(IMAGES / "benchmarks-thread.svg", hooks, "thread", title, least=0.5, form=".1f")
+    ways = [item for item in figures if item.way.tracker]
     title = "From the first call to everything in the tracker, s"
-    _chart.draw(IMAGES / "benchmarks-all.svg", ways, title, least=0.1, form=".2f")
+    draw(IMAGES / "benchmarks-all.svg", ways, "all", title, least=0.1, form=".2f")
     return [
         *("![What the hooks add to a call](images/benchmarks-thread.svg)", ""),
         *("![How soon everything is in the tracker](images/benchmarks-all.svg)", ""),
     ]
 
 
+def draw(path: Path, figures: Sequence[Figures], column: str, title: str, *, least: float, form: str) -> None:
+    """Draws a column as bars on a logarithmic scale from ``least`` on. Equal figures give equal files."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = path.stem
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(figures) + 1), layout="constrained")
+    names = [f"{item.way.tracker}: {item.label}" for item in figures]
+    colors = ["#2a6fdb" if item.way.is_ours else "#9aa4b2" for item in figures]
+    values = [item.median(column) for item in figures]
+    drawn = axes.barh(names, [max(value, least) for value in values], color=colors)
+    axes.set_xscale("log")
+    axes.set_xlim(left=least)
+    axes.bar_label(drawn, [format(value, form) for value in values], padding=3)
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--points", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trackers", nargs="+", choices=trackers.TRACKERS, default=trackers.TRACKERS)
-    _docs.add_options(parser)
+    parser = _bench.make_parser(__doc__, writes_docs=True, points=20_000, rounds=5)
+    parser.add_argument("--trackers", nargs="+", choices=TRACKERS, default=TRACKERS)
     options = parser.parse_args()
-    ways = [way for way in WAYS if not way.tracker or way.tracker in options.trackers]
-    rounds: dict[Way, list[Round]] = {way: [] for way in ways}
+    rounds = {way: list[Round]() for way in WAYS if not way.tracker or way.tracker in options.trackers}
     for number in range(options.rounds):
         for way, taken in rounds.items():
             print(f"round {number + 1} of {options.rounds}: {way.key}", file=sys.stderr, flush=True)
             taken.append(measure(way, options.points))
     figures = [Figures(way, taken) for way, taken in rounds.items()]
-    figures.sort(key=lambda item: (item.way.tracker and trackers.TRACKERS.index(item.way.tracker) + 1) or 0)
+    figures.sort(key=lambda item: ("", *TRACKERS).index(item.way.tracker))
     lines = table(figures)
-    title = f"{options.points:,} points over {trackers.TAGS} tags, medians of {options.rounds} rounds"
+    title = f"{options.points:,} points over 10 tags, medians of {options.rounds} rounds"
     print(f"{title}, {os.cpu_count()} CPUs\n", *lines, sep="\n")
-    if options.json:
-        content = {
-            item.way.key: [{**taken.measured._asdict(), "landed": taken.landed} for taken in item.rounds]
-            for item in figures
-        }
-        write_json(options.json, content)
+    content = {
+        item.way.key: [{**taken.measured._asdict(), "landed": taken.landed} for taken in item.rounds]
+        for item in figures
+    }
+    _bench.write_json(options, content)
     if options.write_docs:
-        _docs.write("peers", [f"{title}.", "", *charts(figures), *lines])
+        _bench.write_docs("peers", [f"{title}.", "", *charts(figures), *lines])
     missed = list(misses(figures))
     print(*missed, sep="\n")
     sys.exit(bool(missed))

@@ -14,7 +14,6 @@ with : without      the ratio of the two in one round; it has the target
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -24,10 +23,9 @@ import time
 import venv
 from pathlib import Path
 
-import _docs
-from _rows import Row
+import _bench
+from _bench import ROOT, Row
 
-ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1.5
 OURS = "tracelet_otel"
 _INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
@@ -66,32 +64,25 @@ def seconds(python: Path, *arguments: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20)
-    _docs.add_options(parser)
-    options = parser.parse_args()
+    options = _bench.make_parser(__doc__, writes_docs=True, rounds=20).parse_args()
     figures: dict[str, list[float]] = {"python": [], "without": [], "with": []}
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
         having = make_environment(Path(name, "with"), ours=True)
         lacking = make_environment(Path(name, "without"), ours=False)
+        instrumented = ("-c", _INSTRUMENT, "python", "-c", "pass")
         for number in range(-1, options.rounds):  # the first one fills the caches
-            instrumented = ("-c", _INSTRUMENT, "python", "-c", "pass")
-            taken = {
-                "python": seconds(lacking, "-c", "pass"),
-                "without": seconds(lacking, *instrumented),
-                "with": seconds(having, *instrumented),
-            }
-            if number >= 0:
-                for key, value in taken.items():
-                    figures[key].append(value)
-    ratios = [ours / theirs for ours, theirs in zip(figures["with"], figures["without"], strict=True)]
+            for key, python, arguments in (
+                ("python", lacking, ("-c", "pass")),
+                ("without", lacking, instrumented),
+                ("with", having, instrumented),
+            ):
+                taken = seconds(python, *arguments)
+                if number >= 0:
+                    figures[key].append(taken)
     rows = [Row(key, "s", values) for key, values in figures.items()]
-    rows.append(Row("with : without", "x", ratios, LIMIT))
+    rows.append(Row.ratios("with : without", figures["with"], figures["without"], LIMIT))
     title, caption = f"{options.rounds} rounds, medians and ranges", f"Medians of {options.rounds} rounds."
-    _docs.report("startup", options, title, caption, rows, figures)
-    sys.exit(any(row.misses for row in rows))
+    _bench.report(options, title, rows, figures, caption)
 
 
 if __name__ == "__main__":

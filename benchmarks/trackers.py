@@ -24,72 +24,61 @@ So that the two sides do the same work:
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from _processes import run
-from _rows import write_json
+import _bench
+from _bench import TRACKERS, Point, log_all
 
-ROOT = Path(__file__).resolve().parents[1]
-TRACKERS = ("mlflow", "wandb", "aim", "clearml")
-TAGS = 10
+from tests.support.clearml_server import ClearMLServer
+
 SETTLE_S = 1.0
 LONG_INTERVAL_MS = 600_000
-
-
-def rows(points: int) -> list[tuple[int, dict[str, float]]]:
-    """The points, step by step."""
-    return [
-        (step, {f"group/tag{tag}": (step * 31 + tag) % 997 / 997 for tag in range(TAGS)})
-        for step in range(points // TAGS)
-    ]
 
 
 def ours(tracker: str, points: int) -> float:
     """Seconds from the last call until everything is in the tracker."""
     import tracelet_otel
 
-    tracelet_otel.configure(
-        backends=[tracker], run_name="ours", shutdown_timeout=120, export_interval=LONG_INTERVAL_MS
-    )
-    tracelet_otel.log_scalar("warm-up", 0.0, 0)  # the client's import and connection
-    assert tracelet_otel.flush(120)
-    logged = rows(points)
+    _bench.start(backends=[tracker], run_name="ours", shutdown_timeout=120, export_interval=LONG_INTERVAL_MS)
+    logged = _bench.make_points(points)
     time.sleep(SETTLE_S)
-    for step, values in logged:
-        for tag, value in values.items():
-            tracelet_otel.log_scalar(tag, value, step)
-    started = time.perf_counter()
-    tracelet_otel.shutdown()
-    return time.perf_counter() - started
+    log_all(tracelet_otel.log_scalar, logged)
+    return seconds(tracelet_otel.shutdown)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def log_batches(client: Any, run: str, points: Sequence[Point]) -> None:
+    """Writes the points with the fewest requests: one may have a thousand."""
+    from mlflow.entities import Metric
+
+    for start in range(0, len(points), 1000):
+        now = time.time_ns() // 1_000_000
+        batch = [Metric(tag, value, now, step) for tag, value, step in points[start : start + 1000]]
+        client.log_batch(run, metrics=batch)
 
 
 def theirs_mlflow(points: int) -> Callable[[], None]:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
     client = MlflowClient()
     run = client.create_run("0").info.run_id
-    client.log_batch(run, metrics=[Metric("warm-up", 0.0, int(time.time() * 1000), 0)])
-    logged = rows(points)
+    log_batches(client, run, [Point("warm-up", 0.0, 0)])
+    logged = _bench.make_points(points)
 
     def work() -> None:
-        batch: list[Metric] = []
-        for step, values in logged:
-            now = int(time.time() * 1000)
-            batch += [Metric(tag, value, now, step) for tag, value in values.items()]
-            if len(batch) == 1000:  # the most that one request may have
-                client.log_batch(run, metrics=batch)
-                batch = []
-        client.log_batch(run, metrics=batch)
+        log_batches(client, run, logged)
         client.set_terminated(run)
 
     return work
@@ -116,7 +105,7 @@ def theirs_wandb(points: int) -> Callable[[], None]:
 
     run = wandb.init(mode="offline", settings=quiet_wandb())
     run.log({"warm-up": 0.0}, step=0)
-    logged = rows(points)
+    logged = _bench.make_steps(points)
 
     def work() -> None:
         for step, values in logged:
@@ -131,12 +120,11 @@ def theirs_aim(points: int) -> Callable[[], None]:
 
     run = aim.Run(system_tracking_interval=None, capture_terminal_logs=False)
     run.track(0.0, name="warm-up", step=0)
-    logged = rows(points)
+    logged = _bench.make_points(points)
 
     def work() -> None:
-        for step, values in logged:
-            for tag, value in values.items():
-                run.track(value, name=tag, step=step)
+        for tag, value, step in logged:
+            run.track(value, name=tag, step=step)
         run.close()
 
     return work
@@ -149,12 +137,11 @@ def theirs_clearml(points: int) -> Callable[[], None]:
     logger = task.get_logger()
     logger.report_scalar("group", "warm-up", 0.0, 0)
     task.flush(wait_for_uploads=True)
-    logged = rows(points)
+    logged = _bench.make_points(points)
 
     def work() -> None:
-        for step, values in logged:
-            for tag, value in values.items():
-                logger.report_scalar("group", tag, value, step)
+        for tag, value, step in logged:
+            logger.report_scalar("group", tag, value, step)
         task.flush(wait_for_uploads=True)  # the interpreter's exit closes the task
 
     return work
@@ -163,91 +150,51 @@ def theirs_clearml(points: int) -> Callable[[], None]:
 THEIRS = {"mlflow": theirs_mlflow, "wandb": theirs_wandb, "aim": theirs_aim, "clearml": theirs_clearml}
 
 
-def child(tracker: str, side: str, points: int) -> None:
-    """One side of one round; the seconds go to ``seconds.txt``."""
+def child(tracker: str, side: str, points: int) -> float:
+    """The seconds of one side of one round."""
     if side == "ours":
-        seconds = ours(tracker, points)
-    else:
-        work = THEIRS[tracker](points)
-        time.sleep(SETTLE_S)
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-    Path("seconds.txt").write_text(str(seconds), encoding="utf-8")
+        return ours(tracker, points)
+    work = THEIRS[tracker](points)
+    time.sleep(SETTLE_S)
+    return seconds(work)
 
 
-@contextlib.contextmanager
-def clearml_server() -> Generator[dict[str, str]]:
-    """The tests' ClearML server, and the variables that lead a client to it."""
-    sys.path.insert(0, str(ROOT))
-    from tests.support.clearml_server import ClearMLServer
-
-    server = ClearMLServer()
-    try:
-        yield server.variables()
-    finally:
-        server.close()
-
-
-def environment(folder: str, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process whose backends are in this folder."""
-    return {
-        **os.environ,
-        **variables,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-        "XDG_STATE_HOME": f"{folder}/state",
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "environment,system_metrics",
-    }
-
-
-def prepare(tracker: str, folder: str, points: int, variables: dict[str, str]) -> None:
-    """What a tracker's own client needs before it runs there; may add to the variables."""
-    if tracker == "clearml":
-        configuration = Path(folder, "clearml.conf")
-        configuration.write_text(
-            f"sdk {{ development {{ worker {{ report_event_flush_threshold: {points} }} }} }}\n"
-        )
-        variables["CLEARML_CONFIG_FILE"] = str(configuration)
+def prepare(tracker: str, folder: Path, points: int) -> dict[str, str]:
+    """What a tracker's own client needs before it runs there; the variables that it needs then."""
     if tracker == "aim":
-        run(["-c", "import aim; aim.Repo.from_path('.', init=True)"], folder, variables, "new repository")
+        _bench.run("new repository", ["-c", "import aim; aim.Repo.from_path('.', init=True)"], folder)
+    if tracker != "clearml":
+        return {}
+    configuration = folder / "clearml.conf"
+    configuration.write_text(
+        f"sdk {{ development {{ worker {{ report_event_flush_threshold: {points} }} }} }}\n"
+    )
+    return {"CLEARML_CONFIG_FILE": str(configuration)}
 
 
 def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> float:
     """Runs one side in a new process and a new folder."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        inherited = environment(folder, variables)
-        if side == "theirs":
-            prepare(tracker, folder, points, inherited)
-        command = [__file__, "--child", tracker, side, "--points", str(points)]
-        printed = run(command, folder, inherited, f"{tracker}, {side}")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        needed = prepare(tracker, folder, points) if side == "theirs" else {}
+        taken, printed = _bench.call(child, tracker, side, points, folder=folder, **variables, **needed)
         if side == "ours" and "delivered all" not in printed:
             sys.exit(f"{tracker}: not everything was delivered\n{printed}")
-        return float(Path(folder, "seconds.txt").read_text(encoding="utf-8"))
+        return taken
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--points", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = _bench.make_parser(__doc__, points=20_000, rounds=5)
     parser.add_argument("--trackers", nargs="+", choices=TRACKERS, default=TRACKERS)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        tracker, side = options.child
-        child(tracker, side, options.points)
-        return
     figures: dict[str, Any] = {}
     is_slower = False
     print(f"{options.points:,} points, {options.rounds} rounds, medians; microseconds a point")
     print(f"{'tracker':<10}{'ours':>8}{'theirs':>10}{'ratio':>8}   range")
-    with clearml_server() as variables:
+    with closing(ClearMLServer()) as server:
         for tracker in options.trackers:
             pairs = [
-                [measure(tracker, side, options.points, variables) for side in ("ours", "theirs")]
+                [measure(tracker, side, options.points, server.variables()) for side in ("ours", "theirs")]
                 for _ in range(options.rounds)
             ]
             ratios = sorted(mine / other for mine, other in pairs)
@@ -261,7 +208,7 @@ def main() -> None:
             )
             is_slower |= ratio > 1.0
             figures[tracker] = {"ours_us": mine, "theirs_us": other, "ratios": ratios}
-    write_json(options.json, figures)
+    _bench.write_json(options, figures)
     sys.exit(is_slower)
 
 

@@ -58,20 +58,20 @@ def test_what_is_missed_is_named(peers: Any) -> None:
 def test_the_page_names_every_program_and_has_a_place_for_each_that_writes(
     peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = peers._docs.PAGE.read_text(encoding="utf-8")
+    text = peers._bench.PAGE.read_text(encoding="utf-8")
     programs = {path.stem: path.read_text(encoding="utf-8") for path in BENCHMARKS.glob("[!_]*.py")}
     for name, code in programs.items():
         assert f"`benchmarks/{name}.py`" in text
         assert (f"<!-- {name}: made by" in text) == ("--write-docs" in code)
     page = tmp_path / "benchmarks.md"
     page.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(peers._docs, "PAGE", page)
+    monkeypatch.setattr(peers._bench, "PAGE", page)
     for _ in range(2):
-        peers._docs.write("memory", ["| a |"])
+        peers._bench.write_docs("memory", ["| a |"])
     written = page.read_text(encoding="utf-8")
     assert written.count("| a |") == 1
     before, _, after = text.partition("<!-- memory")
     assert written.startswith(before)
     assert written.endswith(after.partition("<!-- end of memory -->")[2])
     with pytest.raises(ValueError, match="no place for nothing"):
-        peers._docs.write("nothing", [])
+        peers._bench.write_docs("nothing", [])
