@@ -15,9 +15,11 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,17 +58,12 @@ class Point(NamedTuple):
     step: int
 
 
-def make_steps(points: int) -> list[tuple[int, dict[str, float]]]:
+def make_points(count: int) -> list[Point]:
     """Points of ten tags, step by step."""
     return [
-        (step, {f"group/tag{tag}": (step * 31 + tag) % 997 / 997 for tag in range(10)})
-        for step in range(points // 10)
+        Point(f"group/tag{index % 10}", (index // 10 * 31 + index % 10) % 997 / 997, index // 10)
+        for index in range(count)
     ]
-
-
-def make_points(count: int) -> list[Point]:
-    """The points of :func:`make_steps`, one by one."""
-    return [Point(tag, value, step) for step, values in make_steps(count) for tag, value in values.items()]
 
 
 def log_all(log: Callable[[str, float, int], object], points: Iterable[Point]) -> None:
@@ -105,11 +102,24 @@ def timed(action: Callable[[], object], calls: int) -> Cost:
     return Cost(*((clock() - then) / calls * 1e6 for clock, then in zip(clocks, began, strict=True)))
 
 
+def seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
 def medians(costs: Sequence[Cost]) -> Cost:
     return Cost(*map(statistics.median, zip(*costs, strict=True)))
 
 
 # -- processes --------------------------------------------------------------------------------------------
+@contextmanager
+def new_folder() -> Generator[Path]:
+    """A temporary folder. An agent may still write into it while it is removed."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
 def run(name: str, command: Sequence[str], folder: Path, **variables: str) -> str:
     """Runs Python in a folder that has the trackers' data; its standard output, and then its error output.
 
@@ -150,17 +160,18 @@ def call(work: Callable[..., Any], *arguments: object, folder: Path, **variables
     return json.loads((folder / "figures.json").read_text(encoding="utf-8")), printed
 
 
-def _called(module: str, function: str, arguments: str) -> None:
-    """The other process's part of :func:`call`."""
-    figures = getattr(importlib.import_module(module), function)(*json.loads(arguments))
-    Path("figures.json").write_text(json.dumps(figures), encoding="utf-8")
-
-
-def empty_mlflow(folder: Path) -> Path:
-    """A new, empty database of MLflow in a folder. Making one takes seconds, copying it does not."""
+@cache
+def _empty_mlflow() -> bytes:
     code = "from mlflow import MlflowClient; MlflowClient('sqlite:///empty.db').search_experiments()"
-    run("empty database", ["-c", code], folder)
-    return folder / "empty.db"
+    with new_folder() as folder:
+        run("empty database", ["-c", code], folder)
+        return (folder / "empty.db").read_bytes()
+
+
+def make_mlflow(path: Path) -> str:
+    """Writes an empty database of MLflow; its URI. The first one takes seconds, the others do not."""
+    path.write_bytes(_empty_mlflow())
+    return f"sqlite:///{path}"
 
 
 def count_in_mlflow(folder: Path) -> int:
@@ -221,7 +232,7 @@ class Row(NamedTuple):
 
 
 def report(
-    options: argparse.Namespace, title: str, rows: Sequence[Row], figures: object, caption: str = ""
+    options: argparse.Namespace, title: str, rows: Sequence[Row], figures: object = None, caption: str = ""
 ) -> None:
     """Prints the rows below a title, and writes the figures where the options say.
 
@@ -231,11 +242,11 @@ def report(
         options: see :func:`make_parser`.
         title: the line above the printed rows.
         rows: the lines of the table.
-        figures: what the JSON file gets.
+        figures: what the JSON file gets, if not the figures of the rows by name.
         caption: the line above the table of the page.
     """
     print(title, *rows, sep="\n")
-    write_json(options, figures)
+    write_json(options, figures or {row.name: row.figures for row in rows})
     if "write_docs" in options and options.write_docs:
         head = ["| | median | lowest | highest | |", "|---|--:|--:|--:|---|"]
         write_docs(Path(sys.argv[0]).stem, [caption, "", *head, *(row.markdown() for row in rows)])
@@ -272,4 +283,7 @@ def write_docs(name: str, lines: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _called(*sys.argv[1:])
+    # The other process's part of call().
+    _module, _function, _arguments = sys.argv[1:]
+    _figures = getattr(importlib.import_module(_module), _function)(*json.loads(_arguments))
+    Path("figures.json").write_text(json.dumps(_figures), encoding="utf-8")

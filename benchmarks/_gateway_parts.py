@@ -1,19 +1,28 @@
-"""The CPU time of a gateway, part by part, each part measured alone in this process."""
+"""What the gateway's benchmark sends, and the parts of a gateway, each measured alone in this process."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
+import multiprocessing
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
-from _gateway_load import EXEMPLARS, TAGS, request, requests, sender
+import _bench
+from _bench import timed
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
+from tests.gateway.process import Client
+from tracelet_otel import semconv
 from tracelet_otel.backends.deliveries import make_tracker
 from tracelet_otel.backends.names import TRACKER_GROUP
 from tracelet_otel.delivery.destination import Batch
@@ -29,12 +38,72 @@ from tracelet_otel.gateway.validation import validate_metrics
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics
 from tracelet_otel.tracker.exporter import TrackerExporter
 
+TAGS = 10
+EXEMPLARS = 4_000
+"""In each request."""
+SENDERS = 4
+NOW = 1_700_000_000_000_000_000
 
-def cpu(work: Callable[[], object]) -> float:
-    """Seconds of CPU time of this process, all threads."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+
+def request(run_id: str, first: int, exemplars: int, tags: int = TAGS) -> bytes:
+    """One request of a run: the same number of exemplars for each tag, from step ``first`` on."""
+    message = ExportMetricsServiceRequest()
+    resource = message.resource_metrics.add()
+    resource.resource.attributes.add(key=semconv.RUN_ID, value=AnyValue(string_value=run_id))
+    metric = resource.scope_metrics.add().metrics.add(name=semconv.SCALAR)
+    for tag in range(tags):
+        point = metric.gauge.data_points.add(as_double=0.5, time_unix_nano=NOW)
+        point.attributes.add(key=semconv.TAG, value=AnyValue(string_value=f"group/tag_{tag}"))
+        point.attributes.add(key=semconv.RUN_ID, value=AnyValue(string_value=run_id))
+        for step in range(first, first + exemplars // tags):
+            value = (step * 31 + tag) % 997 / 997
+            exemplar = point.exemplars.add(as_double=value, time_unix_nano=NOW + step * 1_000_000)
+            exemplar.filtered_attributes.add(key=semconv.STEP, value=AnyValue(int_value=step))
+        point.exemplars[0].filtered_attributes.add(
+            key=semconv.SEQUENCE, value=AnyValue(int_value=NOW // 1000 + first)
+        )
+    return message.SerializeToString()
+
+
+def requests(run_id: str, points: int) -> list[bytes]:
+    """All of a run's points."""
+    return [
+        request(run_id, first * EXEMPLARS // TAGS, EXEMPLARS) for first in range(max(1, points // EXEMPLARS))
+    ]
+
+
+def sender(address: str, data: list[bytes]) -> Callable[[], None]:
+    """Starts a process that sends the requests, so that its CPU time is not counted here.
+
+    Returns:
+        A function that lets it send, and returns when everything was accepted.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    process = context.Process(target=_send, args=(address, data, barrier), daemon=True)
+    process.start()
+    barrier.wait(60)
+
+    def go() -> None:
+        barrier.wait(60)
+        process.join()
+        assert process.exitcode == 0
+
+    return go
+
+
+def _send(address: str, data: list[bytes], barrier: Barrier) -> None:
+    barrier.wait(60)
+    barrier.wait(60)
+    with ThreadPoolExecutor(SENDERS) as pool:
+        list(pool.map(partial(_send_part, address), [data[n::SENDERS] for n in range(SENDERS)]))
+
+
+def _send_part(address: str, data: list[bytes]) -> None:
+    with Client("grpc", address) as client:
+        for one in data:
+            while client.send("metrics", one).code != "OK":
+                time.sleep(0.05)
 
 
 def measure_decode(repeats: int) -> dict[str, list[float]]:
@@ -49,26 +118,25 @@ def measure_decode(repeats: int) -> dict[str, list[float]]:
                     assert series.points
 
         decode()
-        found[name] = [1e5 / cpu(decode) for _ in range(repeats)]
+        found[name] = [1e6 / timed(decode, 100_000).process for _ in range(repeats)]
     return found
 
 
-def measure_parts(backend: str, points: int, repeats: int, database: Path) -> dict[str, list[float]]:
+def measure_parts(backend: str, points: int) -> dict[str, float]:
     """Microseconds of CPU time a point, by part."""
-    found: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            data = requests(uuid.uuid4().hex, points)
-            count = len(data) * EXEMPLARS
-            for part, seconds in (
-                ("receive", receive(data)),
-                ("check", check(data)),
-                ("durable", durable(data, folder)),
-                *write(backend, data, folder, database),
-            ):
-                found.setdefault(part, []).append(seconds / count * 1e6)
-    return found
+    data = requests(uuid.uuid4().hex, points)
+    with _bench.new_folder() as folder:
+        return {
+            "receive": receive(data),
+            "check": check(data),
+            "durable": durable(data, folder),
+            **write(backend, data, folder),
+        }
+
+
+def cpu(work: Callable[[], object], data: list[bytes]) -> float:
+    """Microseconds a point."""
+    return timed(work, len(data) * EXEMPLARS).process
 
 
 def receive(data: list[bytes]) -> float:
@@ -87,7 +155,7 @@ def receive(data: list[bytes]) -> float:
             await server.start()
             loop = asyncio.get_running_loop()
             go = await loop.run_in_executor(None, sender, f"127.0.0.1:{server.port}", data)
-            used = await loop.run_in_executor(None, cpu, go)
+            used = await loop.run_in_executor(None, cpu, go, data)
             await server.stop(1)
             return used
 
@@ -105,7 +173,7 @@ def check(data: list[bytes]) -> float:
                 assert parts is not None
                 deduplicator.add(element.run_id, element.key, parts)
 
-    return cpu(work)
+    return cpu(work, data)
 
 
 def durable(data: list[bytes], folder: Path) -> float:
@@ -120,28 +188,25 @@ def durable(data: list[bytes], folder: Path) -> float:
             queue.take()
             queue.done()
 
-    seconds = cpu(work)
+    used = cpu(work, data)
     queue.close()
-    return seconds
+    return used
 
 
-def write(backend: str, data: list[bytes], folder: Path, database: Path) -> Iterator[tuple[str, float]]:
+def write(backend: str, data: list[bytes], folder: Path) -> dict[str, float]:
     """What delivery does: the tracker's calls, and for a tracker the decoding before them."""
     batches = [Batch(metrics=one, points=EXEMPLARS, size=len(one)) for one in data]
     if backend == "file":
-        target = FileDestination(folder / "file", max_bytes=2**34)
-        yield "write", cpu(lambda: [target.send(batch) for batch in batches])
-        target.close()
-        return
-    decoding = cpu(lambda: [sum(1 for _ in decode_series(parse_metrics(one))) for one in data])
-    yield "decode", decoding
-    shutil.copy(database, folder / "mlflow.db")
+        with closing(FileDestination(folder / "file", max_bytes=2**34)) as target:
+            return {"write": cpu(lambda: [target.send(batch) for batch in batches], data)}
+    decoding = cpu(lambda: [sum(1 for _ in decode_series(parse_metrics(one))) for one in data], data)
+    uri = _bench.make_mlflow(folder / "mlflow.db")
     entry_point = find(TRACKER_GROUP, "mlflow")
     assert entry_point is not None
-    tracker = make_tracker("mlflow", entry_point, {"tracking_uri": f"sqlite:///{folder}/mlflow.db"})
-    exporter = TrackerExporter(tracker, companions=folder / "companions")
-    exporter.load()
-    exporter.connect()
-    exporter.send(Batch(metrics=request(uuid.uuid4().hex, 0, TAGS)))  # the client's own first time
-    yield "write", cpu(lambda: [exporter.send(batch) for batch in batches]) - decoding
-    exporter.close()
+    tracker = make_tracker("mlflow", entry_point, {"tracking_uri": uri})
+    with closing(TrackerExporter(tracker, companions=folder / "companions")) as exporter:
+        exporter.load()
+        exporter.connect()
+        exporter.send(Batch(metrics=request(uuid.uuid4().hex, 0, TAGS)))  # the client's own first time
+        writing = cpu(lambda: [exporter.send(batch) for batch in batches], data)
+    return {"decode": decoding, "write": writing - decoding}

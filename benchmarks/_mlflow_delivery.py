@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from trackers import log_batches
 
 import tracelet_otel
+from tests.support import mlflow_content
 from tracelet_otel.instrumentation.tensorboard.instrumentor import TensorBoardInstrumentor
 
 
@@ -57,24 +57,23 @@ def deliver_batches(uri: str, points: list[Point]) -> Delivered:
     return Delivered(0, timed(partial(log_batches, client, run_id, points), len(points)))
 
 
-def check(uri: str, points: list[Point]) -> None:
+def check(database: Path, points: list[Point]) -> None:
     """Ends the program unless the database holds exactly these points, in one run."""
-    client = mlflow.MlflowClient(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
+    (run,) = mlflow_content.runs(database)
+    stored = mlflow_content.points(database, run.id)
     for tag in TAGS:
-        found = client.get_metric_history(run.info.run_id, tag)
+        found = sorted((point.step, point.value) for point in stored[tag])
         expected = [(point.step, point.value) for point in points if point.tag == tag]
-        if sorted((point.step, point.value) for point in found) != expected:
-            sys.exit(f"{uri}, {tag}: {len(found)} points, not the {len(expected)} that were logged")
+        if found != expected:
+            sys.exit(f"{database}, {tag}: {len(found)} points, not the {len(expected)} that were logged")
 
 
 def measure_delivery(points: list[Point], repeats: int, folder: Path) -> list[Row]:
-    template = _bench.empty_mlflow(folder)
     results: dict[str, list[Delivered]] = {"add_scalar": [], "log_batch": [], "log_scalar": []}
     for repeat in range(repeats):
         for name, taken in results.items():
-            uri = f"sqlite:///{shutil.copy(template, folder / f'{name}-{repeat}.db')}"
+            database = folder / f"{name}-{repeat}.db"
+            uri = _bench.make_mlflow(database)
             if name == "log_batch":
                 taken.append(deliver_batches(uri, points))
             elif name == "log_scalar":
@@ -82,7 +81,7 @@ def measure_delivery(points: list[Point], repeats: int, folder: Path) -> list[Ro
             else:
                 with SummaryWriter(str(folder / f"logs-{repeat}")) as writer:
                     taken.append(deliver(uri, points, writer.add_scalar))
-            check(uri, points)
+            check(database, points)
 
     cpus = {name: [result.rest.process for result in taken] for name, taken in results.items()}
     walls = {name: [result.rest.wall for result in taken] for name, taken in results.items()}

@@ -8,14 +8,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import trackers
-from _bench import TRACKERS, Cost, Point, log_all, make_points, medians, start, timed
+from _bench import TRACKERS, Cost, Point, log_all, make_points, medians, seconds, start, timed
 
 BLOCK = 500
 """Calls that are timed as one."""
 WARM_UP = 2_000
 """Calls before those that are timed."""
 
-Log = Callable[[str, float, int], object]
 Finish = Callable[[], object]
 """Makes the points durable."""
 Started = tuple[Callable[[], object], Finish | None]
@@ -99,7 +98,7 @@ def _gauge_set(points: list[Point]) -> Started:
 
 
 def _client(tracker: str, points: list[Point]) -> Started:
-    return trackers.THEIRS[tracker](len(points)), None
+    return trackers.THEIRS[tracker](points), None
 
 
 class Way(NamedTuple):
@@ -204,7 +203,7 @@ def _direct(started: Started, points: int) -> Measured:
     calls, finish = started
     time.sleep(trackers.SETTLE_S)
     cost = timed(calls, points)
-    after = trackers.seconds(finish) if finish else None
+    after = seconds(finish) if finish else None
     return Measured(*cost, after, cost.wall * points / 1e6 + (after or 0))
 
 

@@ -23,11 +23,8 @@ At the end all points are read back; if one is missing, the program ends with an
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import _bench
 
@@ -73,17 +70,14 @@ def child(isolation: Isolation, points: int) -> dict[str, float]:
     if isolation == "process":
         handed_over(done + points)
         figures["all"] = (time.process_time() - all_began) / points * 1e6
-    began = time.perf_counter()
-    tracelet_otel.shutdown()
-    figures["exit"] = time.perf_counter() - began
+    figures["exit"] = _bench.seconds(tracelet_otel.shutdown)
     return figures
 
 
-def measure(isolation: str, points: int, empty: Path) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="agent-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        shutil.copy(empty, folder / "mlflow.db")
-        figures, printed = _bench.call(child, isolation, points, folder=folder, TMPDIR=name)
+def measure(isolation: str, points: int) -> dict[str, float]:
+    with _bench.new_folder() as folder:
+        _bench.make_mlflow(folder / "mlflow.db")
+        figures, printed = _bench.call(child, isolation, points, folder=folder, TMPDIR=str(folder))
         expected = 1 + points + (SCRIPT_STEPS * 10 if isolation == "process" else 0)
         end = time.monotonic() + 300
         while True:
@@ -98,12 +92,9 @@ def measure(isolation: str, points: int, empty: Path) -> dict[str, float]:
 
 def main() -> None:
     options = _bench.make_parser(__doc__, points=50_000, rounds=5).parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        empty = _bench.empty_mlflow(Path(folder))
-        rounds = [
-            (measure("thread", options.points, empty), measure("process", options.points, empty))
-            for _ in range(options.rounds)
-        ]
+    rounds = [
+        (measure("thread", options.points), measure("process", options.points)) for _ in range(options.rounds)
+    ]
     rows = [
         _bench.Row("thread, call", "us", [thread["call"] for thread, _ in rounds]),
         _bench.Row("process, call", "us", [agent["call"] for _, agent in rounds]),
@@ -116,7 +107,7 @@ def main() -> None:
         _bench.Row("exit, process", "s", [agent["exit"] for _, agent in rounds], 3.0),
     ]
     title = f"{options.points:,} points, {options.rounds} rounds, medians and ranges"
-    _bench.report(options, title, rows, {row.name: row.figures for row in rows})
+    _bench.report(options, title, rows)
 
 
 if __name__ == "__main__":

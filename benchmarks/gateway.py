@@ -23,9 +23,7 @@ side by side, except while they wait for the disk or the database.
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -34,8 +32,7 @@ from typing import Any
 
 import _bench
 import psutil
-from _gateway_load import EXEMPLARS, TAGS, request, requests, sender
-from _gateway_parts import measure_decode, measure_parts
+from _gateway_parts import EXEMPLARS, TAGS, measure_decode, measure_parts, request, requests, sender
 
 from tests.gateway.process import Client, Gateway
 from tests.gateway.support import Job
@@ -43,11 +40,10 @@ from tests.gateway.support import Job
 DECODE_TARGET = 800_000
 
 
-def gateway_for(backend: str, folder: Path, database: Path) -> Gateway:
+def gateway_for(backend: str, folder: Path) -> Gateway:
     if backend == "file":
         return Gateway(folder, "--backends", "file", variables={"TRACELET_SHUTDOWN_TIMEOUT": "60"})
-    shutil.copy(database, folder / "mlflow.db")
-    option = f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db"
+    option = f"mlflow.tracking_uri={_bench.make_mlflow(folder / 'mlflow.db')}"
     return Gateway(folder, "--backends", "mlflow", "--option", option)
 
 
@@ -56,9 +52,9 @@ def delivered(backend: str) -> str:
     return f'tracelet_gateway_points_delivered_total{{otel_component_name="{backend}"}}'
 
 
-def measure_end_to_end(backend: str, points: int, database: Path) -> tuple[float, float, float]:
+def measure_end_to_end(backend: str, points: int) -> tuple[float, float, float]:
     """Points a second, CPU microseconds a point, and the share of the time in which the process computed."""
-    with tempfile.TemporaryDirectory() as name, gateway_for(backend, Path(name), database) as gateway:
+    with _bench.new_folder() as folder, gateway_for(backend, folder) as gateway:
         data = requests(uuid.uuid4().hex, points)
         count = len(data) * EXEMPLARS
         with Client("grpc", gateway.grpc) as client:
@@ -76,10 +72,10 @@ def measure_end_to_end(backend: str, points: int, database: Path) -> tuple[float
     return count / seconds, used / count * 1e6, used / seconds
 
 
-def measure_runs(runs: int, rounds: int, database: Path) -> list[float]:
+def measure_runs(runs: int, rounds: int) -> list[float]:
     """MiB of the gateway's process after each round, in which every run sends once."""
     sizes: list[float] = []
-    with tempfile.TemporaryDirectory() as name, gateway_for("mlflow", Path(name), database) as gateway:
+    with _bench.new_folder() as folder, gateway_for("mlflow", folder) as gateway:
         process = psutil.Process(gateway.process.pid)
         ids = [uuid.uuid4().hex for _ in range(runs)]
         with Client("grpc", gateway.grpc) as client:
@@ -113,27 +109,24 @@ def main() -> None:
         decode = figures[f"decode, {name}"] = show(f"decode, {name}", rates, "points/s", ",.0f")
         if name.startswith("1,000") and decode["median"] < DECODE_TARGET:
             missed.append(f"decode: {decode['median']:,.0f} points/s, {DECODE_TARGET:,} wanted")
-    with tempfile.TemporaryDirectory() as folder:
-        database = _bench.empty_mlflow(Path(folder))
-        for backend in ("mlflow", "file"):
-            rounds = [measure_end_to_end(backend, options.points, database) for _ in range(options.repeats)]
-            rates, costs, shares = zip(*rounds, strict=True)
-            parts = measure_parts(backend, options.points, options.repeats, database)
-            rate = show(f"{backend}, end to end", rates, "points/s", ",.0f")
-            cost = show("  CPU of the gateway", costs, "µs/point", ".2f")
-            cores = _bench.Figure.of(shares)
-            print(f"{'  of one core, while it works':<40}{cores.median:>12.0%}")
-            shown = {part: show(f"    {part}", values, "µs/point", ".2f") for part, values in parts.items()}
-            bound = max(shown, key=lambda part: shown[part]["median"])
-            print(f"  the bound is: {bound}", flush=True)
-            figures[backend] = {
-                "points_per_s": rate,
-                "cpu_us": cost,
-                "cores": cores._asdict(),
-                "parts_us": shown,
-                "bound": bound,
-            }
-        sizes = measure_runs(options.runs, options.rounds, database)
+    for backend in ("mlflow", "file"):
+        rates, costs, shares = zip(
+            *(measure_end_to_end(backend, options.points) for _ in range(options.repeats)), strict=True
+        )
+        parts = [measure_parts(backend, options.points) for _ in range(options.repeats)]
+        found: dict[str, Any] = {
+            "points_per_s": show(f"{backend}, end to end", rates, "points/s", ",.0f"),
+            "cpu_us": show("  CPU of the gateway", costs, "µs/point", ".2f"),
+            "cores": _bench.Figure.of(shares)._asdict(),
+        }
+        print(f"{'  of one core, while it works':<40}{found['cores']['median']:>12.0%}")
+        shown = {
+            part: show(f"    {part}", [each[part] for each in parts], "µs/point", ".2f") for part in parts[0]
+        }
+        bound = max(shown, key=lambda part: shown[part]["median"])
+        print(f"  the bound is: {bound}", flush=True)
+        figures[backend] = {**found, "parts_us": shown, "bound": bound}
+    sizes = measure_runs(options.runs, options.rounds)
     third = max(1, len(sizes) // 3)
     growth = max(sizes[-third:]) / max(sizes[third : 2 * third] or sizes[:1]) - 1
     print(f"{options.runs} runs at once, MiB by round".ljust(40) + " ".join(f"{size:.0f}" for size in sizes))

@@ -13,13 +13,11 @@ hook alone              the same for `EventFileWriter.add_event`, on a writer wi
                         file: the hook's work, without the noise of the function that it hooks into
 Gauge.set               of a plain `MeterProvider` with one reader, with the same two attributes
 
-What we add is measured as CPU time of the training thread: the hook runs on this thread, and its CPU time is
-the same on an idle and on a busy machine. `Gauge.set` does not wait for anything, so it is CPU time too. But
-a plain `add_scalar` costs training its wall time: for two thirds of it the thread waits for the writer's own
-thread, behind a queue of ten events. The ratio of both wall times is shown as well, without a target, since
-it depends more on what else runs on the machine than on the hook. What the hook does while training waits
-anyway costs no wall time. So wall time shows less than CPU time on an idle machine, and is arbitrary on a
-busy one.
+What we add is CPU time of the training thread, which is the same on an idle and on a busy machine.
+`Gauge.set` does not wait for anything, so it is CPU time too. But a plain `add_scalar` costs training its
+wall time: for two thirds of it the thread waits for the writer's own thread, behind a queue of ten events.
+The ratio of both wall times has no target, since it depends more on what else runs on the machine than on
+the hook.
 
 Behind the training thread, the pipeline's thread collects and encodes every point. Python's threads share one
 lock, so in the worst case training waits for this too: "all threads" is what recording adds to the CPU time
@@ -43,7 +41,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -78,12 +75,12 @@ class Nowhere:
 
     takes_otlp = True
 
+    def send(self, batch: Batch) -> Receipt:
+        return Receipt(batch.points, batch.records)
+
     def load(self) -> None: ...
 
     def connect(self) -> None: ...
-
-    def send(self, batch: Batch) -> Receipt:
-        return Receipt(batch.points, batch.records)
 
     def close(self) -> None: ...
 
@@ -232,12 +229,12 @@ def main() -> None:
 
     points = make_points(options.points)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="hot-path-") as folder:
-        os.environ.setdefault("TRACELET_MEDIA_DIR", folder)
+    with _bench.new_folder() as folder:
+        os.environ.setdefault("TRACELET_MEDIA_DIR", str(folder))
         if options.part != "mlflow":
-            rows += measure_thread(points, options.repeats, Path(folder))
+            rows += measure_thread(points, options.repeats, folder)
         if options.part != "thread":
-            rows += measure_delivery(points, options.repeats, Path(folder))
+            rows += measure_delivery(points, options.repeats, folder)
     print(
         f"{options.points} points over {len(TAGS)} tags, {options.repeats} repeats; us: for a call or point"
     )

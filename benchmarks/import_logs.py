@@ -17,9 +17,7 @@ the program with an error.
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import _bench
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
+from torch.utils.tensorboard import SummaryWriter
 
 from tracelet_otel.otlp.decoding import decode_series
 from tracelet_otel.otlp.json import parse_line
@@ -39,30 +38,17 @@ print(sum(len(found.Scalars(tag)) for tag in found.Tags()["scalars"]))
 """
 
 
-def write_logs(folder: Path, points: int) -> None:
-    """One event file with the points."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        _bench.log_all(writer.add_scalar, _bench.make_points(points))
-
-
 def in_lines(folder: Path) -> int:
     """The points of every spool in a folder."""
-    count = 0
-    for path in folder.rglob("*.jsonl"):
-        for line in path.read_bytes().splitlines():
-            request = parse_line(line)
-            if isinstance(request, ExportMetricsServiceRequest):
-                count += sum(len(series.points) for series in decode_series(request))
-    return count
+    lines = (line for path in folder.rglob("*.jsonl") for line in path.read_bytes().splitlines())
+    metrics = (item for item in map(parse_line, lines) if isinstance(item, ExportMetricsServiceRequest))
+    return sum(len(series.points) for request in metrics for series in decode_series(request))
 
 
-def measure(side: str, logs: Path, points: int, empty: Path) -> float:
+def measure(side: str, logs: Path, points: int) -> float:
     """Points a second of one side, in a new folder."""
-    with tempfile.TemporaryDirectory(prefix="import-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        shutil.copy(empty, folder / "mlflow.db")
+    with _bench.new_folder() as folder:
+        _bench.make_mlflow(folder / "mlflow.db")
         command = ["-m", "tracelet_otel.cli", "import", str(logs), "--backend", side]
         began = time.perf_counter()
         printed = _bench.run(side, ["-c", READ, str(logs)] if side == "read" else command, folder)
@@ -79,12 +65,12 @@ def measure(side: str, logs: Path, points: int, empty: Path) -> float:
 def main() -> None:
     options = _bench.make_parser(__doc__, writes_docs=True, points=200_000, rounds=5).parse_args()
     figures: dict[str, list[float]] = {"read": [], "file": [], "mlflow": []}
-    with tempfile.TemporaryDirectory(prefix="logs-") as name:
-        logs, empty = Path(name, "logs"), _bench.empty_mlflow(Path(name))
-        write_logs(logs, options.points)
+    with _bench.new_folder() as folder:
+        with SummaryWriter(str(folder)) as writer:
+            _bench.log_all(writer.add_scalar, _bench.make_points(options.points))
         for _ in range(options.rounds):
             for side, taken in figures.items():
-                taken.append(measure(side, logs, options.points, empty))
+                taken.append(measure(side, folder, options.points))
     rows = [_bench.Row(side, "/s", taken) for side, taken in figures.items()]
     rows.append(_bench.Row.ratios("read : file", figures["read"], figures["file"]))
     title = f"{options.points:,} points, medians of {options.rounds} rounds"

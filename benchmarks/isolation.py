@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -40,6 +39,8 @@ from tests.support.clearml_server import ClearMLServer
 
 CALLS = 20_000
 BLOCK = 1_000
+BLOCKS = 4
+"""Of training, with us and without."""
 DEADLINE_S = 2.0
 
 
@@ -57,7 +58,7 @@ def call_cost(backends: Sequence[str]) -> float:
     return _bench.medians(costs).thread
 
 
-def make_training() -> Callable[[int, Callable[[str, float, int], object]], float]:
+def make_training() -> Callable[..., float]:
     """A function that trains some steps, logs each, and returns how many seconds it took."""
     import torch
     from torch import nn
@@ -70,7 +71,7 @@ def make_training() -> Callable[[int, Callable[[str, float, int], object]], floa
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     inputs, targets = torch.randn(256, 256), torch.randint(0, 10, (256,))
 
-    def train(steps: int, log: Callable[[str, float, int], object]) -> float:
+    def train(steps: int, log: Callable[[str, float, int], object] = lambda *_: None) -> float:
         began = time.perf_counter()
         for step in range(steps):
             loss = nn.functional.cross_entropy(network(inputs), targets)
@@ -85,29 +86,25 @@ def make_training() -> Callable[[int, Callable[[str, float, int], object]], floa
     return train
 
 
-def training_ratio(
-    backends: Any, steps: int, *, rounds: int, deadline: float, blocks: int = 4
-) -> tuple[list[float], list[float]]:
+def training_cost(backends: Any, steps: int, rounds: int, deadline: float) -> dict[str, list[float]]:
     """For each round the time with us divided by that without, and the seconds of ``shutdown()``."""
     import tracelet_otel
 
     train = make_training()
-    train(steps, lambda tag, value, step: None)
+    train(steps)
     ratios: list[float] = []
     exits: list[float] = []
     for _ in range(rounds):
         # Half of the blocks without us run before, half after, since the machine's speed changes.
-        without = [train(steps, lambda tag, value, step: None) for _ in range(blocks // 2)]
+        without = [train(steps) for _ in range(BLOCKS // 2)]
         tracelet_otel.configure(backends=backends, run_name="training", shutdown_timeout=deadline)
         tracelet_otel.log_scalar("warm-up", 0.0, 0)
         tracelet_otel.flush(deadline)  # the import of the client is not measured
-        using = [train(steps, tracelet_otel.log_scalar) for _ in range(blocks)]
-        began = time.perf_counter()
-        tracelet_otel.shutdown()
-        exits.append(time.perf_counter() - began)
-        without += [train(steps, lambda tag, value, step: None) for _ in range(blocks // 2)]
+        using = [train(steps, tracelet_otel.log_scalar) for _ in range(BLOCKS)]
+        exits.append(_bench.seconds(tracelet_otel.shutdown))
+        without += [train(steps) for _ in range(BLOCKS // 2)]
         ratios.append(sum(using) / sum(without))
-    return ratios, exits
+    return {"ratios": ratios, "exits": exits}
 
 
 def child(side: str, rounds: int, steps: int) -> dict[str, list[float]]:
@@ -115,25 +112,24 @@ def child(side: str, rounds: int, steps: int) -> dict[str, list[float]]:
     if side in ("one", "four"):
         return {"calls": [call_cost(TRACKERS if side == "four" else ["mlflow"])]}
     if side == "training":
-        ratios, _ = training_ratio(list(TRACKERS), steps, rounds=rounds, deadline=60)
-        return {"ratios": ratios}
+        return training_cost(list(TRACKERS), steps, rounds, deadline=60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         backends = {"mlflow": {"tracking_uri": f"http://127.0.0.1:{silent.getsockname()[1]}"}}
-        ratios, exits = training_ratio(backends, steps, rounds=rounds, deadline=DEADLINE_S)
+        figures = training_cost(backends, steps, rounds, DEADLINE_S)
     from tracelet_otel.delivery.spool.reading import folders, read
 
     kept = sum(batch.points for folder in folders(Path("state")) for batch in read(folder))
-    expected = rounds * (4 * steps * 5 + 1)
+    expected = rounds * (BLOCKS * steps * 5 + 1)
     if kept != expected:
         sys.exit(f"{kept:,} points are in the spool, not {expected:,}")
-    return {"ratios": ratios, "exits": exits}
+    return figures
 
 
 def measure(side: str, rounds: int, steps: int, **variables: str) -> dict[str, list[float]]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        variables["TRACELET_SPOOL_DIR"] = f"{name}/state"
+    with _bench.new_folder() as folder:
+        variables["TRACELET_SPOOL_DIR"] = f"{folder}/state"
         variables["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = ""  # training pays for all of them
-        figures, _ = _bench.call(child, side, rounds, steps, folder=Path(name), **variables)
+        figures, _ = _bench.call(child, side, rounds, steps, folder=folder, **variables)
         return figures
 
 
@@ -157,7 +153,7 @@ def main() -> None:
         Row("exit", "s", silent["exits"], DEADLINE_S + 1),
     ]
     title = f"{options.rounds} rounds, medians and ranges"
-    _bench.report(options, title, rows, {row.name: row.figures for row in rows})
+    _bench.report(options, title, rows)
 
 
 if __name__ == "__main__":

@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import statistics
 import sys
-import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import _bench
 import lightning
-import mlflow
 import torch
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from sklearn.datasets import load_digits
@@ -39,6 +40,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tracelet_otel
+from tests.support import mlflow_content
 
 METRICS = ("loss", "accuracy", "confidence", "grad_norm", "weight_norm")
 BATCH_SIZE = 64
@@ -83,7 +85,7 @@ class Times(NamedTuple):
     flush: float = 0.0
 
 
-def fit(steps: int, hidden: int, loader: Any, folder: str, logger: Any = False) -> Times:
+def fit(steps: int, hidden: int, loader: Any, logger: Any, folder: Path) -> Times:
     torch.manual_seed(0)
     model = Classifier(hidden)
     trainer = lightning.Trainer(
@@ -108,9 +110,7 @@ def fit_recorded(uri: str, name: str, *arguments: Any) -> Times:
     )
     try:
         times = fit(*arguments)
-        begin = time.perf_counter()
-        tracelet_otel.flush()
-        return times._replace(flush=time.perf_counter() - begin)
+        return times._replace(flush=_bench.seconds(tracelet_otel.flush))
     finally:
         tracelet_otel.shutdown()
         for entry in entry_points(group="opentelemetry_instrumentor"):
@@ -118,21 +118,16 @@ def fit_recorded(uri: str, name: str, *arguments: Any) -> Times:
                 entry.load()().uninstrument()
 
 
-def check(uri: str, names: list[str], steps: int) -> int:
+def check(database: Path, names: list[str], steps: int) -> int:
     """The points of all recorded fits in MLflow, each checked to be at its step."""
-    client = mlflow.MlflowClient(uri)
-    experiment: Any = client.get_experiment_by_name("lightning_fit")
-    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
-    found = 0
+    runs = {run.name: run.id for run in mlflow_content.runs(database)}
     for name in names:
+        stored = mlflow_content.points(database, runs[name])
         for metric in METRICS:
-            history = client.get_metric_history(runs[name], metric)
-            if sorted(point.step for point in history) != list(range(steps)):
-                sys.exit(
-                    f"run {name}, metric {metric}: {len(history)} points, not one at each of {steps} steps"
-                )
-            found += len(history)
-    return found
+            found = sorted(point.step for point in stored.get(metric, []))
+            if found != list(range(steps)):
+                sys.exit(f"{name}, metric {metric}: {len(found)} points, not one at each of {steps} steps")
+    return len(names) * len(METRICS) * steps
 
 
 def main() -> None:
@@ -143,36 +138,37 @@ def main() -> None:
     options = parser.parse_args()
 
     warnings.simplefilter("ignore")
-    for name in ("lightning.pytorch", "mlflow", "alembic"):
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"  # MLflow is imported later, and would set its logger's level
+    for name in ("lightning.pytorch", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
     images, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels))
     loader = DataLoader(data, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
 
-    repeats: dict[str, int] = {"plain": options.repeats, "tracelet": options.repeats}
-    repeats |= {"tensorboard": options.repeats, "mlflow": min(options.repeats, options.mlflow_repeats)}
-    times = {variant: list[Times]() for variant, count in repeats.items() if count}
-    with tempfile.TemporaryDirectory(prefix="lightning-fit-") as folder:
-        ours, theirs = f"sqlite:///{folder}/ours.db", f"sqlite:///{folder}/theirs.db"
+    with _bench.new_folder() as folder:
+        ours, theirs = folder / "ours.db", f"sqlite:///{folder}/theirs.db"
+        loggers: dict[str, Callable[[], Any]] = {
+            "plain": lambda: False,
+            "tracelet": lambda: False,
+            "tensorboard": lambda: TensorBoardLogger(str(folder)),
+            "mlflow": lambda: MLFlowLogger("theirs", tracking_uri=theirs),
+        }
+        times: dict[str, list[Times]] = {variant: [] for variant in loggers}
         for repeat in range(-1, options.repeats):  # the first round warms up
             steps = options.steps if repeat >= 0 else min(100, options.steps)
-            arguments = (steps, options.hidden, loader, folder)
             for variant, results in times.items():
-                if repeat >= repeats[variant]:
+                if variant == "mlflow" and repeat >= options.mlflow_repeats:
                     continue
+                arguments = (steps, options.hidden, loader, loggers[variant](), folder)
                 if variant == "tracelet":
-                    result = fit_recorded(ours, f"fit {repeat}", *arguments)
-                elif variant == "tensorboard":
-                    result = fit(*arguments, TensorBoardLogger(folder))
-                elif variant == "mlflow":
-                    result = fit(*arguments, MLFlowLogger("theirs", tracking_uri=theirs))
+                    result = fit_recorded(f"sqlite:///{ours}", f"fit {repeat}", *arguments)
                 else:
                     result = fit(*arguments)
                 if repeat >= 0:
                     results.append(result)
         points = check(ours, [f"fit {repeat}" for repeat in range(options.repeats)], options.steps)
-    report(options, times, points)
+    report(options, {variant: results for variant, results in times.items() if results}, points)
 
 
 def report(options: argparse.Namespace, times: dict[str, list[Times]], points: int) -> None:
@@ -186,8 +182,7 @@ def report(options: argparse.Namespace, times: dict[str, list[Times]], points: i
     plain = statistics.median(walls["plain"])
     for variant, seconds in walls.items():
         median, low, high = _bench.Figure.of(seconds)
-        per_step = median / options.steps * 1e6
-        own = statistics.median(threads[variant]) / options.steps * 1e6
+        per_step, own = (each / options.steps * 1e6 for each in (median, statistics.median(threads[variant])))
         ratio = median / plain
         print(f"{variant:<12}{median:12.3f}{low:12.3f}{high:12.3f}{per_step:12.0f}{own:12.0f}{ratio:12.3f}")
     ratio = statistics.median(walls["tracelet"]) / plain

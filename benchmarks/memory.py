@@ -12,10 +12,8 @@ error.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -42,7 +40,14 @@ def child(points: int, rate: float) -> dict[str, list[float]]:
             if ahead > _PACE_S:
                 time.sleep(ahead)
         figures["training"].append(_resident(psutil.Process()))
-        figures["agent"].append(sum(_resident(process) for process in _agents()))
+        # The agent is not a child of this process, but has its current folder.
+        here = str(Path.cwd())
+        agents = [
+            process
+            for process in psutil.process_iter(["cwd"])
+            if process.info["cwd"] == here and process.pid != os.getpid()
+        ]
+        figures["agent"].append(sum(map(_resident, agents)))
     tracelet_otel.shutdown()
     return figures
 
@@ -51,31 +56,15 @@ def _resident(process: psutil.Process) -> float:
     return process.memory_info().rss / 2**20
 
 
-def _agents() -> list[psutil.Process]:
-    """The agents, which have the same current folder as this process; they are not its children."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # another user's, or it has ended
-            if process.pid != os.getpid() and process.cwd() == str(Path.cwd()):
-                found.append(process)
-    return found
-
-
-def measure(points: int, rate: float) -> dict[str, list[float]]:
-    """One round, in a new process and a new folder."""
-    with tempfile.TemporaryDirectory(prefix="memory-", ignore_cleanup_errors=True) as name:
-        figures, printed = _bench.call(child, points, rate, folder=Path(name))
-        found = _bench.count_in_mlflow(Path(name))
-        if found != points + 1:
-            sys.exit(f"{found} points, not {points + 1}\n{printed}")
-        return figures
-
-
 def main() -> None:
     parser = _bench.make_parser(__doc__, writes_docs=True, points=3_600_000)
     parser.add_argument("--rate", type=float, default=10_000, help="points a second")
     options = parser.parse_args()
-    taken = measure(options.points, options.rate)
+    with _bench.new_folder() as folder:
+        taken, printed = _bench.call(child, options.points, options.rate, folder=folder)
+        found = _bench.count_in_mlflow(folder) - 1  # the first one is not among them
+    if found != options.points:
+        sys.exit(f"{found} of {options.points} points\n{printed}")
     rows = [
         _bench.Row(f"{name}, {quarter + 1}/{QUARTERS}", "MiB", [figures[quarter]])
         for name, figures in taken.items()

@@ -34,19 +34,20 @@ import math
 import os
 import statistics
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from struct import pack
 from typing import NamedTuple
 
 import _bench
-import _landed
 import _peers
 import trackers
-from _bench import TRACKERS
+from _bench import TRACKERS, Point
 from _peers import WAYS, Measured, Way
 
+from tests.support import mlflow_content, wandb_subject
+from tests.support.aim_subject import AimSubject
 from tests.support.clearml_subject import ClearMLSubject
 
 COLUMNS = ("thread", "wall", "process", "after", "all", "landed")
@@ -82,8 +83,7 @@ class Figures(NamedTuple):
 def measure(way: Way, points: int) -> Round:
     """One round of one way, in a new process and a new folder."""
     with ExitStack() as stack:
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True))
-        folder = Path(name)
+        folder = stack.enter_context(_bench.new_folder())
         clearml = stack.enter_context(closing(ClearMLSubject(folder))) if way.tracker == "clearml" else None
         variables = clearml.server.variables() if clearml else {}
         if not way.is_ours:
@@ -92,24 +92,80 @@ def measure(way: Way, points: int) -> Round:
         measured = Measured(**figures)
         if not way.tracker:
             return Round(measured, 100.0)
-        found = _landed.read(way.tracker, folder, clearml)
-        return Round(measured, _landed.share(_bench.make_points(points), found))
+        found = points_in(way.tracker, folder, clearml)
+        return Round(measured, share(_bench.make_points(points), found))
 
 
+# -- what the tracker has ---------------------------------------------------------------------------------
+Found = tuple[str, int, float]
+"""Tag, step and value."""
+
+
+def share(points: Iterable[Point], found: Iterable[Found]) -> float:
+    """Percent of the points that are there, with tag, step and value.
+
+    Names are compared by their last part, since each client puts something of its own before it. Values are
+    compared as float32, since a ``SummaryWriter`` hands on float32.
+    """
+    wanted = {_comparable(tag, step, value) for tag, value, step in points}
+    return 100 * len(wanted.intersection(_comparable(*point) for point in found)) / len(wanted)
+
+
+def _comparable(tag: str, step: int, value: float) -> tuple[str, int, bytes]:
+    as_float32 = pack("<f", value) if math.isfinite(value) else repr(value).encode()
+    return tag.rsplit("/", 1)[-1], step, as_float32
+
+
+def points_in(tracker: str, folder: Path, clearml: ClearMLSubject | None) -> Iterator[Found]:
+    """The points that a tracker has of the process in that folder."""
+    if tracker == "wandb":
+        yield from _wandb(folder)
+        return
+    if clearml:
+        runs = [clearml.points(task) for task in list(clearml.server.store.tasks)]
+    elif tracker == "mlflow":
+        runs = [mlflow_content.points(folder / "mlflow.db")]
+    else:
+        from aim import Repo
+
+        subject = AimSubject(folder)
+        subject.folder = folder
+        runs = [subject.points(run) for run in Repo(str(folder)).list_all_runs()]
+    for run in runs:
+        for tag, points in run.items():
+            for point in points:
+                yield tag, point.step, point.value
+
+
+def _wandb(folder: Path) -> Iterator[Found]:
+    for log in folder.glob("wandb/*run-*/run-*.wandb"):
+        for row in wandb_subject.rows(log):
+            step = row.get("global_step", row.get("_step"))
+            for tag, value in _flat(row):
+                if isinstance(step, int) and isinstance(value, (int, float)):
+                    yield tag, step, float(value)
+
+
+def _flat(row: dict[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield key, value
+
+
+# -- what comes of it -------------------------------------------------------------------------------------
 def misses(figures: Sequence[Figures]) -> Iterator[str]:
     """The targets that are missed."""
-    ours = [item for item in figures if item.way.is_ours]
-    for mine in ours:
+    others = [item for item in figures if item.way.tracker and not item.way.is_ours]
+    for mine in figures:
+        if not mine.way.is_ours:
+            continue
         if mine.median("landed") < 100:
             yield f"{mine.way.key}: {mine.median('landed'):.1f} % landed"
-        for other in figures:
-            if other.way.is_ours or not other.way.tracker:
-                continue
-            if (
-                mine.way.hooks_call
-                and other.way.hooks_call
-                and mine.median("thread") >= other.median("thread")
-            ):
+        for other in others:
+            both_hook = mine.way.hooks_call and other.way.hooks_call
+            if both_hook and mine.median("thread") >= other.median("thread"):
                 yield f"{mine.way.key}: costs the thread more than {other.way.key}"
             same = mine.way.tracker == other.way.tracker and bool(mine.way.hook) == bool(other.way.hook)
             if same and mine.median("all") >= other.median("all"):

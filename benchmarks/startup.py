@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import venv
 from pathlib import Path
@@ -47,16 +46,11 @@ def make_environment(folder: Path, *, ours: bool) -> Path:
 
 def seconds(python: Path, *arguments: str) -> float:
     """How long a command takes."""
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("OTEL_", "TRACELET_", "PYTHON"))
-    }
+    foreign = ("OTEL_", "TRACELET_", "PYTHON")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     variables["PATH"] = f"{python.parent}{os.pathsep}{variables.get('PATH', '')}"
     began = time.perf_counter()
-    done = subprocess.run(
-        [str(python), *arguments], env=variables, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([python, *arguments], env=variables, capture_output=True, text=True, check=False)
     taken = time.perf_counter() - began
     if done.returncode or done.stderr:
         sys.exit(f"{arguments}: exit {done.returncode}\n{done.stderr}")
@@ -66,9 +60,9 @@ def seconds(python: Path, *arguments: str) -> float:
 def main() -> None:
     options = _bench.make_parser(__doc__, writes_docs=True, rounds=20).parse_args()
     figures: dict[str, list[float]] = {"python": [], "without": [], "with": []}
-    with tempfile.TemporaryDirectory(prefix="startup-") as name:
-        having = make_environment(Path(name, "with"), ours=True)
-        lacking = make_environment(Path(name, "without"), ours=False)
+    with _bench.new_folder() as folder:
+        having = make_environment(folder / "with", ours=True)
+        lacking = make_environment(folder / "without", ours=False)
         instrumented = ("-c", _INSTRUMENT, "python", "-c", "pass")
         for number in range(-1, options.rounds):  # the first one fills the caches
             for key, python, arguments in (

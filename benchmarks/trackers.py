@@ -5,17 +5,15 @@
 For each tracker two scripts log the same points, each in a process and a backend of its own. One uses
 ``tracelet_otel.log_scalar``; its time runs from the last call to the end of ``shutdown()``. The other uses
 the fastest public calls of the tracker's client; its time is that of all calls, until the client reports that
-everything is written. The result is the ratio of the two in one round, and the median of the rounds. MLflow
-is a SQLite file, W&B is offline, AIM is a local repository, and ClearML is the server of the tests, in the
-process that measures.
+everything is written. The result is the median of the rounds' ratios. MLflow is a SQLite file, W&B is
+offline, AIM is a local repository, and ClearML is the server of the tests, in the process that measures.
 
 So that the two sides do the same work:
 
 - Both import their client, open their run and log a point before the clock starts, and then wait for
   ``SETTLE_S``, so that the client's own work after its start is in neither time.
-- Our pipeline's interval is longer than the loop, so that the whole backlog is left after the loop. With an
-  interval that ends within the loop, a part of the work would not be counted.
-- The points are made before the clock starts; the other side gets a dict for each step, as its API needs.
+- Our pipeline's interval is longer than the loop, so that the whole work is left after the loop.
+- The points are made before the clock starts; W&B's client gets a dict for each step, as its API needs.
 - W&B's client has the settings that our runs have: no console, code, git, statistics or metadata.
 - ClearML's client queues all points before it sends: with its own default, 100, it sleeps 0.1 s for each
   hundred points. Its clock ends with ``flush()``, since ``close()`` waits 5 to 11 s without need. All other
@@ -26,10 +24,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +38,17 @@ from _bench import TRACKERS, Point, log_all
 from tests.support.clearml_server import ClearMLServer
 
 SETTLE_S = 1.0
-LONG_INTERVAL_MS = 600_000
 
 
 def ours(tracker: str, points: int) -> float:
     """Seconds from the last call until everything is in the tracker."""
     import tracelet_otel
 
-    _bench.start(backends=[tracker], run_name="ours", shutdown_timeout=120, export_interval=LONG_INTERVAL_MS)
+    _bench.start(backends=[tracker], run_name="ours", shutdown_timeout=120, export_interval=600_000)
     logged = _bench.make_points(points)
     time.sleep(SETTLE_S)
     log_all(tracelet_otel.log_scalar, logged)
-    return seconds(tracelet_otel.shutdown)
-
-
-def seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+    return _bench.seconds(tracelet_otel.shutdown)
 
 
 def log_batches(client: Any, run: str, points: Sequence[Point]) -> None:
@@ -69,16 +61,15 @@ def log_batches(client: Any, run: str, points: Sequence[Point]) -> None:
         client.log_batch(run, metrics=batch)
 
 
-def theirs_mlflow(points: int) -> Callable[[], None]:
+def theirs_mlflow(points: list[Point]) -> Callable[[], None]:
     from mlflow import MlflowClient
 
     client = MlflowClient()
     run = client.create_run("0").info.run_id
     log_batches(client, run, [Point("warm-up", 0.0, 0)])
-    logged = _bench.make_points(points)
 
     def work() -> None:
-        log_batches(client, run, logged)
+        log_batches(client, run, points)
         client.set_terminated(run)
 
     return work
@@ -100,47 +91,48 @@ def quiet_wandb() -> Any:
     )
 
 
-def theirs_wandb(points: int) -> Callable[[], None]:
+def theirs_wandb(points: list[Point]) -> Callable[[], None]:
     import wandb
 
     run = wandb.init(mode="offline", settings=quiet_wandb())
     run.log({"warm-up": 0.0}, step=0)
-    logged = _bench.make_steps(points)
+    steps = [
+        (step, {tag: value for tag, value, _ in group})
+        for step, group in groupby(points, key=attrgetter("step"))
+    ]
 
     def work() -> None:
-        for step, values in logged:
+        for step, values in steps:
             run.log(values, step=step)
         run.finish()
 
     return work
 
 
-def theirs_aim(points: int) -> Callable[[], None]:
+def theirs_aim(points: list[Point]) -> Callable[[], None]:
     import aim
 
     run = aim.Run(system_tracking_interval=None, capture_terminal_logs=False)
     run.track(0.0, name="warm-up", step=0)
-    logged = _bench.make_points(points)
 
     def work() -> None:
-        for tag, value, step in logged:
+        for tag, value, step in points:
             run.track(value, name=tag, step=step)
         run.close()
 
     return work
 
 
-def theirs_clearml(points: int) -> Callable[[], None]:
+def theirs_clearml(points: list[Point]) -> Callable[[], None]:
     from clearml import Task
 
     task = Task.init("benchmark", "theirs", auto_connect_frameworks=False, auto_resource_monitoring=False)
     logger = task.get_logger()
     logger.report_scalar("group", "warm-up", 0.0, 0)
     task.flush(wait_for_uploads=True)
-    logged = _bench.make_points(points)
 
     def work() -> None:
-        for tag, value, step in logged:
+        for tag, value, step in points:
             logger.report_scalar("group", tag, value, step)
         task.flush(wait_for_uploads=True)  # the interpreter's exit closes the task
 
@@ -154,9 +146,9 @@ def child(tracker: str, side: str, points: int) -> float:
     """The seconds of one side of one round."""
     if side == "ours":
         return ours(tracker, points)
-    work = THEIRS[tracker](points)
+    work = THEIRS[tracker](_bench.make_points(points))
     time.sleep(SETTLE_S)
-    return seconds(work)
+    return _bench.seconds(work)
 
 
 def prepare(tracker: str, folder: Path, points: int) -> dict[str, str]:
@@ -174,8 +166,7 @@ def prepare(tracker: str, folder: Path, points: int) -> dict[str, str]:
 
 def measure(tracker: str, side: str, points: int, variables: dict[str, str]) -> float:
     """Runs one side in a new process and a new folder."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with _bench.new_folder() as folder:
         needed = prepare(tracker, folder, points) if side == "theirs" else {}
         taken, printed = _bench.call(child, tracker, side, points, folder=folder, **variables, **needed)
         if side == "ours" and "delivered all" not in printed:

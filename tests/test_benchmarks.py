@@ -25,10 +25,10 @@ def _peers(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_point_has_landed_only_as_it_was_logged(peers: Any) -> None:
     points = [("group/a", 0.001, 0), ("group/a", 2.5, 1), ("group/b", 1.0, 0), ("group/b", float("nan"), 1)]
     as_float32 = [("a", 0, 0.0010000000474974513), ("group/a", 1, 2.5), ("b", 0, 1.0), ("b", 1, float("nan"))]
-    assert peers._landed.share(points, as_float32) == 100
-    assert peers._landed.share(points, as_float32[1:]) == 75
+    assert peers.share(points, as_float32) == 100
+    assert peers.share(points, as_float32[1:]) == 75
     wrong = [("a", 0, 0.00100001), ("a", 2, 2.5), ("a", 0, 1.0)]
-    assert peers._landed.share(points, wrong) == 0
+    assert peers.share(points, wrong) == 0
 
 
 def test_what_is_missed_is_named(peers: Any) -> None:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from packaging.metadata import Metadata
@@ -69,25 +68,14 @@ sys.exit(bool(failed) or not points)
 
 def run(*command: str | Path, cwd: Path = ROOT, constrain_builds: bool = False) -> str:
     """The command's standard output. If the command fails, the check ends with all its output."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "TRACELET_"))
-    }
-    environment.pop("PYTHONPATH", None)
+    foreign = ("OTEL_", "TRACELET_", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     if constrain_builds:  # build has no option for it; each pip reads one of the two
         environment["PIP_CONSTRAINT"] = environment["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}exit {done.returncode}")
     return done.stdout
-
-
-def build() -> Path:
-    """Empties ``dist/`` and builds into it; the wheel's path."""
-    shutil.rmtree(DIST, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--outdir", DIST, constrain_builds=True)
-    return built_wheel()
 
 
 def built_wheel() -> Path:
@@ -98,16 +86,6 @@ def built_wheel() -> Path:
     return wheels[0]
 
 
-def expected_files() -> set[str]:
-    """All files of both packages, by their names in the wheel."""
-    return {
-        file.relative_to(root).as_posix()
-        for package, root in PACKAGES.items()
-        for file in (root / package).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    }
-
-
 def check_content(wheel: Path) -> None:
     """The wheel holds both packages, py.typed and the licence, valid metadata, and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
@@ -115,14 +93,16 @@ def check_content(wheel: Path) -> None:
         info = next(name for name in names if name.endswith(".dist-info/METADATA")).rpartition("/")[0]
         metadata = Metadata.from_email(archive.read(f"{info}/METADATA"), validate=True)
     packaged = {name for name in names if not name.startswith(info + "/")}
-    expected = expected_files()
+    expected = {
+        file.relative_to(root).as_posix()
+        for package, root in PACKAGES.items()
+        for file in (root / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
     problems = [f"not in the wheel: {name}" for name in sorted(expected - packaged)]
     problems += [f"does not belong in the wheel: {name}" for name in sorted(packaged - expected)]
-    required = {
-        f"{info}/licenses/LICENSE",
-        f"{info}/entry_points.txt",
-        *(f"{name}/py.typed" for name in PACKAGES),
-    }
+    required = {f"{info}/licenses/LICENSE", f"{info}/entry_points.txt"}
+    required |= {f"{name}/py.typed" for name in PACKAGES}
     problems += [f"not in the wheel: {name}" for name in sorted(required - names)]
     if not (metadata.description or "").strip() or metadata.description_content_type != "text/markdown":
         problems.append("the metadata does not contain the README")
@@ -152,19 +132,14 @@ def check_installed(wheel: Path, python: str) -> None:
             raise SystemExit(f"opentelemetry-instrument changed what the program prints: {greeting!r}")
 
 
-def candidates(version: str) -> Iterator[str]:
-    """Where a Python of this version may be. One that is found may not run: pyenv has such shims."""
-    if found := shutil.which(f"python{version}"):
-        yield found
+def find_python(version: str) -> str | None:
+    """A Python of this version that can make an environment. Some do not even run: pyenv has such shims."""
+    found = [shutil.which(f"python{version}")]
     if pyenv := shutil.which("pyenv"):
         versions = Path(run(pyenv, "root").strip()) / "versions"
-        yield from sorted(str(path) for path in versions.glob(f"{version}.*/bin/python"))
-
-
-def works(pythons: Iterable[str], version: str) -> str | None:
-    """The first Python that runs, has this version, and can make an environment."""
+        found += sorted(str(path) for path in versions.glob(f"{version}.*/bin/python"))
     probe = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
-    for python in pythons:
+    for python in filter(None, found):
         done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=False)
         if done.returncode == 0 and done.stdout.strip() == version:
             return python
@@ -178,16 +153,16 @@ def main() -> None:
     )
     parser.add_argument("--other-pythons", action="store_true", help="check the wheel in dist/ with them")
     if not parser.parse_args().other_pythons:
-        wheel = build()
-        check_content(wheel)
-        check_installed(wheel, sys.executable)
+        shutil.rmtree(DIST, ignore_errors=True)
+        run(sys.executable, "-m", "build", "--outdir", DIST, constrain_builds=True)
+        check_content(built_wheel())
+        check_installed(built_wheel(), sys.executable)
         return
-    wheel = built_wheel()
     for version in PYTHONS:
         if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
             continue
-        if python := works(candidates(version), version):
-            check_installed(wheel, python)
+        if python := find_python(version):
+            check_installed(built_wheel(), python)
         else:
             print(f"Python {version}: skipped, not on this machine")
 

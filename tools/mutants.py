@@ -37,8 +37,11 @@ def main() -> None:
     parser.add_argument("--tests", action="append", help="only with these tests; may be given more than once")
     arguments = parser.parse_args()
 
-    files = chosen_files(arguments.paths)
-    mutants = {name: file for file in files for name in mutants_of(file)}
+    mutants = {
+        get_mutant_name(file, name): file
+        for file in chosen_files(arguments.paths)
+        for name in mutate_file_contents(str(file), file.read_text(encoding="utf-8")).mutant_names
+    }
     if not mutants:
         parser.error("there is nothing to change; see [tool.mutmut] in pyproject.toml")
     names = sorted(mutants)
@@ -48,9 +51,8 @@ def main() -> None:
 
     shutil.rmtree("mutants", ignore_errors=True)
     config().only_mutate = sorted({str(mutants[name]) for name in names})
-    config().pytest_add_cli_args_test_selection = (
-        arguments.tests or config().pytest_add_cli_args_test_selection
-    )
+    if arguments.tests:
+        config().pytest_add_cli_args_test_selection = arguments.tests
     cli.main(["run", "--max-children", "1", *names], standalone_mode=False)
     report({name: mutants[name] for name in names})
 
@@ -65,12 +67,6 @@ def chosen_files(paths: list[Path]) -> list[Path]:
     ]
 
 
-def mutants_of(file: Path) -> list[str]:
-    """The names that mutmut gives to the mutants of a file."""
-    mutated = mutate_file_contents(str(file), file.read_text(encoding="utf-8"))
-    return [get_mutant_name(file, name) for name in mutated.mutant_names]
-
-
 def report(mutants: Mapping[str, Path]) -> None:
     """Prints each mutant that was not noticed, and how many were, for each file and for all."""
     outcomes: dict[Path, Counter[str]] = {}
@@ -83,16 +79,12 @@ def report(mutants: Mapping[str, Path]) -> None:
             changes = get_diff_for_mutant(name, path=file).splitlines()
             print(f"\n{outcome}: {name}", *(line for line in changes if line[0] in "+-"), sep="\n")
     print()
-    for file, found in outcomes.items():
-        print_score(str(file), found)
-    print_score("all", sum(outcomes.values(), Counter[str]()))
-
-
-def print_score(what: str, found: Counter[str]) -> None:
-    """One line: how many of the mutants were noticed, and what became of the others."""
-    count, noticed = sum(found.values()), sum(found[outcome] for outcome in NOTICED)
-    others = ", ".join(f"{number} {outcome}" for outcome, number in found.items() if outcome not in NOTICED)
-    print(f"{what:45} {noticed:5} of {count:5} noticed, {noticed / count:4.0%}  {others}")
+    for what, found in [*outcomes.items(), ("all", sum(outcomes.values(), Counter[str]()))]:
+        count, noticed = sum(found.values()), sum(found[outcome] for outcome in NOTICED)
+        others = ", ".join(
+            f"{number} {outcome}" for outcome, number in found.items() if outcome not in NOTICED
+        )
+        print(f"{what!s:45} {noticed:5} of {count:5} noticed, {noticed / count:4.0%}  {others}")
 
 
 if __name__ == "__main__":

@@ -4,25 +4,46 @@
 
 It runs examples/tensorboard_digits.py under `opentelemetry-instrument`, in a temporary folder. The pages come
 from `mlflow ui` and `aim up` on free ports of this machine; both end with this script.
+It needs Chromium and its driver (on Debian: chromium and chromium-driver). It downloads nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tools.browser import SIZE, Browser, browser, free_port, process
+import httpx
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BIN: Final = Path(sys.executable).parent
+SCALE: Final = 0.8
+SIZE: Final = (1750, 1250)
+"""Width and height of the window, in CSS pixels; a picture has SCALE times as many pixels."""
+CHROMIUM: Final = [
+    "--headless",
+    "--no-sandbox",  # it may run as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    f"--force-device-scale-factor={SCALE}",
+    f"--window-size={SIZE[0]},{SIZE[1]}",
+]
 VARIABLES: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -70,6 +91,87 @@ for (const button of document.querySelectorAll('button'))
 """Closes AIM's invitation to its community."""
 
 
+@contextmanager
+def server(command: Sequence[str], health: str) -> Generator[str]:
+    """Runs a server on a free port, for which PORT stands in the command, until the end of the block.
+
+    Yields its address as soon as the path ``health`` answers. The server's children end with it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [word.replace("PORT", port) for word in command],
+        env={**os.environ, **VARIABLES},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                httpx.get(address + health, timeout=5, follow_redirects=True).raise_for_status()
+                break
+            except httpx.HTTPError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+class Browser:
+    """Chromium, through the few WebDriver commands that are needed here (W3C WebDriver, chapter 6.5)."""
+
+    def __init__(self, session: str) -> None:
+        self._session = session
+
+    def command(self, method: str, path: str, body: object = None) -> Any:
+        answer = httpx.request(method, self._session + path, json=body, timeout=120)
+        return answer.raise_for_status().json()["value"]
+
+    def open(self, url: str) -> None:
+        self.command("POST", "/url", {"url": url})
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Runs JavaScript; the value that it returns."""
+        return self.command("POST", "/execute/sync", {"script": script, "args": arguments})
+
+    def wait(self, condition: str) -> None:
+        """Waits until a JavaScript expression is true."""
+        deadline = time.monotonic() + 60
+        while not self.run(f"return Boolean({condition})"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(condition)
+            time.sleep(0.3)
+
+    def screenshot(self) -> bytes:
+        return base64.b64decode(self.command("GET", "/screenshot"))
+
+
+@contextmanager
+def browser() -> Generator[Browser]:
+    """A new browser, which ends with the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tracelet-chromium-", ignore_cleanup_errors=True) as profile,
+        server(["chromedriver", "--port=PORT"], "/status") as driver,
+    ):
+        options = {"args": [*CHROMIUM, f"--user-data-dir={profile}"]}
+        wanted = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
+        started = Browser(f"{driver}/session").command("POST", "", {"capabilities": wanted})
+        shown = Browser(f"{driver}/session/{started['sessionId']}")
+        try:
+            yield shown
+        finally:
+            shown.command("DELETE", "")
+
+
 def train(folder: Path) -> dict[str, Mapping[str, str]]:
     """Trains into both trackers; the ids of the run in each."""
     command = [str(BIN / "opentelemetry-instrument"), sys.executable]
@@ -90,11 +192,8 @@ def train(folder: Path) -> dict[str, Mapping[str, str]]:
 
 def shoot_mlflow(shown: Browser, folder: Path, run: str, experiment: str) -> bytes:
     """The run's curves in MLflow."""
-    ui = f"http://127.0.0.1:{free_port()}"
-    command = [str(BIN / "mlflow"), "ui", "--workers", "1", "--port", ui.rpartition(":")[2]]
-    with process(
-        [*command, "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"], f"{ui}/health", VARIABLES
-    ):
+    command = [str(BIN / "mlflow"), "ui", "--workers", "1", "--port", "PORT"]
+    with server([*command, "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"], "/health") as ui:
         shown.open(f"{ui}/health")  # a page of the same origin, where MLflow's own preferences can be set
         shown.run(PREFER)
         shown.open(f"{ui}/#/experiments/{experiment}/runs/{run}/model-metrics")
@@ -111,10 +210,9 @@ def shoot_mlflow(shown: Browser, folder: Path, run: str, experiment: str) -> byt
 
 def shoot_aim(shown: Browser, folder: Path, run: str) -> bytes:
     """The run's curves in AIM."""
-    ui = f"http://127.0.0.1:{free_port()}"
-    command = [str(BIN / "aim"), "up", "--yes", "--repo", str(folder), "--port", ui.rpartition(":")[2]]
-    with process(command, f"{ui}/api/projects/", VARIABLES):
-        shown.resize(SIZE[0], 1930)  # three rows of charts
+    command = [str(BIN / "aim"), "up", "--yes", "--repo", str(folder), "--port", "PORT"]
+    with server(command, "/api/projects/") as ui:
+        shown.command("POST", "/window/rect", {"width": SIZE[0], "height": 1930})  # three rows of charts
         shown.open(f"{ui}/runs/{run}/metrics")
         shown.wait(f"{AIM_CHARTS} >= 6")
         time.sleep(2)

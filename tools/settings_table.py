@@ -21,14 +21,12 @@ MARKS = "<!-- settings: made by tools/settings_table.py -->\n", "<!-- end of set
 def settings_table() -> str:
     """A table with one row for each setting, as Markdown."""
     defaults = Settings()
-    rows = [("`configure()`", "variable", "default", "meaning")]
+    lines = ["| `configure()` | variable | default | meaning |\n", "|---|---|---|---|\n"]
     for field in fields(Settings):
-        default = _shown(getattr(defaults, field.name), field.metadata["unit"])
-        rows.append(
-            (f"`{field.name}`", f"`{field.metadata['variable']}`", default, field.metadata["meaning"])
-        )
-    lines = [f"| {' | '.join(row)} |\n" for row in rows]
-    return "".join([lines[0], "|---|---|---|---|\n", *lines[1:]])
+        variable, unit, meaning = (field.metadata[key] for key in ("variable", "unit", "meaning"))
+        default = _shown(getattr(defaults, field.name), unit)
+        lines.append(f"| `{field.name}` | `{variable}` | {default} | {meaning} |\n")
+    return "".join(lines)
 
 
 def _shown(default: Any, unit: str) -> str:
