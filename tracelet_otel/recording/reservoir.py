@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import secrets
 from collections import deque
 from dataclasses import dataclass
 from struct import Struct
@@ -67,7 +67,7 @@ class LosslessReservoir(ExemplarReservoir):
         self.keep = self._measurements.append
         """Keeps one point; O(1), no lock."""
         self._latest: float | None = None
-        self._sequence = time.time_ns() // 1000  # above that of any earlier process that wrote the series
+        self._sequence = secrets.randbits(62)  # so that no numbers are those of another process
 
     def offer(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> None:
         """Keeps a measurement that came through the instrument; O(1), no lock."""
