@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.exporters.test_contract import NAMES
+from tests.support.wandb_subject import tag_and_rank
 from tracelet_otel_exporters.aim import sequences as aim_sequences
 from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.mlflow import names
@@ -50,7 +51,7 @@ def _read_aim(place: str) -> Series:
 
 NAMINGS = {
     "mlflow": Naming(names.metric_key, _read_mlflow),
-    "wandb": Naming(wandb_names.metric_key, wandb_names.decode_metric_key),
+    "wandb": Naming(wandb_names.metric_key, tag_and_rank),
     "aim": Naming(_place_aim, _read_aim),
     "clearml": Naming(
         lambda tag, rank: clearml_names.encode(tag, rank)[:2], lambda name: clearml_names.decode(*name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,12 +47,15 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _name(key: str) -> str:
-    """The tag of a key, and of ranks above 0 the rank."""
-    tag, separator, rank = key.rpartition("/rank_")
-    if separator and rank.isdigit():
-        return f"{_name(tag)}/rank_{rank}"
-    return "" if key == "%" else unquote(key)
+def decode(key: str) -> str:
+    """The name of a key."""
+    return "" if key == "%" else unquote(key, errors="surrogatepass")
+
+
+def tag_and_rank(key: str) -> tuple[str, int | None]:
+    """The tag of a metric's key, and the rank if it is above 0."""
+    match = re.fullmatch("(.*)/rank_([1-9][0-9]*)", key, re.DOTALL)
+    return (decode(match[1]), int(match[2])) if match else (decode(key), None)
 
 
 def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
@@ -101,7 +105,8 @@ class WandbSubject:
                         continue
                     time_ns = round(row["_timestamp"] * 1_000_000) * 1_000
                     point = StoredPoint(row["global_step"], float(value), time_ns)
-                    found.setdefault(_name(key), []).append(point)
+                    tag, rank = tag_and_rank(key)
+                    found.setdefault(f"{tag}/rank_{rank}" if rank else tag, []).append(point)
         return {tag: sorted(points, key=lambda point: point.step) for tag, points in found.items()}
 
     def params(self, run_id: str) -> dict[str, str]:

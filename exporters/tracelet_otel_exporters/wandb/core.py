@@ -1,4 +1,13 @@
-"""A ``wandb-core`` process of our own, which does W&B's work, and the connection to it."""
+"""A ``wandb-core`` process of our own, which does W&B's work, and the connection to it.
+
+It keeps our use of W&B's client apart from the user's own in the same process. ``wandb.init`` would do more
+than open a run: it starts one ``wandb-core`` process for all of this process and names it in ``os.environ``,
+wraps ``sys.exit`` and ``sys.excepthook``, leaves an ``atexit`` hook that waits without end, logs the whole
+process in, settles W&B's settings so that variables set later are ignored, and makes its run what the user's
+next ``wandb.init()`` returns. So its steps are taken one by one, with a ``_WandbSetup`` (W&B's state of a
+process) and a ``wandb-core`` of our own. W&B's code finds that state by ``wandb_setup.singleton()``, which
+for the calling thread is ours while a call of ours is under way, and the user's otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +16,13 @@ import concurrent.futures
 import contextlib
 import os
 import subprocess
-from collections.abc import Awaitable, Callable, Generator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any, Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
 from tracelet_otel_exporters.shared.client_errors import ClientErrors
 from tracelet_otel_exporters.wandb import private
-from tracelet_otel_exporters.wandb.isolation import our_setup
 
 CALL_SECONDS: Final = 10.0
 """How long a call to ``wandb-core``, on this machine, may take."""
@@ -21,6 +30,53 @@ EXIT_SECONDS: Final = 5.0
 """How long ``wandb-core`` may take to end when it is asked to."""
 
 _PERMANENT_TEXTS: Final = ("401", "403", "permission denied", "unauthorized", "returned error 4")
+
+
+class _Thread(threading.local):
+    setup: Any = None
+    """Our state of the process, while a call of ours is under way."""
+
+
+_thread: Final = _Thread()
+_lock: Final = threading.RLock()
+_replaced: Final = contextlib.ExitStack()
+_calls = 0
+
+
+class _TelemetryOff:
+    """Stands in for W&B's switch that turns its telemetry off: off in our calls, else as it was."""
+
+    def __init__(self, users: Any) -> None:
+        self._users = users
+
+    def is_set(self) -> bool:
+        return _thread.setup is not None or self._users.is_set()
+
+    def set(self) -> None:
+        self._users.set()
+
+
+@contextlib.contextmanager
+def _our_setup(setup: Any) -> Generator[None]:
+    """W&B's code that this thread calls meanwhile works on ``setup``, without telemetry."""
+    global _calls
+    before = _thread.setup
+    with _lock:
+        if _calls == 0:
+            users = private.SINGLETON.get()
+            _replaced.enter_context(private.SINGLETON.replaced(lambda: _thread.setup or users()))
+            switch = _TelemetryOff(private.TELEMETRY_OFF.get())
+            _replaced.enter_context(private.TELEMETRY_OFF.replaced(switch))
+        _calls += 1
+    _thread.setup = setup
+    try:
+        yield
+    finally:
+        _thread.setup = before
+        with _lock:
+            _calls -= 1
+            if _calls == 0:
+                _replaced.close()
 
 
 class Core:
@@ -64,11 +120,11 @@ class Core:
     @contextlib.contextmanager
     def calls(self) -> Generator[None]:
         """Calls to W&B: on our state, without telemetry, errors as delivery errors."""
-        with our_setup(self.setup), errors():
+        with _our_setup(self.setup), errors():
             yield
 
-    def publish(self, requests: Sequence[bytes]) -> None:
-        """Hands serialized ``ServerRequest`` messages over, many at once.
+    def publish(self, requests: Iterable[Any]) -> None:
+        """Hands ``ServerRequest`` messages over, many at once; each is serialized before the next is made.
 
         ``Run.log`` sends each row through a thread of W&B's and waits, which is half of its time.
 
@@ -76,14 +132,15 @@ class Core:
             TransientError: ``wandb-core`` is gone. One that is only slow has them in its queue.
         """
         writer = private.WRITER.get(self._client)
+        serialized = [request.SerializeToString() for request in requests]
 
         async def write() -> None:
             if writer is None:
-                for request in requests:
-                    await self._client.publish(private.SERVER_REQUEST.get().FromString(request))
+                for data in serialized:
+                    await self._client.publish(private.SERVER_REQUEST.get().FromString(data))
                 return
             # as ServiceClient puts a message on the socket: "W", its length, itself
-            writer.write(b"".join(b"W" + len(data).to_bytes(4, "little") + data for data in requests))
+            writer.write(b"".join(b"W" + len(data).to_bytes(4, "little") + data for data in serialized))
             await writer.drain()
 
         with errors():
@@ -114,7 +171,7 @@ class Core:
         with contextlib.suppress(Exception):
             request = private.SERVER_REQUEST.get()()
             request.inform_teardown.exit_code = 0
-            self.publish([request.SerializeToString()])
+            self.publish([request])
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_SECONDS)

@@ -9,6 +9,7 @@ the run's log as well as on the server; the next process that opens the run goes
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,52 +27,46 @@ class Ledger:
     """What was logged of one run."""
 
     def __init__(self) -> None:
-        self._series: dict[str, Intervals] = {}
+        self.records: set[str] = set()
+        """Fingerprints."""
+        self._series: defaultdict[str, Intervals] = defaultdict(Intervals)
         self._changed: set[str] = set()
-        self._records: set[str] = set()
         self._chunk: list[str] = []
         self._chunk_name = ""
-        self._chunk_changed = False
+        self._is_chunk_changed = False
 
     def load(self, stored: Mapping[str, Mapping[str, object]]) -> None:
-        """Adds what :meth:`changes` returned once; it is among the next changes."""
+        """Adds what :meth:`changes` returned once; its points are among the next changes."""
         for key, text in stored.get(POINTS, {}).items():
-            known = self._series.setdefault(key, Intervals())
             for start, end in Intervals(str(text)):
-                known.add(start, end)
-            self._changed.add(key)
+                self.add(key, start, end)
         for text in stored.get(RECORDS, {}).values():
-            self._records.update(str(text).split(","))
+            self.records.update(str(text).split(","))
 
     def missing(self, key: str, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of a series that were not logged yet."""
-        known = self._series.get(key)
-        return known.missing(start, end) if known else [(start, end)]
+        return self._series[key].missing(start, end)
 
     def add(self, key: str, start: int, end: int) -> None:
         """Notes points that were logged."""
-        self._series.setdefault(key, Intervals()).add(start, end)
+        self._series[key].add(start, end)
         self._changed.add(key)
-
-    def has_record(self, fingerprint: str) -> bool:
-        """Whether the record was logged."""
-        return fingerprint in self._records
 
     def add_record(self, fingerprint: str) -> None:
         """Notes a record that was logged."""
-        self._records.add(fingerprint)
-        if not self._chunk_name or len(self._chunk) == _CHUNK:
+        self.records.add(fingerprint)
+        if len(self._chunk) in (0, _CHUNK):
             self._chunk, self._chunk_name = [], uuid.uuid4().hex[:12]
         self._chunk.append(fingerprint)
-        self._chunk_changed = True
+        self._is_chunk_changed = True
 
     def changes(self) -> dict[str, dict[str, str]]:
         """What is to be stored, by entry of the summary: members that changed since the last call."""
         changed: dict[str, dict[str, str]] = {}
         if self._changed:
             changed[POINTS] = {key: str(self._series[key]) for key in sorted(self._changed)}
-        if self._chunk_changed:
+        if self._is_chunk_changed:
             changed[RECORDS] = {self._chunk_name: ",".join(self._chunk)}
         self._changed.clear()
-        self._chunk_changed = False
+        self._is_chunk_changed = False
         return changed

@@ -1,4 +1,4 @@
-"""Names that W&B takes, made from any name, and back.
+"""Names that W&B takes, made from any name so that it can be read back.
 
 W&B takes nearly every name of a metric, so nearly all stay. Changed are those that it keeps for itself or
 does not show: a first underscore (W&B hides such keys, and ``_step``, ``_runtime``, ``_timestamp`` and
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from tracelet_otel_exporters.shared import safe_names
 
@@ -30,7 +29,6 @@ MAX_SEGMENT: Final = 150
 _EMPTY: Final = "%"
 _BAD: Final = re.compile(r"\A_|[\x00-\x1f\x7f\ud800-\udfff]|\A%\Z|%(?=[0-9A-Fa-f]{2})")
 _RANK_SUFFIX: Final = re.compile(r"/rank_(?=[1-9][0-9]*\Z)")
-_RANK: Final = re.compile(r"/rank_([1-9][0-9]*)\Z")
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _HASHED_ID: Final = re.compile(r"sha256-[0-9a-f]{40}")
 _PROJECT_BAD: Final = re.compile(r"[/\\#?%:\x00-\x1f\x7f\ud800-\udfff]|_(?=x[0-9A-F]{2,6}_)")
@@ -51,28 +49,12 @@ def encode(name: str) -> str:
     return _BAD.sub(_percent, name)
 
 
-def decode(key: str) -> str:
-    """The name that :func:`encode` was given."""
-    if key == _EMPTY:
-        return ""
-    if "%" not in key:
-        return key
-    return unquote_to_bytes(key.encode(errors="surrogatepass")).decode(errors="surrogatepass")
-
-
 def metric_key(tag: str, rank: int | None = None) -> str:
     """The key of a series. Ranks above 0 end in ``/rank_<n>``; no tag's own name can end so."""
     key = encode(tag)
     if rank is not None and rank > 0:
         return f"{key}/rank_{rank}"
     return _RANK_SUFFIX.sub("/rank%5F", key)
-
-
-def decode_metric_key(key: str) -> tuple[str, int | None]:
-    """Tag and rank of a key that :func:`metric_key` made."""
-    if match := _RANK.search(key):
-        return decode(key[: match.start()]), int(match[1])
-    return decode(key), None
 
 
 def config_key(name: str) -> str:

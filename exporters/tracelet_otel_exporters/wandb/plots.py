@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 MAX_BINS: Final = 512
 """``wandb.Histogram.MAX_LENGTH``."""
@@ -20,23 +20,8 @@ _COLUMNS: Final = (
 )
 
 
-class Shape(NamedTuple):
-    """A file that W&B's 3D view reads."""
-
-    suffix: str
-    text: str
-
-
-def histogram(payload: Mapping[str, Any]) -> Any:
-    """A ``wandb.Histogram``, or None without buckets; more than 512 are joined to fewer."""
-    import wandb
-
-    binned: Any = bins(payload)
-    return None if binned is None else wandb.Histogram(np_histogram=binned)
-
-
 def bins(payload: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Counts and the edges between and around them, of a histogram record."""
+    """Counts, and the edges between and around them, or None without buckets; many are joined to fewer."""
     limits, counts = _numbers(payload.get("bucket_limits")), _numbers(payload.get("bucket_counts"))
     if not limits or len(limits) != len(counts):
         return None
@@ -65,8 +50,10 @@ def pr_curve(payload: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"columns": list(columns), "data": rows}
 
 
-def meshes(content: bytes) -> Iterator[Shape]:
-    """The shapes in an ``npz`` of a mesh record: a mesh as OBJ, points alone as W&B's JSON of a point cloud.
+def meshes(content: bytes) -> Iterator[tuple[str, str]]:
+    """The shapes in an ``npz`` of a mesh record, as suffix and text of files that W&B's 3D view reads.
+
+    A mesh is an OBJ, points alone are W&B's JSON of a point cloud.
 
     Raises:
         ValueError: it is not an ``npz`` of a mesh.
@@ -80,9 +67,12 @@ def meshes(content: bytes) -> Iterator[Shape]:
         shades = colors[number] if colors is not None and number < len(colors) else None
         corners = faces[number] if faces is not None and number < len(faces) else None
         if corners is not None and len(corners):
-            yield Shape("obj", _obj(points, shades, corners))
-        else:
-            yield Shape("pts.json", _points(points, shades))
+            yield "obj", _obj(points, shades, corners)
+            continue
+        cloud: list[Any] = points.tolist()
+        if shades is not None:
+            cloud = [[*point[:3], *shade[:3]] for point, shade in zip(cloud, shades.tolist(), strict=True)]
+        yield "pts.json", json.dumps(cloud)
 
 
 def _obj(points: Any, shades: Any, corners: Any) -> str:
@@ -93,13 +83,6 @@ def _obj(points: Any, shades: Any, corners: Any) -> str:
         lines.append("v " + " ".join(f"{value:.9g}" for value in [*point[:3], *color]))
     lines += ["f " + " ".join(str(int(corner) + 1) for corner in face) for face in corners.tolist()]
     return "\n".join(lines) + "\n"
-
-
-def _points(points: Any, shades: Any) -> str:
-    cloud = points.tolist()
-    if shades is not None:
-        cloud = [[*point[:3], *shade[:3]] for point, shade in zip(cloud, shades.tolist(), strict=True)]
-    return json.dumps(cloud)
 
 
 def _batched(arrays: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ LevelDB's ``doc/log_format.md``). W&B's Python package has no reader of it.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,17 +45,23 @@ def logs(folder: Path, run_id: str) -> list[Path]:
 def read(paths: Iterable[Path]) -> Found:
     """Reads all logs of one run; a log that ends in the middle of a record is read up to there."""
     found = Found()
-    markers = [key.encode() for key in ledger.KEYS]
-    record_type: Any = private.RECORD.get()
     for path in paths:
-        for data in _records(path.read_bytes()):
-            kind = _kind(data)
-            if kind == record_type.HISTORY_FIELD_NUMBER:
+        for record in map(private.RECORD.get().FromString, _records(path.read_bytes())):
+            kind = record.WhichOneof("record_type")
+            if kind == "history":
                 found.rows += 1
-                continue
-            if kind == record_type.SUMMARY_FIELD_NUMBER and not any(marker in data for marker in markers):
-                continue
-            _take(found, record_type.FromString(data))
+            elif kind == "run":
+                run = record.run
+                found.project, found.group = run.project or found.project, run.run_group or found.group
+                found.name, found.tags = run.display_name or found.name, list(run.tags) or found.tags
+                _update(found.config, run.config)
+            elif kind == "config":
+                _update(found.config, record.config)
+            elif kind == "summary":
+                for item in record.summary.update:
+                    if len(item.nested_key) == 2 and item.nested_key[0] in ledger.KEYS:
+                        entry, member = item.nested_key
+                        found.ledger.setdefault(entry, {})[member] = json.loads(item.value_json)
     return found
 
 
@@ -64,29 +71,10 @@ def is_ended(path: Path) -> bool:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             start = file.seek(max(0, (size - 1) // _BLOCK - 1) * _BLOCK)  # records begin anew with blocks
-            data = file.read()
+            last = [b"", *_records(file.read(), 0 if start else _HEADER)][-1]
     except OSError:
         return False
-    last = b""
-    for record in _records(data, 0 if start else _HEADER):
-        last = record
-    return bool(last) and private.RECORD.get().FromString(last).HasField("exit")
-
-
-def _take(found: Found, record: Any) -> None:
-    kind = record.WhichOneof("record_type")
-    if kind == "run":
-        run = record.run
-        found.project, found.group = run.project or found.project, run.run_group or found.group
-        found.name, found.tags = run.display_name or found.name, list(run.tags) or found.tags
-        _update(found.config, run.config)
-    elif kind == "config":
-        _update(found.config, record.config)
-    elif kind == "summary":
-        for item in record.summary.update:
-            path = list(item.nested_key) or [item.key]
-            if path[0] in ledger.KEYS and len(path) == 2:
-                found.ledger.setdefault(path[0], {})[path[1]] = json.loads(item.value_json)
+    return private.RECORD.get().FromString(last).HasField("exit")
 
 
 def _update(config: dict[str, Any], record: Any) -> None:
@@ -108,9 +96,7 @@ def _records(data: bytes, position: int = _HEADER) -> Iterator[bytes]:
         if left < _HEADER:
             position += left
             continue
-        checksum = int.from_bytes(data[position : position + 4], "little")
-        length = int.from_bytes(data[position + 4 : position + 6], "little")
-        kind = data[position + 6]
+        checksum, length, kind = struct.unpack_from("<IHB", data, position)
         part = data[position + _HEADER : position + _HEADER + length]
         position += _HEADER + length
         if len(part) < length or kind not in (_FULL, _FIRST, _MIDDLE, _LAST) or not checksum:
@@ -121,23 +107,3 @@ def _records(data: bytes, position: int = _HEADER) -> Iterator[bytes]:
             parts += part
         if kind in (_FULL, _LAST) and parts is not None:
             yield parts
-
-
-def _kind(data: bytes) -> int:
-    """The number of the first field but the record's own number; parsing all of each would take long."""
-    position = 0
-    if data[:1] == b"\x08":
-        _, position = _varint(data, 1)
-    return _varint(data, position)[0] >> 3
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(data):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            break
-    return value, position

@@ -17,10 +17,6 @@ FLUSH_SECONDS: Final = 0.1
 """How often ``wandb-core`` writes its buffers to the run's log; W&B's own is 15."""
 REACH_SECONDS: Final = 5.0
 """How long the server may take to answer at all."""
-NO_KEY: Final = (
-    "W&B needs an API key: set WANDB_API_KEY or run `wandb login`; "
-    "or set WANDB_MODE=offline to keep runs on this machine"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +29,29 @@ class Options:
     dir: str | None = None
 
 
-def is_offline(core: Core, options: Options) -> bool:
-    """Whether runs stay on this machine.
+def log_in(core: Core, options: Options) -> bool:
+    """Finds the user's credentials as W&B does, but without asking the user; False where runs stay here.
 
     Raises:
-        PermanentError: W&B is switched off.
-    """
-    mode = options.mode or core.settings.mode
-    if mode == "disabled":
-        raise PermanentError("W&B is switched off: its mode is disabled (WANDB_MODE)")
-    return mode in ("offline", "dryrun")
-
-
-def authenticate(core: Core) -> None:
-    """Finds the user's credentials as W&B does, but without asking the user.
-
-    Raises:
-        PermanentError: there are no credentials.
+        PermanentError: there are no credentials, or W&B is switched off.
     """
     settings = core.settings
+    mode = options.mode or settings.mode
+    if mode == "disabled":
+        raise PermanentError("W&B is switched off: its mode is disabled (WANDB_MODE)")
+    if mode in ("offline", "dryrun"):
+        return False
     find, store = private.AUTHENTICATE.get(), private.SET_CREDENTIALS.get()
     with core.calls():
         if find and store:
             host = settings.base_url
             store(settings, find(host=host, source="tracelet", prompt=False, update_session=False))
     if not (settings.api_key or settings.identity_token_file):
-        raise PermanentError(NO_KEY)
+        raise PermanentError(
+            "W&B needs an API key: set WANDB_API_KEY or run `wandb login`; "
+            "or set WANDB_MODE=offline to keep runs on this machine"
+        )
+    return True
 
 
 def reach(core: Core) -> None:
@@ -119,14 +112,10 @@ def of_run(core: Core, options: Options, info: RunInfo, run_id: str) -> Any:
             symlink=False,
             sync_tensorboard=False,
             init_timeout=INIT_SECONDS,
-            stop_fn=_leave_running,
+            stop_fn=lambda: None,  # W&B's own way to "stop run" interrupts the main thread
             x_disable_meta=True,
             x_disable_stats=True,
             x_disable_machine_info=True,
             x_save_requirements=False,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
         )
-
-
-def _leave_running() -> None:
-    """What "stop run" in W&B does: nothing; W&B's own way would interrupt the main thread."""

@@ -1,17 +1,22 @@
-"""A run in W&B and what is known of it."""
+"""A run in W&B: opened without anything else in the process knowing of it, described, and ended."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
-from collections.abc import Mapping
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tracelet_otel.foundation.errors import TransientError
+from tracelet_otel.foundation.errors import DeliveryError, TransientError
 from tracelet_otel.otlp.records import RunInfo
-from tracelet_otel_exporters.wandb import ledger, lifecycle, messages, names, private, run_log, run_settings
-from tracelet_otel_exporters.wandb.core import Core, errors
+from tracelet_otel_exporters.wandb import ledger, names, private, run_log, run_settings
+from tracelet_otel_exporters.wandb.core import CALL_SECONDS, Core, errors
 from tracelet_otel_exporters.wandb.ledger import Ledger
 from tracelet_otel_exporters.wandb.names import CONFIG, STEP
 from tracelet_otel_exporters.wandb.run_settings import Options
@@ -32,6 +37,8 @@ class WandbRun:
         self.info = info
         self.id: str = wandb_run.settings.run_id
         """W&B's id of it."""
+        self.folder = Path(wandb_run.settings.files_dir)
+        """The run's files, as W&B shows them."""
         self.ledger = Ledger()
         self.first_readings: dict[str, float] = {}
         """The first value of what grows, by its key in the system panel."""
@@ -42,11 +49,6 @@ class WandbRun:
         self._are_names_new = False
         self._exit: concurrent.futures.Future[Any] | None = None
         """The answer to the run's end, once W&B was told of it."""
-
-    @property
-    def folder(self) -> Path:
-        """The run's files, as W&B shows them."""
-        return Path(self.wandb_run.settings.files_dir)
 
     def note(self, kind: str, changed: str, original: str) -> None:
         """Remembers a name that W&B gets in another form."""
@@ -70,8 +72,6 @@ class WandbRun:
 
     def update(self, info: RunInfo) -> None:
         """Changes name and tags."""
-        if info == self.info:
-            return
         with self.core.calls():
             if info.name and info.name != self.info.name:
                 self.wandb_run.name = info.name
@@ -90,11 +90,37 @@ class WandbRun:
             self.wandb_run.tags = tuple(dict.fromkeys([*kept, *added]))
         self._update_config({"tags": self._tags})
 
+    def store(self, name: str, content: bytes | Path) -> None:
+        """Stores bytes, or a copy of a file, among the run's files."""
+        safe = names.file(name)
+        self.note("files", safe, name)
+        target = self.folder / safe
+        with self.core.calls():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Not over the old file: what is being uploaded of it must stay whole.
+            copy = target.with_name(f".tracelet-{uuid.uuid4().hex}")
+            if isinstance(content, bytes):
+                copy.write_bytes(content)
+            else:
+                shutil.copyfile(content, copy)
+            copy.replace(target)
+        self.upload(safe)
+
+    def upload(self, name: str) -> None:
+        """Has W&B upload a file in the run's folder now."""
+        request = private.request(self.id)
+        request.record_publish.files.files.add(path=name)  # the policy of number 0 is "now"
+        self.core.publish([request])
+
     def confirm(self) -> None:
         """Publishes new entries of the ledger and new names, and waits until everything is handled."""
-        changes = self.ledger.changes()
-        if changes:
-            self.core.publish([messages.summary(self.id, key, members) for key, members in changes.items()])
+        if changes := self.ledger.changes():
+            request = private.request(self.id)
+            update = request.record_publish.summary.update
+            for entry, members in changes.items():
+                for name, value in members.items():
+                    update.add(nested_key=[entry, name], value_json=json.dumps(value))
+            self.core.publish([request])
         if self._are_names_new:
             self._update_config({"names": self._names})
             self._are_names_new = False
@@ -108,8 +134,9 @@ class WandbRun:
             seconds: how long to wait. A call after a transient error goes on waiting.
 
         Raises:
-            TransientError: W&B does not have everything yet.
+            TransientError: W&B does not have everything yet, or its log of the run has no end yet.
         """
+        settings = self.wandb_run.settings
         with self.core.calls():
             if self._exit is None:
                 request = private.request(self.id)
@@ -119,11 +146,22 @@ class WandbRun:
             try:
                 self._exit.result(seconds)
             except (TimeoutError, concurrent.futures.TimeoutError) as error:  # one, from Python 3.11 on
-                later = f"`wandb sync {self.wandb_run.settings.sync_dir}` can do it later"
+                later = f"`wandb sync {settings.sync_dir}` can do it later"
                 raise TransientError(
                     f"W&B has not taken everything after {seconds:.0f} s; {later}"
                 ) from error
-        lifecycle.end_run(self.core, self.wandb_run, self.id)
+            request = private.request(self.id)
+            request.record_publish.request.shutdown.SetInParent()
+            with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
+                self.core.ask(request, CALL_SECONDS).result()
+            for hook in private.TEARDOWN_HOOKS.get(self.wandb_run, ()):
+                hook.call()
+            self.core.publish([private.finish_request(self.id)])
+        log, deadline = Path(settings.sync_file), time.monotonic() + CALL_SECONDS
+        while not run_log.is_ended(log):  # wandb-core answers before it has written the end of its buffer
+            if time.monotonic() > deadline or not self.core.is_alive:
+                raise TransientError(f"wandb-core does not end its log {log}")
+            time.sleep(0.005)
 
     def _update_config(self, values: Mapping[str, object]) -> None:
         """Changes our entry of the run's config, where a person finds it."""
@@ -142,35 +180,72 @@ def open_run(core: Core, options: Options, info: RunInfo) -> WandbRun:
     """
     run_id = names.run_id(info.id)
     settings = run_settings.of_run(core, options, info, run_id)
-    is_offline = settings.mode in ("offline", "dryrun")
-    with errors():
-        folder = Path(settings.root_dir or core.settings.root_dir)
-        logs = [log for name in ("wandb", ".wandb") for log in run_log.logs(folder / name, run_id)]
-        found = run_log.read(logs) if is_offline else run_log.Found()
-    _inherit(settings, found)
-    config = {name: value for name, value in found.config.items() if name != "_wandb"}
-    opened = WandbRun(core, lifecycle.open_run(core, settings, config), info)
-    opened.describe()
-    opened.ledger.load(found.ledger if is_offline else _stored_ledger(opened))
-    return opened
-
-
-def _inherit(settings: Any, found: run_log.Found) -> None:
-    """Takes over what an earlier part of an offline run was told, unless this one is told otherwise."""
+    folder = Path(settings.root_dir or core.settings.root_dir)
+    found = run_log.Found()
+    if is_offline := settings.mode in ("offline", "dryrun"):
+        with errors():
+            found = run_log.read(
+                log for name in ("wandb", ".wandb") for log in run_log.logs(folder / name, run_id)
+            )
+    # What an earlier part of an offline run was told, unless this one is told otherwise.
     settings.project = settings.project or found.project or None
     settings.run_group = settings.run_group or found.group or None
     settings.run_name = settings.run_name or found.name or None
     if found.tags:
         settings.run_tags = tuple(found.tags)
+    config = {name: value for name, value in found.config.items() if name != "_wandb"}
+    before = time.time()
+    try:
+        with core.calls(), private.quiet_terminal(), _our_import_hooks():
+            opened = WandbRun(core, _init(core, settings, config), info)
+    except DeliveryError:
+        # It may be tried often, and each time leaves a folder with nothing in it.
+        with contextlib.suppress(Exception):
+            for log in run_log.logs(folder / "wandb", run_id):
+                if log.stat().st_mtime >= before - 1 and not run_log.read([log]).rows:
+                    shutil.rmtree(log.parent, ignore_errors=True)
+        raise
+    opened.describe()
+    stored = found.ledger
+    if not is_offline and opened.wandb_run.resumed:
+        with core.calls():
+            for key in ledger.KEYS:
+                if (entry := opened.wandb_run.summary.get(key)) is not None:
+                    stored[key] = {name: entry[name] for name in entry.keys()}  # noqa: SIM118 - no mapping
+    opened.ledger.load(stored)
+    return opened
 
 
-def _stored_ledger(opened: WandbRun) -> dict[str, dict[str, object]]:
-    """The ledger in the server's summary of a run that is resumed."""
-    if not opened.wandb_run.resumed:
-        return {}
-    stored: dict[str, dict[str, object]] = {}
-    with opened.core.calls():
-        for key in ledger.KEYS:
-            if (entry := opened.wandb_run.summary.get(key)) is not None:
-                stored[key] = {name: entry[name] for name in entry.keys()}  # noqa: SIM118 - not a mapping
-    return stored
+def _init(core: Core, given: Any, config: dict[str, Any]) -> Any:
+    """Opens a ``wandb.Run``: what ``wandb.init`` does, without its part that is about the whole process."""
+    creation = private.RUN_INIT.get()(core.setup, private.TELEMETRY_RECORD.get()())
+    settings, _ = creation.make_run_settings(given)
+    if make_root_folder := private.ROOT_FOLDER.get():
+        make_root_folder(settings)
+    if set_suffix := private.FOLDER_SUFFIX.get(creation):
+        set_suffix(settings)
+    with private.LOG_TO_RUN.get(default=contextlib.nullcontext)(settings.run_id):
+        parts = creation.make_run_config(settings=settings, config=config)
+        with creation.setup_run_log_directory(settings):
+            run: Any = creation.init(settings, parts, private.NEW_PRINTER.get()(settings))
+    if remove := private.REMOVE_ACTIVE_RUN.get(core.setup):
+        remove(run)
+    if unregister := private.UNREGISTER_HOOKS.get(run):
+        unregister(settings.run_id)
+    if checker := private.STATUS_CHECKER.get(run):
+        checker.join()  # its threads would print, and interrupt training on "stop run"
+    return run
+
+
+@contextlib.contextmanager
+def _our_import_hooks() -> Generator[None]:
+    """Takes W&B's hook out of ``sys.meta_path`` again where only our runs put it there."""
+    was_there = private.IMPORT_HOOKS_INSTALLED.get(default=True)
+    yield
+    if was_there:
+        return
+    with private.IMPORT_HOOKS_LOCK.get(default=contextlib.nullcontext()):
+        if not private.IMPORT_HOOKS.get(default=True):
+            ours = private.IMPORT_HOOKS.module
+            sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != ours]
+            private.IMPORT_HOOKS_INSTALLED.set(False)

@@ -7,13 +7,14 @@ several machines of one run apart. What its monitor does not measure keeps OpenT
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from tracelet_otel.otlp.records import SystemPoint
-from tracelet_otel_exporters.shared.machine import GROWING, Reading, readings_by_host
-from tracelet_otel_exporters.wandb import messages
+from tracelet_otel_exporters.shared.machine import GROWING, readings_by_host
+from tracelet_otel_exporters.wandb import private
 
 _MIB: Final = 1 / 2**20
 _NAMES: Final[Mapping[str, tuple[str, float]]] = {
@@ -45,7 +46,7 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
 """By quantity: W&B's key, ``{}`` for the index, and its unit in ours."""
 
 
-def requests(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]) -> list[bytes]:
+def messages(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]) -> Iterator[Any]:
     """The messages by which W&B's own monitor would hand these measurements on, with their times.
 
     Args:
@@ -53,25 +54,24 @@ def requests(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]
         points: the measurements.
         first: the first value of each key that grows; is added to.
     """
-    rows = sorted(_rows(points, first).items())
-    return [messages.measurements(run_id, time, values) for time, values in rows]
-
-
-def _rows(points: Sequence[SystemPoint], first: dict[str, float]) -> dict[int, dict[str, float]]:
     rows: defaultdict[int, dict[str, float]] = defaultdict(dict)
     # W&B's "cpu" is the process's share; the machine's stands in where that is not measured.
     found = sorted(readings_by_host(points), key=lambda pair: pair[1].quantity == "process_cpu")
     for host, reading in found:
-        key = _key(reading) + (f"/l:{host}" if host else "")
+        name, unit = _NAMES.get(reading.quantity, ("", 1.0))
+        key = name.format(reading.part) or ".".join(
+            filter(None, (reading.quantity.removeprefix("system."), reading.part))
+        )
+        if host:
+            key += f"/l:{host}"
         value = reading.value
         if reading.quantity in GROWING:
             value = max(0.0, value - first.setdefault(key, value))
-        rows[reading.time_unix_nano][key] = value * _NAMES.get(reading.quantity, ("", 1.0))[1]
-    return rows
-
-
-def _key(reading: Reading) -> str:
-    if (known := _NAMES.get(reading.quantity)) is not None:
-        return known[0].format(reading.part)
-    name = reading.quantity.removeprefix("system.")
-    return f"{name}.{reading.part}" if reading.part else name
+        rows[reading.time_unix_nano][key] = value * unit
+    for time, values in sorted(rows.items()):
+        message = private.request(run_id)
+        stats = message.record_publish.stats
+        stats.timestamp.FromNanoseconds(time)
+        for key, value in values.items():
+            stats.item.add(key=key, value_json=json.dumps(value))
+        yield message

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,18 +18,8 @@ from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
-from tracelet_otel_exporters.wandb import (
-    messages,
-    names,
-    private,
-    records,
-    rows,
-    run_settings,
-    runs,
-    system_panel,
-)
+from tracelet_otel_exporters.wandb import names, private, records, rows, run_settings, runs, system_panel
 from tracelet_otel_exporters.wandb.core import Core, errors
-from tracelet_otel_exporters.wandb.files import store_file
 from tracelet_otel_exporters.wandb.run_settings import Options
 from tracelet_otel_exporters.wandb.runs import WandbRun
 
@@ -76,7 +66,7 @@ class WandbTracker:
         mode: str | None = None,
         dir: str | Path | None = None,
     ) -> None:
-        for name, value in (("project", project), ("entity", entity), ("mode", mode)):
+        for name, value in (("project", project), ("entity", entity)):
             if not isinstance(value, (str, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"{name} must be text, got {value!r}")
         if not isinstance(dir, (str, Path, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -103,9 +93,7 @@ class WandbTracker:
 
     def connect(self) -> None:
         """Looks for credentials, unless runs stay on this machine; opening a run reaches the server."""
-        core = self._connected()
-        if not run_settings.is_offline(core, self._options):
-            run_settings.authenticate(core)
+        run_settings.log_in(self._connected(), self._options)
 
     def local_storage(self) -> LocalStorage:
         """The folder of the runs' files, also of runs that are sent to a server."""
@@ -115,8 +103,7 @@ class WandbTracker:
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates name and tags."""
         self._infos[run.id] = run
-        opened = self._runs.get(run.id)
-        if opened is None:
+        if (opened := self._runs.get(run.id)) is None:
             opened = self._open(run)
         else:
             with self._watched(opened.core):
@@ -126,17 +113,28 @@ class WandbTracker:
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
         """Logs points, those of one step together; those that W&B has by their numbers are left out."""
-        outcome = Outcome()
+        new: list[tuple[str, Sequence[Point]]] = []
         logged: list[tuple[str, int, int]] = []
         with self._open_run(run_id) as run:
-            keyed = [part for one in series for part in self._new_points(run, one, logged, outcome)]
-            joined = rows.rows(keyed)
+            for one in series:
+                key = names.metric_key(one.tag, one.rank)
+                run.note("metrics", key, f"{one.tag}/rank_{one.rank}" if one.rank else one.tag)
+                if (first := one.sequence) is None or not one.points:
+                    new.append((key, one.points))
+                    continue
+                # NaN and the infinities of a tag have numbers of their own, maybe those of finite points.
+                value = one.points[0].value
+                numbered = key if math.isfinite(value) else f"{key}\0{value}"
+                for start, end in run.ledger.missing(numbered, first, first + len(one.points)):
+                    logged.append((numbered, start, end))
+                    new.append((key, one.points[start - first : end - first]))
+            joined = rows.rows(new)
             for start in range(0, len(joined), ROWS_AT_ONCE):
-                run.core.publish(messages.history(run.id, joined[start : start + ROWS_AT_ONCE]))
-            for key, first, end in logged:
-                run.ledger.add(key, first, end)
+                run.core.publish(rows.messages(run.id, joined[start : start + ROWS_AT_ONCE]))
+            for part in logged:
+                run.ledger.add(*part)
             run.confirm()
-        return outcome
+        return Outcome(sum(len(one.points) for one in series))
 
     def write_record(self, record: Record) -> Outcome:
         """Writes one record of any kind but ``run`` and ``status``."""
@@ -145,33 +143,32 @@ class WandbTracker:
             if write is None:
                 _LOGGER.warning("W&B: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
                 return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
-            is_row = record.kind in records.ROWS
-            fingerprint = records.row_id(record) if is_row else ""
-            if run.ledger.has_record(fingerprint):
+            fingerprint = records.row_id(record) if record.kind in records.ROWS else ""
+            if fingerprint in run.ledger.records:
                 return Outcome(1)
             try:
-                self._make_media_folder()
                 with run.core.calls():
+                    self._make_media_folder()
                     outcome = write(run, record)
             except DeliveryError as error:
                 if isinstance(error.__cause__, (FileNotFoundError, ValueError)):
                     return Outcome(rejected=[Problem(record.tag or record.kind, str(error.__cause__))])
                 raise
-            if is_row:
+            if fingerprint:
                 run.ledger.add_record(fingerprint)
             run.confirm()
-        return outcome
+        return outcome or Outcome(1)
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to the run's system panel."""
         with self._open_run(run_id) as run:
-            run.core.publish(system_panel.requests(run.id, points, run.first_readings))
+            run.core.publish(system_panel.messages(run.id, points, run.first_readings))
         return Outcome(len(points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file with the run, as ``name`` among its files."""
         with self._open_run(run_id) as run:
-            store_file(run, name, path)
+            run.store(name, path)
             run.confirm()
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
@@ -187,16 +184,16 @@ class WandbTracker:
         """Ends ``wandb-core``; a run that is open keeps its state, and has what was written."""
         deadline = time.monotonic() + CLOSE_SECONDS
         open_runs, self._runs = list(self._runs.values()), {}
-        cores = {id(run.core): run.core for run in open_runs}
+        cores = {run.core for run in open_runs}
         if self._core is not None:
-            cores[id(self._core)] = self._core
+            cores.add(self._core)
         self._core = None
         try:
             for run in open_runs:
                 with contextlib.suppress(DeliveryError):
                     run.finish(None, max(0.0, deadline - time.monotonic()))
         finally:
-            for core in cores.values():
+            for core in cores:
                 core.close()
             if self._media_folder is not None:
                 shutil.rmtree(self._media_folder, ignore_errors=True)
@@ -214,8 +211,7 @@ class WandbTracker:
 
     def _open(self, run: RunInfo) -> WandbRun:
         core = self._connected()
-        if not run_settings.is_offline(core, self._options):
-            run_settings.authenticate(core)
+        if run_settings.log_in(core, self._options):
             run_settings.reach(core)
         with self._watched(core):
             try:
@@ -253,21 +249,3 @@ class WandbTracker:
             self._runs = {name: run for name, run in self._runs.items() if run.core is not core}
             core.close()
             raise TransientError(f"wandb-core has ended: {error}") from error
-
-    def _new_points(
-        self, run: WandbRun, series: Series, logged: list[tuple[str, int, int]], outcome: Outcome
-    ) -> Iterator[tuple[str, Sequence[Point]]]:
-        """The points that W&B does not have; adds their numbers to ``logged``, and counts all as accepted."""
-        key = names.metric_key(series.tag, series.rank)
-        run.note("metrics", key, f"{series.tag}/rank_{series.rank}" if series.rank else series.tag)
-        outcome.accepted += len(series.points)
-        if series.sequence is None:
-            yield key, series.points
-            return
-        first = series.sequence
-        # NaN and the infinities of a tag have numbers of their own, which may be those of its finite points.
-        value = series.points[0].value if series.points else 0.0
-        numbered = key if math.isfinite(value) else f"{key}\0{value}"
-        for start, end in run.ledger.missing(numbered, first, first + len(series.points)):
-            logged.append((numbered, start, end))
-            yield key, series.points[start - first : end - first]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.wandb_server import WandbServer
-from tests.support.wandb_subject import WandbSubject, make_subject, rows
+from tests.support.wandb_subject import WandbSubject, decode, make_subject, rows, tag_and_rank
 from tracelet_otel import semconv
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.intervals import Intervals
@@ -296,8 +296,8 @@ _names = st.text(st.sampled_from("a_%/.5Frank1-x\x00\nglobstepä\ud800"), max_si
 @given(_names)
 def test_names_come_back(name: str) -> None:
     key = wandb_names.metric_key(name)
-    assert wandb_names.decode_metric_key(key) == (name, None)
-    assert wandb_names.decode_metric_key(wandb_names.metric_key(name, 3)) == (name, 3)
+    assert tag_and_rank(key) == (name, None)
+    assert tag_and_rank(wandb_names.metric_key(name, 3)) == (name, 3)
     assert key
     assert not key.startswith("_")
     assert key != wandb_names.STEP
@@ -550,7 +550,7 @@ def test_media_keep_their_bytes_and_step(opened: WandbTracker, subject: WandbSub
     names["several/2"], names["ranked/rank_2"] = names.pop("several"), names.pop("ranked")
     [cut] = [tag for tag, _ in stored if tag.startswith("xxx")]
     names[cut], names["%2E%2E/%2E%2E/up"] = names.pop("x" * 300), names.pop("../../up")
-    assert stored == {(wandb_names.decode(tag), content) for tag, content in names.items()}
+    assert stored == {(decode(tag), content) for tag, content in names.items()}
     [note] = [name for name in subject.files("run-1") if name.startswith("text/note/3")]
     assert note.endswith(".md")
     assert subject.files("run-1")[note] == names["note"]
