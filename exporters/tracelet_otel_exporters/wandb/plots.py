@@ -69,7 +69,7 @@ def meshes(content: bytes) -> Iterator[tuple[str, str]]:
         if corners is not None and len(corners):
             yield "obj", _obj(points, shades, corners)
             continue
-        cloud: list[Any] = points.tolist()
+        cloud: Any = points.tolist()
         if shades is not None:
             cloud = [[*point[:3], *shade[:3]] for point, shade in zip(cloud, shades.tolist(), strict=True)]
         yield "pts.json", json.dumps(cloud)

@@ -17,6 +17,12 @@ FLUSH_SECONDS: Final = 0.1
 """How often ``wandb-core`` writes its buffers to the run's log; W&B's own is 15."""
 REACH_SECONDS: Final = 5.0
 """How long the server may take to answer at all."""
+_ON: Final = (
+    *("silent", "quiet", "disable_code", "disable_git", "disable_job_creation", "label_disable"),
+    *("x_disable_meta", "x_disable_stats", "x_disable_machine_info"),
+)
+_OFF: Final = ("save_code", "symlink", "sync_tensorboard", "x_save_requirements")
+_SWITCHES: Final[dict[str, Any]] = dict.fromkeys(_ON, True) | dict.fromkeys(_OFF, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +108,8 @@ def of_run(core: Core, options: Options, info: RunInfo, run_id: str) -> Any:
             resume="allow",
             reinit="create_new",
             console="off",
-            silent=True,
-            quiet=True,
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            label_disable=True,
-            save_code=False,
-            symlink=False,
-            sync_tensorboard=False,
+            **_SWITCHES,
             init_timeout=INIT_SECONDS,
             stop_fn=lambda: None,  # W&B's own way to "stop run" interrupts the main thread
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
         )
