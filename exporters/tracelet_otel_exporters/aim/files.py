@@ -17,32 +17,32 @@ from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from tracelet_otel.foundation.errors import PermanentError
-from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.companion import PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
-from tracelet_otel.tracker.interface import Outcome, PointAside, RecordAside
+from tracelet_otel.tracker.interface import Outcome
 from tracelet_otel_exporters.aim import private, sequences
 from tracelet_otel_exporters.aim.changes import Write
 from tracelet_otel_exporters.aim.runs import AimRun, valid_text
 from tracelet_otel_exporters.aim.sequences import Row
 from tracelet_otel_exporters.shared import safe_names
-from tracelet_otel_exporters.shared.record_content import payload_or_file
 
 CONTEXT: Final = {"kind": "file"}
 MAX_CONTENT: Final = 256 << 20
 """Bytes of a file that goes through AIM's server, which holds it in memory several times."""
 
 
-def write(run: AimRun, name: str, content: bytes) -> None:
-    """Stores a file; one of the same name is replaced."""
+def write(run: AimRun, name: str, content: bytes | Path) -> None:
+    """Stores bytes or a file of this machine; a file of the same name is replaced."""
+    if isinstance(content, Path):
+        _write_file(run, name, content)
+        return
     with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
         path = Path(folder, "file")
         path.write_bytes(content)
-        write_file(run, name, path)
+        _write_file(run, name, path)
 
 
-def write_file(run: AimRun, name: str, path: Path) -> None:
-    """Stores a file of this machine; one of the same name is replaced."""
+def _write_file(run: AimRun, name: str, path: Path) -> None:
     artifact_type: Any = private.ARTIFACT.get() if run.files is not None else None
     if artifact_type is None:
         _write_content(run, name, path)
@@ -62,20 +62,6 @@ def write_file(run: AimRun, name: str, path: Path) -> None:
     store.commit([Write("meta", private.run_key(store.hash, "artifacts", safe), artifact)])
 
 
-def write_payload(run: AimRun, name: str, record: Record) -> None:
-    """Stores a record's payload; a local media file is not read into memory.
-
-    Raises:
-        OSError: the media file cannot be read.
-        ValueError: the media file is not the one that was logged.
-    """
-    content = payload_or_file(record)
-    if isinstance(content, bytes):
-        write(run, name, content)
-    else:
-        write_file(run, name, content)
-
-
 def read_all(run: AimRun, prefix: str) -> list[bytes]:
     """The contents of the run's files whose names begin with ``prefix``."""
     found: list[bytes] = []
@@ -85,14 +71,10 @@ def read_all(run: AimRun, prefix: str) -> list[bytes]:
             if name.startswith(prefix):
                 found.append(Path(artifact.download(folder)).read_bytes())
     context_id = private.CONTEXT.get()(CONTEXT).idx
-    texts: dict[str, Any] = (
-        run.store.read("meta", private.run_key(run.store.hash, "traces", context_id)) or {}
-    )
-    for name in texts:
+    for name in run.store.read("meta", private.run_key(run.store.hash, "traces", context_id)) or ():
         if name.startswith(prefix):
             key = private.values_key(run.store.hash, False, context_id, name, "val", 0)
-            text: Any = run.store.read("seqs", key)
-            found.append(text.storage["content"].load())
+            found.append(run.store.read("seqs", key).storage["content"].load())
     return found
 
 
@@ -102,12 +84,9 @@ def drop_kept(run: AimRun, outcome: Outcome) -> None:
         return
     if run.in_companions is None:
         run.in_companions = identities(read_all(run, PREFIX)) if run.is_resumed else set()
-    new: list[PointAside | RecordAside] = []
-    for line in outcome.aside:
-        if (known := identity(line)) not in run.in_companions:
-            run.in_companions.add(known)
-            new.append(line)
-    outcome.aside = new
+    new = {known: line for line in outcome.aside if (known := identity(line)) not in run.in_companions}
+    outcome.aside = [*new.values()]
+    run.in_companions.update(new)
 
 
 def _copy(source: Path, target: Path) -> str:
@@ -134,8 +113,7 @@ def _write_content(run: AimRun, name: str, path: Path) -> None:
     listed, value = aim.Text(valid_text(note)), aim.Text(valid_text(note))
     cast("Any", value).storage["content"] = blob(data=content)
     key = ("file", name)
-    sequence = run.sequences.get(key)
-    if sequence is None:
+    if (sequence := run.sequences.get(key)) is None:
         sequence = sequences.find(run.store, valid_text(name) or "_", CONTEXT, "aim.text", "file")
         run.sequences[key] = sequence
     run.store.commit(sequences.changes(run.store, sequence, [Row(0, value, 0, listed)]))

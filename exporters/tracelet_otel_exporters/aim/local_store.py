@@ -11,16 +11,18 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tracelet_otel.foundation.errors import TransientError
+from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.foundation.process_ids import is_alive
-from tracelet_otel_exporters.aim import index, private
+from tracelet_otel_exporters.aim import private
 from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree, errors, ordered
 from tracelet_otel_exporters.aim.private import Key
 
+_LOGGER: Final = get_logger(__name__)
 WAIT_SECONDS: Final = 8.0
 """For another process that has the run, or creates the repository."""
 POLL_SECONDS: Final = 0.02
@@ -80,9 +82,9 @@ class LocalStore:
         except KeyError:
             return None
 
-    def items(self, tree: Tree, path: Key) -> Iterator[tuple[int, Any]]:
+    def items(self, tree: Tree, path: Key) -> list[tuple[int, Any]]:
         """The children of a path, for paths with more of them than fit into :meth:`read`'s list."""
-        return iter(list(self._containers[tree].tree().items(path)))
+        return list(self._containers[tree].tree().items(path))
 
     def values(self, tree: Tree, path: Key, keys: Sequence[int]) -> dict[int, Any]:
         """Those of the children of a path that are there."""
@@ -97,17 +99,14 @@ class LocalStore:
         keys: dict[int, bytes] = {}
         for change in ordered(changes):
             container = self._containers[change.tree]
-            batch = batches.get(change.tree)
-            if batch is None:
+            if (batch := batches.get(change.tree)) is None:
                 batch = batches[change.tree] = container.batch()
             prefix = encode_path(change.path)
             if isinstance(change, Rows):
-                put = batch.put
                 for key, value in change.values:
-                    encoded = keys.get(key)
-                    if encoded is None:
+                    if (encoded := keys.get(key)) is None:
                         encoded = keys[key] = encode_path((key,))
-                    put(prefix + encoded, encode(value))
+                    batch.put(prefix + encoded, encode(value))
             elif isinstance(change, Array):
                 container.set(prefix, array, store_batch=batch)
             else:
@@ -124,11 +123,37 @@ class LocalStore:
         return self._props
 
     def index(self, *, final: bool = False) -> None:
-        """Copies the run's ``meta`` into the repository's index, unless ``aim up`` does."""
+        """Copies the run's ``meta`` into the repository's index, as ``RepoIndexManager.index`` does.
+
+        From the index ``aim up`` and ``Repo.query_*`` list runs: a run that is not indexed is found by no
+        query. Nothing but ``aim storage reindex`` and a running ``aim up`` keeps it up to date. While that
+        serves this repository, nothing happens: its indexing thread ends, or leaves the run out for good,
+        when the index is open elsewhere at the wrong moment.
+        """
         if not final and time.monotonic() - self._indexed < _INDEX_SECONDS:
             return
         self._indexed = time.monotonic()
-        index.write(self._path, self.hash, self._containers["meta"], wait=2.0 if final else 0.0)
+        if is_served(self._path):
+            return
+        deadline = time.monotonic() + (2.0 if final else 0.0)
+        while True:
+            try:
+                index = private.open_container(self._path / "meta" / "index")
+                break
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    _LOGGER.debug("AIM's index is taken, run %s is indexed later: %s", self.hash, error)
+                    return
+                time.sleep(POLL_SECONDS)
+        try:
+            batch = index.batch()
+            prefix = private.ENCODE_PATH.get()(private.run_key(self.hash))
+            index.delete_range(prefix, prefix + b"\xff", store_batch=batch)
+            for key, value in self._containers["meta"].items():
+                index.set(key, value, store_batch=batch)
+            index.commit(batch)
+        finally:
+            index.close()
 
     def close(self) -> None:
         """Gives the run back."""
@@ -225,3 +250,17 @@ def _take_run(path: Path) -> None:
         raise _TakenError(f"{path} exists") from None
     with os.fdopen(file, "w") as lock:
         lock.write(f"{this_machine}-{os.getpid()}-{time.time()}")
+
+
+def is_served(repository: Path) -> bool:
+    """Whether an ``aim up`` of this machine and user serves the repository."""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        if private.USER_INTERFACE not in (process.info["cmdline"] or ()):
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            served = process.environ().get(private.SERVED_REPOSITORY)
+            if not served or os.path.realpath(served) == os.path.realpath(repository):
+                return True
+    return False

@@ -19,15 +19,8 @@ from tracelet_otel_exporters.shared.rendering import equal_bins
 BINS: Final = 64
 """Of a histogram that is not uniform; AIM's default."""
 MAX_BINS: Final = 512
-_SOUNDS: Final[Mapping[str, str]] = {
-    "audio/wav": "wav",
-    "audio/x-wav": "wav",
-    "audio/wave": "wav",
-    "audio/mpeg": "mp3",
-    "audio/mp3": "mp3",
-    "audio/flac": "flac",
-    "audio/x-flac": "flac",
-}
+_SOUNDS: Final = {"wav": "wav", "wave": "wav", "mpeg": "mp3", "mp3": "mp3", "flac": "flac"}
+"""By MIME type, without ``audio/`` and ``x-``: AIM's name of the format."""
 
 
 def image(content: bytes) -> Any | None:
@@ -55,16 +48,10 @@ def audio(content: bytes, mime_type: str) -> Any | None:
     """A sound, or None for a format that AIM does not play."""
     import aim
 
-    if (kind := _SOUNDS.get(mime_type)) is None:
+    kind = _SOUNDS.get(mime_type.removeprefix("audio/").removeprefix("x-"))
+    if kind is None:
         return None
     return media_object(aim.Audio, {"caption": "", "format": kind}, content)
-
-
-def text(content: str) -> Any:
-    """A text."""
-    import aim
-
-    return aim.Text(content)
 
 
 def distribution(histogram: Mapping[str, Any]) -> Any | None:
@@ -92,6 +79,8 @@ def distribution(histogram: Mapping[str, Any]) -> Any | None:
 
 def pr_curve(curve: Mapping[str, Any], name: str) -> Any | None:
     """A figure of precision over recall, or None without points."""
+    import aim
+
     recall, precision = curve.get("recall"), curve.get("precision")
     if not isinstance(recall, list) or not isinstance(precision, list) or not recall:
         return None
@@ -104,15 +93,9 @@ def pr_curve(curve: Mapping[str, Any], name: str) -> Any | None:
     }
     titles = {"xaxis": "recall", "yaxis": "precision"}
     axes = {axis: {"title": {"text": title}, "range": [0, 1.05]} for axis, title in titles.items()}
-    return figure({"data": [line], "layout": {"title": {"text": name}, **axes}})
-
-
-def figure(plot: Mapping[str, Any]) -> Any | None:
-    """A figure of plotly's JSON."""
-    import aim
-
+    plot = json.dumps({"data": [line], "layout": {"title": {"text": name}, **axes}})
     described = {"source": "plotly", "version": "unknown", "format": "raw_json"}
-    return media_object(aim.Figure, described, json.dumps(plot))
+    return media_object(aim.Figure, described, plot)
 
 
 def _bound(given: object, limit: Any) -> float:

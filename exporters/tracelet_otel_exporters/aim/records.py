@@ -9,7 +9,7 @@ from typing import Any, Final
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.interface import Outcome, Problem, RecordAside
-from tracelet_otel_exporters.aim import environment, files, objects, runs, sequences
+from tracelet_otel_exporters.aim import files, objects, runs, sequences
 from tracelet_otel_exporters.aim.runs import AimRun
 from tracelet_otel_exporters.aim.sequences import MAX_STEP, Row
 from tracelet_otel_exporters.shared.record_content import (
@@ -17,11 +17,13 @@ from tracelet_otel_exporters.shared.record_content import (
     graph_file,
     json_object,
     number_attribute,
+    payload_or_file,
     read_artifact,
     text_attribute,
 )
 
-Writer = Callable[[AimRun, Record], Outcome]
+Writer = Callable[[AimRun, Record], "Outcome | None"]
+"""Writes a record. Returns None where AIM keeps it as it was logged."""
 
 
 def _params(run: AimRun, record: Record) -> Outcome:
@@ -30,31 +32,27 @@ def _params(run: AimRun, record: Record) -> Outcome:
     return Outcome(1, [Problem(name, reason) for name in changed])
 
 
-def _tags(run: AimRun, record: Record) -> Outcome:
-    runs.write_tags(run.store, json_object(record))
-    return Outcome(1)
+def _text(run: AimRun, record: Record) -> Outcome | None:
+    import aim
 
-
-def _text(run: AimRun, record: Record) -> Outcome:
-    content = record.read()
     try:
-        text = content.decode()
+        text = aim.Text(record.read().decode())
     except UnicodeDecodeError:
         return _file(run, record)
-    return _track(run, record, "aim.text", objects.text(text))
+    return _track(run, record, "aim.text", text)
 
 
-def _picture(run: AimRun, record: Record) -> Outcome:
+def _picture(run: AimRun, record: Record) -> Outcome | None:
     shown = objects.image(record.read())
     return _file(run, record) if shown is None else _track(run, record, "aim.image", shown)
 
 
-def _audio(run: AimRun, record: Record) -> Outcome:
+def _audio(run: AimRun, record: Record) -> Outcome | None:
     shown = objects.audio(record.read(), record.mime_type)
     return _file(run, record) if shown is None else _track(run, record, "aim.audio", shown)
 
 
-def _video(run: AimRun, record: Record) -> Outcome:
+def _video(run: AimRun, record: Record) -> Outcome | None:
     """AIM plays no videos, but an animated picture is a picture."""
     return (_picture if record.mime_type.startswith("image/") else _file)(run, record)
 
@@ -69,46 +67,54 @@ def _pr_curve(run: AimRun, record: Record) -> Outcome:
     return _approximate(run, record, "aim.figure", shown, "AIM has the curve only, without the counts")
 
 
-def _file(run: AimRun, record: Record) -> Outcome:
+def _file(run: AimRun, record: Record) -> None:
     """A file of a tag and a step, in a folder named after its kind."""
-    suffix = file_suffix(record)
-    name = f"{record.kind}/{_tag(record)}/{record.step}-{record.time_unix_nano}{_index(record)}{suffix}"
-    files.write_payload(run, name, record)
+    index = number_attribute(record, semconv.INDEX)
+    stem = f"{_folder(record)}/{record.step}-{record.time_unix_nano}{f'-{index}' if index else ''}"
+    files.write(run, stem + file_suffix(record), payload_or_file(record))
     if config := record.attributes.get(semconv.MESH_CONFIG):
-        files.write(run, name.removesuffix(suffix) + ".json", str(config).encode())
-    return Outcome(1)
+        files.write(run, f"{stem}.json", str(config).encode())
 
 
-def _embedding(run: AimRun, record: Record) -> Outcome:
+def _embedding(run: AimRun, record: Record) -> None:
     name = text_attribute(record, semconv.FILE_NAME) or "embedding"
-    return _store(run, record, f"embedding/{_tag(record)}/{record.step}/{name}")
+    files.write(run, f"{_folder(record)}/{record.step}/{name}", payload_or_file(record))
 
 
-def _artifact(run: AimRun, record: Record) -> Outcome:
+def _artifact(run: AimRun, record: Record) -> None:
     artifact = read_artifact(record)
     if artifact.checkpoint:
         content = json.dumps(artifact.description, indent=1, default=str).encode()
         files.write(run, artifact.description_name, content)
     if artifact.has_content:
-        files.write_payload(run, artifact.name, record)
-    return Outcome(1)
+        files.write(run, artifact.name, payload_or_file(record))
 
 
-def _store(run: AimRun, record: Record, name: str) -> Outcome:
-    files.write_payload(run, name, record)
-    return Outcome(1)
+def _environment(run: AimRun, record: Record) -> None:
+    """In the form of AIM's own ``__system_params`` (aim/ext/utils.py); what has no place in it is ours."""
+    rest = json_object(record)
 
+    def take(name: str) -> dict[str, Any]:
+        return dict(rest.pop(name)) if isinstance(rest.get(name), dict) else {}
 
-def _environment(run: AimRun, record: Record) -> Outcome:
-    native, rest = environment.system_params(json_object(record))
+    native: dict[str, Any] = {"packages": take("packages"), "env_variables": take("variables")}
+    if git := take("git"):
+        native["git_info"] = {
+            "branch": git.pop("branch", None),
+            "remote_origin_url": git.pop("repository", None),
+            "commit": {"hash": git.pop("commit", None), "timestamp": None, "author": None},
+        }
+    python = take("python")
+    native |= {"executable": python.pop("executable", None), "arguments": rest.pop("command", None)}
+    native = {name: value for name, value in native.items() if value}
+    rest |= {name: part for name, part in (("git", git), ("python", python)) if part}
     runs.write_params(run.store, {"__system_params": native, runs.OURS: {"environment": rest}})
-    files.write_payload(run, "tracelet/environment.json", record)
-    return Outcome(1)
+    files.write(run, "tracelet/environment.json", payload_or_file(record))
 
 
 WRITERS: Final[Mapping[str, Writer]] = {
     "params": _params,
-    "tags": _tags,
+    "tags": lambda run, record: runs.write_tags(run.store, json_object(record)),
     "text": _text,
     "image": _picture,
     "figure": _picture,
@@ -119,8 +125,10 @@ WRITERS: Final[Mapping[str, Writer]] = {
     "mesh": _file,
     "embedding": _embedding,
     "artifact": _artifact,
-    "layout": lambda run, record: _store(run, record, "tensorboard/custom_scalars.json"),
-    "graph": lambda run, record: _store(run, record, graph_file(record)),
+    "layout": lambda run, record: files.write(
+        run, "tensorboard/custom_scalars.json", payload_or_file(record)
+    ),
+    "graph": lambda run, record: files.write(run, graph_file(record), payload_or_file(record)),
     "environment": _environment,
 }
 """By kind: what writes it. Raises OSError or ValueError where the record's content is unreadable."""
@@ -150,7 +158,7 @@ def _show(run: AimRun, record: Record, dtype: str, value: Any) -> str:
     time_us = (record.time_unix_nano + 500) // 1000
     verdict = sequence.steps.add(record.step, time_us)
     if verdict == "same":
-        known = sequences.stored(run.store, sequence, [record.step], {}).get(record.step)
+        known = sequences.stored(run.store, sequence, [record.step]).get(record.step)
         if known is not None and known.storage["data"].load() != value.storage["data"].load():
             verdict = "repeat"
     if verdict == "repeat":
@@ -159,11 +167,6 @@ def _show(run: AimRun, record: Record, dtype: str, value: Any) -> str:
     return ""
 
 
-def _tag(record: Record) -> str:
+def _folder(record: Record) -> str:
     rank = number_attribute(record, semconv.RANK)
-    return f"{record.tag}/rank_{rank}" if rank else record.tag
-
-
-def _index(record: Record) -> str:
-    index = number_attribute(record, semconv.INDEX)
-    return f"-{index}" if index else ""
+    return f"{record.kind}/{record.tag}{f'/rank_{rank}' if rank else ''}"

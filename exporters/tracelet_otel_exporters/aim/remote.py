@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
@@ -64,9 +64,9 @@ class RemoteStore:
         except KeyError:
             return None
 
-    def items(self, tree: Tree, path: Key) -> Iterator[tuple[int, Any]]:
+    def items(self, tree: Tree, path: Key) -> list[tuple[int, Any]]:
         """The children of a path."""
-        return ((key, value) for key, value in self._repository.call(self._tree(tree), "items_eager", path))
+        return self._repository.call(self._tree(tree), "items_eager", path)
 
     def values(self, tree: Tree, path: Key, keys: Sequence[int]) -> dict[int, Any]:
         """Those of the children of a path that are there; one question, however many."""
@@ -101,11 +101,10 @@ class RemoteStore:
 
     def props(self) -> Any:
         """The run's row in the server's database."""
-        handle = self._handles.get("props")
-        if handle is None:
+        if "props" not in self._handles:
             arguments = {"hash_": self.hash, "read_only": False, "created_at": None}
-            handle = self._handles["props"] = self._repository.resource("StructuredRun", arguments)
-        return _Props(self._repository, handle)
+            self._handles["props"] = self._repository.resource("StructuredRun", arguments)
+        return _Props(self._repository, self._handles["props"])
 
     def index(self, *, final: bool = False) -> None:
         """Has the server copy the run's ``meta`` into the repository's index.
@@ -135,11 +134,9 @@ class RemoteStore:
         self._generation = 0
 
     def _tree(self, tree: Tree) -> str:
-        handle = self._handles.get(tree)
-        if handle is None:
-            handle = self._repository.resource("TreeView", _tree(tree, self.hash))
-            self._handles[tree] = handle
-        return handle
+        if tree not in self._handles:
+            self._handles[tree] = self._repository.resource("TreeView", _tree(tree, self.hash))
+        return self._handles[tree]
 
 
 class _Props:
@@ -147,9 +144,8 @@ class _Props:
         object.__setattr__(self, "_call", functools.partial(repository.call, handle))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("name", "experiment", "tags"):
-            return self._call(name)
-        return functools.partial(self._call, name)
+        is_attribute = name in ("name", "experiment", "tags")
+        return self._call(name) if is_attribute else functools.partial(self._call, name)
 
     def __setattr__(self, name: str, value: object) -> None:
         self._call(f"{name}.setter", value)

@@ -13,8 +13,7 @@ from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters.aim import private, sequences
 from tracelet_otel_exporters.aim.changes import Change, Write
-from tracelet_otel_exporters.aim.repositories import Store
-from tracelet_otel_exporters.aim.sequences import AimSequence
+from tracelet_otel_exporters.aim.sequences import AimSequence, Store
 
 OURS: Final = "tracelet_run"
 """The parameter that holds what AIM has no place for: run id, status, project, experiment, labels."""
@@ -60,14 +59,11 @@ def run_hash(run_id: str) -> str:
 
 def open_run(store: Store, info: RunInfo) -> bool:
     """Makes the run or resumes it; it is in progress then. Returns whether it was there."""
-    changes: list[Change] = []
     run = private.run_key(store.hash)
-    is_new = store.read("meta", run) is None
-    if is_new:
+    changes = [Write("meta", (*run, "end_time"), None)]
+    if is_new := store.read("meta", run) is None:
         # as aim.Run does: an empty object, so that the run has parameters at all
-        changes.append(Write("meta", (*run, "attrs"), {}))
-        changes.append(Write("meta", ("meta", "attrs"), {}))
-    changes.append(Write("meta", (*run, "end_time"), None))
+        changes += [Write("meta", (*run, "attrs"), {}), Write("meta", ("meta", "attrs"), {})]
     store.commit(changes)
     props = store.props()
     _untag(store, _STATUS_TAGS)
@@ -92,7 +88,7 @@ def write_tags(store: Store, tags: Mapping[str, object]) -> None:
 
     A label that gets another value loses the tag of its old one.
     """
-    before = _object(store, (OURS, "tags"))
+    before: Any = store.read("meta", private.run_key(store.hash, "attrs", OURS, "tags")) or {}
     exact = {valid_text(name) or "_": valid_text(str(value)) for name, value in tags.items()}
     write_params(store, {OURS: {"tags": exact}})
     old = [_tag(name, before[name]) for name, value in exact.items() if before.get(name, value) != value]
@@ -114,9 +110,9 @@ def write_params(store: Store, params: Mapping[str, object]) -> list[str]:
     changes: list[Change] = []
     for name, value in params.items():
         key = valid_text(name) or "_"
-        merged = _merged(store.read("meta", private.run_key(store.hash, "attrs", key)), value, name, changed)
-        changes.append(Write("meta", private.run_key(store.hash, "attrs", key), merged))
-        changes.append(Write("meta", ("meta", "attrs", key), merged))
+        place = private.run_key(store.hash, "attrs", key)
+        merged = _merged(store.read("meta", place), value, name, changed)
+        changes += [Write("meta", place, merged), Write("meta", ("meta", "attrs", key), merged)]
     store.commit(changes)
     return changed
 
@@ -141,16 +137,10 @@ def _tag(name: str, value: object) -> str:
 
 
 def _untag(store: Store, tags: Sequence[str]) -> None:
-    if not tags:
-        return
-    props = store.props()
-    for tag in set(tags) & set(props.tags):
-        props.remove_tag(tag)
-
-
-def _object(store: Store, path: tuple[str, ...]) -> dict[str, Any]:
-    found = store.read("meta", private.run_key(store.hash, "attrs", *path))
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    if tags:
+        props = store.props()
+        for tag in set(tags) & set(props.tags):
+            props.remove_tag(tag)
 
 
 def _merged(before: object, value: object, name: str, changed: list[str]) -> object:

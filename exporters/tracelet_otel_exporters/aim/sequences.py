@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel_exporters.aim import private
 from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Write
+from tracelet_otel_exporters.aim.local_store import LocalStore
 from tracelet_otel_exporters.aim.private import Key
-from tracelet_otel_exporters.aim.repositories import Store
+from tracelet_otel_exporters.aim.remote import RemoteStore
 from tracelet_otel_exporters.shared.steps import Steps
+
+Store = LocalStore | RemoteStore
+"""One run in a repository."""
 
 SYSTEM: Final = "__system__"
 """What the names of the machine's metrics begin with."""
@@ -42,9 +47,9 @@ class AimSequence:
     context_id: int
     version: int
     dtype: str
-    info: dict[str, Any]
+    info: dict[str, Any] = field(default_factory=dict[str, Any])
     """AIM's own record of it; empty before the first value."""
-    steps: Steps
+    steps: Steps = field(default_factory=Steps)
     generation: int = 0
 
 
@@ -80,30 +85,27 @@ def find(store: Store, name: str, context: Mapping[str, Any], dtype: str, kind: 
     else:
         raise ValueError(f"AIM has {name!r} as a sequence of {stored} already")
     version = info.get("version", 2 if dtype in _METRIC_TYPES else 1)
-    found = AimSequence(name, candidate, context_id, version, dtype, info, Steps(), store.generation)
-    if info:
-        found.steps = Steps(_known(store, found))
+    found = AimSequence(name, candidate, context_id, version, dtype)
+    _take(store, found, info)
     return found
 
 
 def refresh(store: Store, sequence: AimSequence) -> None:
     """Looks at the run again, which another process may have written to."""
-    if sequence.generation == store.generation:
-        return
-    info: dict[str, Any] = store.read("meta", _record_key(store, sequence.context_id, sequence.name)) or {}
+    if sequence.generation != store.generation:
+        key = _record_key(store, sequence.context_id, sequence.name)
+        _take(store, sequence, store.read("meta", key) or {})
+
+
+def _take(store: Store, sequence: AimSequence, info: dict[str, Any]) -> None:
     if info != sequence.info:
         sequence.info = info
         sequence.steps = Steps(_known(store, sequence)) if info else Steps()
     sequence.generation = store.generation
 
 
-def changes(
-    store: Store, sequence: AimSequence, rows: Sequence[Row], hashes: dict[int, int] | None = None
-) -> list[Change]:
-    """What writes these values and updates the record; the sequence is then as if it were written.
-
-    ``hashes`` are AIM's hashes of steps, which the sequences of one call share.
-    """
+def changes(store: Store, sequence: AimSequence, rows: Sequence[Row]) -> list[Change]:
+    """What writes these values and updates the record; the sequence is then as if it were written."""
     if not rows:
         return []
     base = _values(store, sequence)
@@ -121,7 +123,7 @@ def changes(
     elif sequence.dtype == "float" and sequence.info.get("dtype") == "int":
         # both kinds of numbers, as aim.sdk.utils.check_types_compatibility names them
         made.append(Write("meta", ("meta", "traces_types", "number", *place), 1))
-    keys = _keys(rows, {} if hashes is None else hashes) if metric else [row.step for row in rows]
+    keys = [_key(sequence, row.step) for row in rows]
 
     def column(name: str, values: Iterable[Any]) -> Rows:
         return Rows("seqs", (*base, name), list(zip(keys, values, strict=True)))
@@ -139,16 +141,13 @@ def changes(
     return made
 
 
-def stored(
-    store: Store, sequence: AimSequence, steps: Sequence[int], hashes: dict[int, int]
-) -> dict[int, Any]:
+def stored(store: Store, sequence: AimSequence, steps: Sequence[int]) -> dict[int, Any]:
     """The values that the run has of some steps."""
     if not steps or not sequence.info:
         return {}
-    rows = [Row(step, None, 0) for step in steps]
-    keys = _keys(rows, hashes) if sequence.version == 2 else list(steps)
-    found = store.values("seqs", (*_values(store, sequence), "val"), keys)
-    return {step: found[key] for step, key in zip(steps, keys, strict=True) if key in found}
+    keys = {step: _key(sequence, step) for step in steps}
+    found = store.values("seqs", (*_values(store, sequence), "val"), [*keys.values()])
+    return {step: found[key] for step, key in keys.items() if key in found}
 
 
 def _updated(sequence: AimSequence, rows: Iterable[Row]) -> dict[str, Any]:
@@ -186,15 +185,13 @@ def _known(store: Store, sequence: AimSequence) -> Iterable[tuple[int, int]]:
             yield step, round(times[key] * 1e6)
 
 
-def _keys(rows: Iterable[Row], hashes: dict[int, int]) -> list[int]:
-    hash_auto = private.HASH.get()
-    keys: list[int] = []
-    for row in rows:
-        key = hashes.get(row.step)
-        if key is None:
-            key = hashes[row.step] = hash_auto(row.step)
-        keys.append(key)
-    return keys
+def _key(sequence: AimSequence, step: int) -> int:
+    return _hash(step) if sequence.version == 2 else step
+
+
+@functools.lru_cache(1 << 13)
+def _hash(step: int) -> int:
+    return private.HASH.get()(step)
 
 
 def _record_key(store: Store, context_id: int, name: str) -> Key:
@@ -208,6 +205,5 @@ def _values(store: Store, sequence: AimSequence) -> Key:
 
 def last_time(store: Store, sequence: AimSequence) -> int:
     """Microseconds of the newest value, or a time before all."""
-    if not sequence.info:
-        return -(2**63)
-    return max((time_us for _, time_us in _known(store, sequence)), default=-(2**63))
+    known = _known(store, sequence) if sequence.info else ()
+    return max((time_us for _, time_us in known), default=-(2**63))

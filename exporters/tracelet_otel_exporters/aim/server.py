@@ -196,9 +196,8 @@ def _checked(response: Any) -> Any:
         refusal = None
     if response.status_code == 400 and isinstance(refusal, dict):
         raise _refusal(cast("dict[str, Any]", refusal))
-    if response.status_code in (404, 410) or (response.status_code < 500 and response.status_code != 429):
-        raise PermanentError(f"the AIM server answered {response.status_code}")
-    raise TransientError(f"the AIM server answered {response.status_code}")
+    kind = PermanentError if response.status_code < 500 and response.status_code != 429 else TransientError
+    raise kind(f"the AIM server answered {response.status_code}")
 
 
 def _refusal(described: dict[str, Any]) -> Exception:

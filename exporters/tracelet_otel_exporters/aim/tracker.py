@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -15,20 +16,12 @@ from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
-from tracelet_otel_exporters.aim import (
-    files,
-    private,
-    records,
-    repositories,
-    runs,
-    scalars,
-    sequences,
-    system,
-)
-from tracelet_otel_exporters.aim.changes import Change, errors
-from tracelet_otel_exporters.aim.repositories import Repository
+from tracelet_otel_exporters.aim import files, private, records, runs
+from tracelet_otel_exporters.aim.changes import errors
+from tracelet_otel_exporters.aim.local_repository import LocalRepository
+from tracelet_otel_exporters.aim.points import logged, measured
+from tracelet_otel_exporters.aim.remote import RemoteRepository
 from tracelet_otel_exporters.aim.runs import AimRun
-from tracelet_otel_exporters.aim.sequences import Row
 
 _LOGGER: Final = get_logger(__name__)
 
@@ -67,7 +60,7 @@ class AimTracker:
             self._folder = Path.cwd()
         except OSError:  # a folder that was deleted
             self._folder = Path(tempfile.gettempdir())
-        self._repository: Repository | None = None
+        self._repository: LocalRepository | RemoteRepository | None = None
         self._runs: dict[str, AimRun] = {}
 
     def load(self) -> None:
@@ -84,41 +77,37 @@ class AimTracker:
         """Reaches the repository."""
         if self._repository is None:
             with errors():
-                self._repository = repositories.find(self._repo, self._folder)
+                self._repository = self._found()
         self._repository.connect()
 
     def local_storage(self) -> LocalStorage | None:
         """The repository's ``.aim``; None for a server."""
+        if "://" in (self._repo or ""):
+            return None
+        root = self._folder / Path(self._repo or "").expanduser()
         if self._repo is None:
             # As AIM looks for it: the nearest folder with an ".aim".
-            found = (item for item in (self._folder, *self._folder.parents) if (item / ".aim").is_dir())
-            root = next(found, self._folder)
-        elif "://" in self._repo:
-            return None
-        else:
-            root = self._folder / Path(self._repo).expanduser()
+            root = next((item for item in (root, *root.parents) if (item / ".aim").is_dir()), root)
         return LocalStorage(root if root.name == ".aim" else root / ".aim")
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates its description."""
-        repository = self._connected()
+        if (repository := self._repository) is None:
+            raise PermanentError("connect() was not called")
         hash_ = runs.run_hash(run.id)
-        opened = self._runs.get(run.id)
-        if opened is None:
+        if (opened := self._runs.get(run.id)) is None:
             opened = AimRun(run, repository.store(hash_), self._artifacts_uri or repository.files)
-        elif run == opened.info:
-            return f"{repository.location} run {hash_}"
-        try:
-            with self._held(opened):
-                is_resumed = runs.open_run(opened.store, run)
-        except BaseException:
-            if run.id not in self._runs:
+            try:
+                with self._held(opened):
+                    opened.is_resumed = runs.open_run(opened.store, run)
+            except BaseException:
                 opened.store.close()
-            raise
-        if run.id not in self._runs:
-            opened.is_resumed = is_resumed
-        opened.info = run
-        self._runs[run.id] = opened
+                raise
+            self._runs[run.id] = opened
+        elif run != opened.info:
+            with self._held(opened):
+                runs.open_run(opened.store, run)
+            opened.info = run
         return f"{repository.location} run {hash_}"
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
@@ -126,11 +115,7 @@ class AimTracker:
         run = self._run(run_id)
         outcome = Outcome()
         with self._held(run):
-            changes: list[Change] = []
-            hashes: dict[int, int] = {}
-            for one in series:
-                changes += scalars.changes(run, one, outcome, hashes)
-            run.store.commit(changes)
+            run.store.commit([change for one in series for change in logged(run, one, outcome)])
             run.store.index()
             files.drop_kept(run, outcome)
         return outcome
@@ -144,7 +129,7 @@ class AimTracker:
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
         with self._held(run):
             try:
-                outcome = write(run, record)
+                outcome = write(run, record) or Outcome(1)
             except (FileNotFoundError, ValueError) as error:
                 run.sequences.clear()
                 return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
@@ -156,19 +141,7 @@ class AimTracker:
         """Writes measurements of the machine as AIM's system metrics; their steps count them."""
         run = self._run(run_id)
         with self._held(run):
-            changes: list[Change] = []
-            for name, context, value, time_unix_nano in system.measurements(points):
-                key = (name, *sorted(context.items()))
-                sequence = run.sequence(name, context, "float", "system")
-                if key not in run.times:
-                    run.times[key] = sequences.last_time(run.store, sequence)
-                time_us = (time_unix_nano + 500) // 1000
-                if time_us <= run.times[key]:
-                    continue  # it came before: a retry
-                run.times[key] = time_us
-                row = Row(sequence.info.get("last_step", -1) + 1, value, time_us)
-                changes += sequences.changes(run.store, sequence, [row])
-            run.store.commit(changes)
+            run.store.commit(measured(run, points))
             run.store.index()
         return Outcome(len(points))
 
@@ -176,7 +149,7 @@ class AimTracker:
         """Stores a file with the run."""
         run = self._run(run_id)
         with self._held(run):
-            files.write_file(run, name, path)
+            files.write(run, name, path)
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Writes status and end time, and gives the run back."""
@@ -196,10 +169,23 @@ class AimTracker:
             self._repository.close()
             self._repository = None
 
-    def _connected(self) -> Repository:
-        if self._repository is None:
-            raise PermanentError("connect() was not called")
-        return self._repository
+    def _found(self) -> LocalRepository | RemoteRepository:
+        """The repository, as AIM itself would find it from the current folder.
+
+        Raises:
+            PermanentError: it is neither a folder nor a server.
+        """
+        repo, folder = self._repo, str(self._folder)
+        if repo is None:
+            search = private.SEARCH.get()
+            found, is_there = search(folder) if search else ("", False)
+            return LocalRepository(found if is_there else folder)
+        if repo.startswith("aim://"):
+            return RemoteRepository(repo)
+        if "://" in repo:
+            raise PermanentError(f"AIM repository {repo!r}: a folder or aim://host:port is needed")
+        path = repo if repo.startswith("~") else str(self._folder / repo)
+        return LocalRepository(private.CLEAN_PATH.get(default=os.path.expanduser)(path))
 
     def _run(self, run_id: str) -> AimRun:
         if (run := self._runs.get(run_id)) is None:
@@ -216,7 +202,3 @@ class AimTracker:
             run.sequences.clear()
             run.times.clear()
             raise
-        except Exception as error:
-            run.sequences.clear()
-            run.times.clear()
-            raise errors.translated(error) from error

@@ -31,7 +31,7 @@ from tests.support.subject import StoredPoint
 from tracelet_otel import semconv
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
-from tracelet_otel_exporters.aim import index as aim_index
+from tracelet_otel_exporters.aim import local_store
 from tracelet_otel_exporters.aim.runs import run_hash
 from tracelet_otel_exporters.aim.tracker import AimTracker
 
@@ -867,8 +867,8 @@ def test_the_user_interface_lists_the_run(local: AimSubject, new_tracker: Callab
 
     interface = Server("up", local.folder, "/api/projects/")
     try:
-        assert aim_index.is_served(local.folder / ".aim")
-        assert not aim_index.is_served(local.folder.parent / ".aim")
+        assert local_store.is_served(local.folder / ".aim")
+        assert not local_store.is_served(local.folder.parent / ".aim")
         opened = Opened(local, new_tracker(local), RUN)
         opened.points([(1, 2.5), (2, math.nan), (3, math.inf)], "some/metric")
 
