@@ -26,11 +26,11 @@ class LocalRepository:
     """A repository on disk; made at :meth:`connect` if it is not there, without changing the process.
 
     Args:
-        root: the folder that holds ``.aim``.
+        path: of ``.aim`` itself.
     """
 
-    def __init__(self, root: str) -> None:
-        self.path = Path(root, private.repository_name())
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.location = str(self.path)
         self.files: str | None = (self.path / "artifacts").as_uri()
         self._database: Any = None

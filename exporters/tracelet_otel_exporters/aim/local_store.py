@@ -30,7 +30,6 @@ _YIELD_SECONDS: Final = 0.1
 """How often an idle holder looks whether another process wants the run."""
 _ABANDONED_SECONDS: Final = 60.0
 """Age at which a request for the run is one of a dead process."""
-_INDEX_SECONDS: Final = 10.0
 
 
 class LocalStore:
@@ -53,7 +52,6 @@ class LocalStore:
         self._mutex = threading.RLock()
         self._released = threading.Event()
         self._watch: threading.Thread | None = None
-        self._indexed = 0.0
         self._lock_path = self._path / "locks" / f"{run_hash}.softlock"
         self._locked = False
 
@@ -122,20 +120,18 @@ class LocalStore:
             self._props = self._row(self.hash)
         return self._props
 
-    def index(self, *, final: bool = False) -> None:
+    def index(self, wait: float) -> None:
         """Copies the run's ``meta`` into the repository's index, as ``RepoIndexManager.index`` does.
 
         From the index ``aim up`` and ``Repo.query_*`` list runs: a run that is not indexed is found by no
         query. Nothing but ``aim storage reindex`` and a running ``aim up`` keeps it up to date. While that
         serves this repository, nothing happens: its indexing thread ends, or leaves the run out for good,
-        when the index is open elsewhere at the wrong moment.
+        when the index is open elsewhere at the wrong moment. ``wait`` is for another process that has the
+        index, in seconds.
         """
-        if not final and time.monotonic() - self._indexed < _INDEX_SECONDS:
-            return
-        self._indexed = time.monotonic()
         if is_served(self._path):
             return
-        deadline = time.monotonic() + (2.0 if final else 0.0)
+        deadline = time.monotonic() + wait
         while True:
             try:
                 index = private.open_container(self._path / "meta" / "index")
@@ -166,35 +162,36 @@ class LocalStore:
 
     def _open(self) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        request: Path | None = None
+        request = self._lock_path.with_name(f"{self.hash}.{uuid.uuid4().hex}.wanted")
         try:
-            while True:
-                try:
-                    _take_run(self._lock_path)
-                    self._locked = True
-                    for tree in ("meta", "seqs"):
-                        folder = self._path / tree / "chunks" / self.hash
-                        self._containers[tree] = private.open_container(folder)
-                    break
-                except Exception as error:
-                    self._give_back()
-                    if not isinstance(error, (_TakenError, OSError)) and "IO" not in type(error).__name__:
-                        raise
-                    if time.monotonic() > deadline:
-                        raise TransientError(f"another process has run {self.hash}: {error}") from error
-                if request is None:
-                    request = self._path / "locks" / f"{self.hash}.{uuid.uuid4().hex}.wanted"
-                    request.touch()
+            while (error := self._try_to_open()) is not None:
+                if time.monotonic() > deadline:
+                    raise TransientError(f"another process has run {self.hash}: {error}") from error
+                request.touch()
                 time.sleep(POLL_SECONDS)
         finally:
-            if request is not None:
-                request.unlink(missing_ok=True)
+            request.unlink(missing_ok=True)
         self.generation += 1
         self._released = threading.Event()
         self._watch = threading.Thread(
             target=self._yield_when_wanted, args=(self._released,), name="tracelet-aim", daemon=True
         )
         self._watch.start()
+
+    def _try_to_open(self) -> Exception | None:
+        """Takes the run; returns what tells that another process has it."""
+        try:
+            _take_run(self._lock_path)
+            self._locked = True
+            for tree in ("meta", "seqs"):
+                folder = self._path / tree / "chunks" / self.hash
+                self._containers[tree] = private.open_container(folder)
+        except Exception as error:
+            self._give_back()
+            if isinstance(error, OSError) or "IO" in type(error).__name__:
+                return error
+            raise
+        return None
 
     def _give_back(self) -> None:
         containers, self._containers = self._containers, {}
@@ -207,14 +204,12 @@ class LocalStore:
         self._released.set()
 
     def _is_wanted(self) -> bool:
-        wanted = False
-        for path in self._path.joinpath("locks").glob(f"{self.hash}.*.wanted"):
+        for path in self._lock_path.parent.glob(f"{self.hash}.*.wanted"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime < _ABANDONED_SECONDS:
-                    wanted = True
-                else:
-                    path.unlink(missing_ok=True)
-        return wanted
+                    return True
+                path.unlink(missing_ok=True)
+        return False
 
     def _yield_when_wanted(self, released: threading.Event) -> None:
         while not released.wait(_YIELD_SECONDS):
@@ -227,28 +222,20 @@ class LocalStore:
                 return
 
 
-class _TakenError(Exception):
-    """Another process has the run."""
-
-
 def _take_run(path: Path) -> None:
     """Takes a run's lock, in AIM's own format, so that ``aim.Run`` and ours respect each other.
 
     One of a process that is gone from this machine is replaced.
 
     Raises:
-        _TakenError: another process has it.
+        FileExistsError: another process has it.
     """
     this_machine = uuid.getnode()
     with contextlib.suppress(OSError, ValueError):
         machine, pid, *_ = path.read_text(encoding="utf-8").split("-")
         if int(machine) == this_machine and not is_alive(int(pid)):
             path.unlink(missing_ok=True)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        raise _TakenError(f"{path} exists") from None
-    with os.fdopen(file, "w") as lock:
+    with path.open("x") as lock:
         lock.write(f"{this_machine}-{os.getpid()}-{time.time()}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import importlib.metadata
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,14 +15,16 @@ from typing import Any, Final
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.private_names import PrivateNames
 
-# -- names ------------------------------------------------------------------------
-
 AIM: Final = PrivateNames("AIM", "aim", "3.29")
 """Names for every repository."""
 ON_DISK: Final = PrivateNames("AIM", "aim", "3.29")
 """Names for repositories on disk."""
 ON_SERVER: Final = PrivateNames("AIM", "aim", "3.29")
 """Names for repositories behind a server."""
+
+_CLEANUP: Final = "aim.ext.cleanup:AutoClean"
+_MESSAGES: Final = "aim.ext.transport.message_utils"
+_AT_EXIT: Final = "AIM's clean-up runs at the exit of the process"
 
 DATA_VERSION: Final = AIM.needed("aim.sdk.data_version:DATA_VERSION")
 CONTEXT: Final = AIM.needed("aim.storage.context:Context")
@@ -48,29 +49,18 @@ REPOSITORY_STATUS: Final = ON_DISK.needed("aim.sdk.repo:Repo.check_repo_status")
 MIGRATION_COMMAND: Final = ON_DISK.optional(
     "aim.storage.migrations.utils:create_migration_cmd", "a repository is not made: make it with `aim init`"
 )
-SEARCH: Final = ON_DISK.optional(
-    "aim.sdk.utils:search_aim_repo", "a repository above the current folder is not found"
-)
-CLEAN_PATH: Final = ON_DISK.optional(
-    "aim.sdk.utils:clean_repo_path", "a repo that is given with its .aim at the end is not found"
-)
-_EXIT_REGISTERED: Final = ON_DISK.optional(
-    "aim.ext.cleanup:AutoClean._registered_with_atexit", "AIM's clean-up runs at the exit of the process"
-)
+_EXIT_REGISTERED: Final = ON_DISK.optional(f"{_CLEANUP}._registered_with_atexit", _AT_EXIT)
 _EXIT_FINALIZERS: Final = ON_DISK.optional(
-    "aim.ext.cleanup:AutoClean._finalizers", "AIM's clean-up at exit waits for our files too"
+    f"{_CLEANUP}._finalizers", "AIM's clean-up at exit waits for our files too"
 )
-_EXIT_CLEANUP: Final = ON_DISK.optional(
-    "aim.ext.cleanup:AutoClean.cleanup", "AIM's clean-up runs at the exit of the process"
-)
+_EXIT_CLEANUP: Final = ON_DISK.optional(f"{_CLEANUP}.cleanup", _AT_EXIT)
 
-PACK: Final = ON_SERVER.needed("aim.ext.transport.message_utils:pack_args")
-UNPACK: Final = ON_SERVER.needed("aim.ext.transport.message_utils:unpack_args")
-ENCODE_MESSAGE: Final = ON_SERVER.needed("aim.ext.transport.message_utils:encode_tree")
-DECODE_MESSAGE: Final = ON_SERVER.needed("aim.ext.transport.message_utils:decode_tree")
+PACK: Final = ON_SERVER.needed(f"{_MESSAGES}:pack_args")
+UNPACK: Final = ON_SERVER.needed(f"{_MESSAGES}:unpack_args")
+ENCODE_MESSAGE: Final = ON_SERVER.needed(f"{_MESSAGES}:encode_tree")
+DECODE_MESSAGE: Final = ON_SERVER.needed(f"{_MESSAGES}:decode_tree")
 RESOURCE: Final = ON_SERVER.optional(
-    "aim.ext.transport.message_utils:ResourceObject",
-    "queries find a run only after `aim storage reindex` on the server",
+    f"{_MESSAGES}:ResourceObject", "queries find a run only after `aim storage reindex` on the server"
 )
 
 # Variables and a command, by which nothing is found any more where AIM calls them differently.
@@ -82,8 +72,6 @@ SERVED_REPOSITORY: Final = "__AIM_UI_MOUNT_REPO_PATH__"
 """Names the repository, to the processes of ``aim up``."""
 USER_INTERFACE: Final = "aim.web.run:app"
 """In the command line of the processes of ``aim up``."""
-
-# -- storage ----------------------------------------------------------------------
 
 DATA_VERSIONS: Final = ((1, 3),)
 """Versions of AIM's storage whose keys are these; AIM 3.29 has 1.3."""
@@ -120,11 +108,6 @@ def run_key(run_hash: str, *rest: str | int) -> Key:
 def values_key(run_hash: str, is_metric: bool, *rest: str | int) -> Key:
     """Where a run's values are in the tree ``seqs``."""
     return ("seqs", *(("v2",) if is_metric else ()), "chunks", run_hash, *rest)
-
-
-def repository_name() -> str:
-    """The name of the folder of a repository."""
-    return os.environ.get(REPOSITORY_NAME) or ".aim"
 
 
 def open_container(path: Path) -> Any:

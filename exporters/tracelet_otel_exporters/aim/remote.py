@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ from tracelet_otel_exporters.aim.server import Server
 
 MESSAGE_VALUES: Final = 200
 """Values in one message, about 50 KB: the server's time for a message grows with the square of its size."""
-_INDEX_SECONDS: Final = 10.0
 
 
 class RemoteRepository(Server):
@@ -40,7 +38,6 @@ class RemoteStore:
         self._repository = repository
         self._generation = 0
         self._handles: dict[str, str] = {}
-        self._indexed = 0.0
 
     @property
     def generation(self) -> int:
@@ -106,15 +103,13 @@ class RemoteStore:
             self._handles["props"] = self._repository.resource("StructuredRun", arguments)
         return _Props(self._repository, self._handles["props"])
 
-    def index(self, *, final: bool = False) -> None:
+    def index(self, wait: float) -> None:
         """Has the server copy the run's ``meta`` into the repository's index.
 
         Not where the server cannot open it, which is so while an ``aim up`` beside it is indexing.
         """
-        reference = private.RESOURCE.get()
-        if reference is None or (not final and time.monotonic() - self._indexed < _INDEX_SECONDS):
+        if (reference := private.RESOURCE.get()) is None:
             return
-        self._indexed = time.monotonic()
         try:
             index = self._repository.resource("TreeView", _tree("meta", None, index=True))
         except (TransientError, PermanentError, KeyError, RuntimeError):

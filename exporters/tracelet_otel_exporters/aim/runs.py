@@ -38,6 +38,8 @@ class AimRun:
     """What is in its companion files; None while that is not needed."""
     times: dict[tuple[Any, ...], int] = field(default_factory=dict[tuple[Any, ...], int])
     """By system metric: the time of its last measurement."""
+    indexed: float = 0.0
+    """When queries were last told of it, by the monotonic clock."""
 
     def sequence(self, name: str, context: Mapping[str, Any], dtype: str, kind: str) -> AimSequence:
         """The run's sequence of a name and a context, as it is now."""
@@ -79,7 +81,6 @@ def open_run(store: Store, info: RunInfo) -> bool:
     write_params(store, {OURS: described})
     if info.tags:
         write_tags(store, info.tags)
-    store.index()
     return not is_new
 
 
@@ -118,13 +119,12 @@ def write_params(store: Store, params: Mapping[str, object]) -> list[str]:
 
 
 def finish(store: Store, status: Status) -> None:
-    """Writes status and end time, and lets queries find the run as it is."""
+    """Writes status and end time."""
     write_params(store, {OURS: {"status": status}})
     _untag(store, [tag for tag in _STATUS_TAGS if tag != status])
     if status in _STATUS_TAGS and status not in (props := store.props()).tags:
         props.add_tag(status)
     store.commit([Write("meta", private.run_key(store.hash, "end_time"), time.time())])
-    store.index(final=True)
 
 
 def valid_text(text: str) -> str:

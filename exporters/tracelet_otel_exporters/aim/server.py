@@ -110,10 +110,9 @@ class Server:
 
     def resource(self, kind: str, arguments: dict[str, Any]) -> str:
         """Makes an object in the server; returns its handle."""
-        packed = base64.b64encode(_packed(arguments)).decode()
-        body = {"resource_handler": "", "resource_type": kind, "args": packed}
-        response = self._request("POST", f"tracking/{self._client}/get-resource/", json=body)
-        return _checked(response).json()["handler"]
+        return self._post("get-resource", arguments, resource_handler="", resource_type=kind).json()[
+            "handler"
+        ]
 
     def release(self, handle: str) -> None:
         """Lets go of an object in the server, which closes what only it had open."""
@@ -121,10 +120,9 @@ class Server:
 
     def call(self, handle: str, method: str, *arguments: Any) -> Any:
         """Calls a method, or reads an attribute, of an object in the server."""
-        packed = base64.b64encode(_packed(list(arguments))).decode()
-        body = {"resource_handler": handle, "method_name": method, "args": packed}
-        response = self._request("POST", f"tracking/{self._client}/read-instruction/", json=body)
-        return _unpacked(_checked(response).content)
+        return _unpacked(
+            self._post("read-instruction", [*arguments], resource_handler=handle, method_name=method).content
+        )
 
     def send(self, instructions: Sequence[tuple[str, str, Sequence[Any]]]) -> None:
         """Calls methods that answer nothing, all of them in one message."""
@@ -155,6 +153,10 @@ class Server:
             ping_interval=None,  # the server answers none while it writes
         )
         return self._sockets.enter_context(connecting)
+
+    def _post(self, place: str, arguments: object, **body: str) -> Any:
+        body["args"] = base64.b64encode(_packed(arguments)).decode()
+        return _checked(self._request("POST", f"tracking/{self._client}/{place}/", json=body))
 
     def _get(self, path: str) -> None:
         _checked(self._request("GET", path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from tracelet_otel_exporters.aim.points import logged, measured
 from tracelet_otel_exporters.aim.remote import RemoteRepository
 from tracelet_otel_exporters.aim.runs import AimRun
 
+_INDEX_SECONDS: Final = 10.0
+"""How often queries are told what a run has become."""
 _LOGGER: Final = get_logger(__name__)
 
 
@@ -77,18 +80,27 @@ class AimTracker:
         """Reaches the repository."""
         if self._repository is None:
             with errors():
-                self._repository = self._found()
+                storage = self.local_storage()
+            if storage is not None:
+                self._repository = LocalRepository(storage.path)
+            elif (self._repo or "").startswith("aim://"):
+                self._repository = RemoteRepository(str(self._repo))
+            else:
+                raise PermanentError(f"AIM repository {self._repo!r}: a folder or aim://host:port is needed")
         self._repository.connect()
 
     def local_storage(self) -> LocalStorage | None:
-        """The repository's ``.aim``; None for a server."""
-        if "://" in (self._repo or ""):
-            return None
-        root = self._folder / Path(self._repo or "").expanduser()
+        """The repository's ``.aim``; None for a server. It is where AIM itself would look for it."""
+        name = os.environ.get(private.REPOSITORY_NAME) or ".aim"
         if self._repo is None:
-            # As AIM looks for it: the nearest folder with an ".aim".
-            root = next((item for item in (root, *root.parents) if (item / ".aim").is_dir()), root)
-        return LocalStorage(root if root.name == ".aim" else root / ".aim")
+            folders = (self._folder, *self._folder.parents)
+            root = next((folder for folder in folders if (folder / name).is_dir()), self._folder)
+        elif "://" in self._repo:
+            return None
+        else:
+            path = self._folder / Path(self._repo.strip()).expanduser()
+            root = Path(os.path.normpath(path).removesuffix(name))
+        return LocalStorage(root / name)
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates its description."""
@@ -116,7 +128,6 @@ class AimTracker:
         outcome = Outcome()
         with self._held(run):
             run.store.commit([change for one in series for change in logged(run, one, outcome)])
-            run.store.index()
             files.drop_kept(run, outcome)
         return outcome
 
@@ -133,7 +144,6 @@ class AimTracker:
             except (FileNotFoundError, ValueError) as error:
                 run.sequences.clear()
                 return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
-            run.store.index()
             files.drop_kept(run, outcome)
         return outcome
 
@@ -142,7 +152,6 @@ class AimTracker:
         run = self._run(run_id)
         with self._held(run):
             run.store.commit(measured(run, points))
-            run.store.index()
         return Outcome(len(points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
@@ -154,7 +163,7 @@ class AimTracker:
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Writes status and end time, and gives the run back."""
         run = self._run(run_id)
-        with self._held(run):
+        with self._held(run, is_final=True):
             runs.finish(run.store, status)
         run.store.close()
         del self._runs[run_id]
@@ -169,35 +178,20 @@ class AimTracker:
             self._repository.close()
             self._repository = None
 
-    def _found(self) -> LocalRepository | RemoteRepository:
-        """The repository, as AIM itself would find it from the current folder.
-
-        Raises:
-            PermanentError: it is neither a folder nor a server.
-        """
-        repo, folder = self._repo, str(self._folder)
-        if repo is None:
-            search = private.SEARCH.get()
-            found, is_there = search(folder) if search else ("", False)
-            return LocalRepository(found if is_there else folder)
-        if repo.startswith("aim://"):
-            return RemoteRepository(repo)
-        if "://" in repo:
-            raise PermanentError(f"AIM repository {repo!r}: a folder or aim://host:port is needed")
-        path = repo if repo.startswith("~") else str(self._folder / repo)
-        return LocalRepository(private.CLEAN_PATH.get(default=os.path.expanduser)(path))
-
     def _run(self, run_id: str) -> AimRun:
         if (run := self._runs.get(run_id)) is None:
             raise PermanentError(f"run {run_id} is not open")
         return run
 
     @contextmanager
-    def _held(self, run: AimRun) -> Generator[None]:
-        """Takes the run; after a failure, what AIM has is looked up again."""
+    def _held(self, run: AimRun, *, is_final: bool = False) -> Generator[None]:
+        """Takes the run, and lets queries find it; after a failure, what AIM has is looked up again."""
         try:
             with run.store.held():
                 yield
+                if is_final or time.monotonic() - run.indexed > _INDEX_SECONDS:
+                    run.indexed = time.monotonic()
+                    run.store.index(2.0 if is_final else 0.0)
         except DeliveryError:
             run.sequences.clear()
             run.times.clear()

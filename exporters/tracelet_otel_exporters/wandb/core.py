@@ -149,19 +149,16 @@ class Core:
             with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
                 self._start(write).result(CALL_SECONDS)
 
-    def ask(self, request: Any, seconds: float | None) -> concurrent.futures.Future[Any]:
+    def ask(self, request: Any, seconds: float | None = None) -> concurrent.futures.Future[Any]:
         """Sends a ``ServerRequest``; returns its answer to come, given up after ``seconds`` unless None."""
 
         async def ask() -> Any:
-            handle = await self._client.deliver(request)
-            return await handle.wait_async(timeout=seconds)
+            return await (await self._client.deliver(request)).wait_async(timeout=seconds)
 
         return self._start(ask)
 
-    def confirm(self, run_id: str) -> None:
-        """Waits until everything that was published before is handled; not longer than a call may take."""
-        request = private.request(run_id)
-        request.record_publish.request.status.SetInParent()
+    def settle(self, request: Any) -> None:
+        """Waits until this and all that was published before is handled; not longer than a call may take."""
         with errors(), contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
             self.ask(request, CALL_SECONDS).result()
 

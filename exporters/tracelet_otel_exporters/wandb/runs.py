@@ -124,7 +124,9 @@ class WandbRun:
         if self._are_names_new:
             self._update_config({"names": self._names})
             self._are_names_new = False
-        self.core.confirm(self.id)
+        request = private.request(self.id)
+        request.record_publish.request.status.SetInParent()
+        self.core.settle(request)
 
     def finish(self, exit_code: int | None, seconds: float) -> None:
         """Ends the run, or only this process's part in it, and waits until W&B has everything.
@@ -142,7 +144,7 @@ class WandbRun:
                 request = private.request(self.id)
                 request.record_publish.exit.exit_code = exit_code or 0
                 request.record_publish.exit.not_complete = exit_code is None
-                self._exit = self.core.ask(request, None)
+                self._exit = self.core.ask(request)
             try:
                 self._exit.result(seconds)
             except (TimeoutError, concurrent.futures.TimeoutError) as error:  # one, from Python 3.11 on
@@ -152,8 +154,7 @@ class WandbRun:
                 ) from error
             request = private.request(self.id)
             request.record_publish.request.shutdown.SetInParent()
-            with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
-                self.core.ask(request, CALL_SECONDS).result()
+            self.core.settle(request)
             for hook in private.TEARDOWN_HOOKS.get(self.wandb_run, ()):
                 hook.call()
             self.core.publish([private.finish_request(self.id)])

@@ -756,13 +756,15 @@ def test_a_repository_that_a_script_is_making_is_left_to_it(tmp_path: Path) -> N
     assert subject.status(RUN) == "running"
 
 
-def test_without_a_repo_it_is_the_folder_that_was_current(
-    tmp_path: Path, made_repository: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("repo", [None, "..", "../.aim/", "~/project", "~/project/.aim"])
+def test_a_repository_is_found_from_the_folder_that_was_current(
+    repo: str | None, tmp_path: Path, made_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(made_repository, tmp_path / "project" / ".aim")
     (tmp_path / "project" / "below").mkdir()
     monkeypatch.chdir(tmp_path / "project" / "below")
-    tracker = AimTracker()
+    tracker = AimTracker(repo)
     monkeypatch.chdir(tmp_path)
     tracker.load()
     tracker.open_run(RunInfo("0123456789ab"))

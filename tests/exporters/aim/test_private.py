@@ -23,9 +23,8 @@ __all__ = ["local", "made_repository", "new_tracker", "remote", "server"]  # fix
 
 _ON_DISK = [*private.AIM, *private.ON_DISK]
 _ON_SERVER = [*private.AIM, *private.ON_SERVER]
-_FINDING = (private.SEARCH, private.CLEAN_PATH)
 
-Deliver = Callable[["str | None", str], None]
+Deliver = Callable[[str, str], None]
 """Takes a repository and the id of a run."""
 
 
@@ -42,7 +41,7 @@ def deliver(tmp_path: Path) -> Iterator[Deliver]:
     """An ordinary delivery to a repository."""
     made: list[AimTracker] = []
 
-    def deliver(repo: str | None, run: str) -> None:
+    def deliver(repo: str, run: str) -> None:
         tracker = AimTracker(repo)
         made.append(tracker)
         tracker.load()
@@ -79,7 +78,7 @@ def check(subject: AimSubject, name: PrivateName, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in optional(_ON_DISK) if name not in (*_FINDING, private.MIGRATION_COMMAND)],
+    [name for name in optional(_ON_DISK) if name is not private.MIGRATION_COMMAND],
     ids=lambda name: name.path,
 )
 def test_without_an_optional_name_the_rest_arrives_on_disk(
@@ -93,20 +92,6 @@ def test_without_an_optional_name_the_rest_arrives_on_disk(
     monkeypatch.setattr(AutoClean, "_finalizers", {})
     rename(monkeypatch, name)
     deliver(str(local.folder), "run")
-    check(local, name, caplog)
-
-
-@pytest.mark.parametrize("name", _FINDING, ids=lambda name: name.path)
-def test_without_what_finds_a_repository_the_folder_itself_is_one(
-    name: PrivateName,
-    local: AimSubject,
-    deliver: Deliver,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    rename(monkeypatch, name)
-    monkeypatch.chdir(local.folder)
-    deliver(None if name is private.SEARCH else str(local.folder), "run")
     check(local, name, caplog)
 
 
