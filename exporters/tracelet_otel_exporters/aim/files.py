@@ -7,7 +7,6 @@ another place. AIM's server takes no artifacts: a file then is a text of its nam
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -96,8 +95,7 @@ def _copy(source: Path, target: Path) -> str:
         shutil.copyfile(source, partial)
         partial.replace(target)
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return str(target)
 
 
@@ -112,8 +110,5 @@ def _write_content(run: AimRun, name: str, path: Path) -> None:
     note = f"{name}: {len(content)} bytes, SHA-256 {digest}, in this text's storage as `content`"
     listed, value = aim.Text(valid_text(note)), aim.Text(valid_text(note))
     cast("Any", value).storage["content"] = blob(data=content)
-    key = ("file", name)
-    if (sequence := run.sequences.get(key)) is None:
-        sequence = sequences.find(run.store, valid_text(name) or "_", CONTEXT, "aim.text", "file")
-        run.sequences[key] = sequence
+    sequence = run.sequence(valid_text(name) or "_", CONTEXT, "aim.text", "file")
     run.store.commit(sequences.changes(run.store, sequence, [Row(0, value, 0, listed)]))

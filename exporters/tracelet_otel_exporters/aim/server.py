@@ -54,7 +54,6 @@ class Server:
             return
         import requests
 
-        self._close_socket()
         with errors():
             if self._http is None:
                 self._http = requests.Session()
@@ -172,9 +171,6 @@ class Server:
 
     def _drop(self) -> None:
         self._client = ""
-        self._close_socket()
-
-    def _close_socket(self) -> None:
         self._socket = None
         with contextlib.suppress(Exception):
             self._sockets.close()

@@ -107,38 +107,37 @@ class AimTracker:
         if (repository := self._repository) is None:
             raise PermanentError("connect() was not called")
         hash_ = runs.run_hash(run.id)
-        if (opened := self._runs.get(run.id)) is None:
+        opened = self._runs.get(run.id)
+        if opened is None:
             opened = AimRun(run, repository.store(hash_), self._artifacts_uri or repository.files)
+            self._runs[run.id] = opened
             try:
-                with self._held(opened):
+                with self._held(run.id):
                     opened.is_resumed = runs.open_run(opened.store, run)
             except BaseException:
-                opened.store.close()
+                self._runs.pop(run.id).store.close()
                 raise
-            self._runs[run.id] = opened
         elif run != opened.info:
-            with self._held(opened):
+            with self._held(run.id):
                 runs.open_run(opened.store, run)
             opened.info = run
         return f"{repository.location} run {hash_}"
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
         """Writes points, all of a call at once; a repeat of the call leaves the same content."""
-        run = self._run(run_id)
         outcome = Outcome()
-        with self._held(run):
+        with self._held(run_id) as run:
             run.store.commit([change for one in series for change in logged(run, one, outcome)])
             files.drop_kept(run, outcome)
         return outcome
 
     def write_record(self, record: Record) -> Outcome:
         """Writes one record of any kind but ``run`` and ``status``."""
-        run = self._run(record.run_id)
         write = records.WRITERS.get(record.kind)
         if write is None:
             _LOGGER.warning("AIM: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
-        with self._held(run):
+        with self._held(record.run_id) as run:
             try:
                 outcome = write(run, record) or Outcome(1)
             except (FileNotFoundError, ValueError) as error:
@@ -149,24 +148,20 @@ class AimTracker:
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine as AIM's system metrics; their steps count them."""
-        run = self._run(run_id)
-        with self._held(run):
+        with self._held(run_id) as run:
             run.store.commit(measured(run, points))
         return Outcome(len(points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file with the run."""
-        run = self._run(run_id)
-        with self._held(run):
+        with self._held(run_id) as run:
             files.write(run, name, path)
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Writes status and end time, and gives the run back."""
-        run = self._run(run_id)
-        with self._held(run, is_final=True):
+        with self._held(run_id, is_final=True) as run:
             runs.finish(run.store, status)
-        run.store.close()
-        del self._runs[run_id]
+        self._runs.pop(run_id).store.close()
         return Outcome()
 
     def close(self) -> None:
@@ -178,17 +173,14 @@ class AimTracker:
             self._repository.close()
             self._repository = None
 
-    def _run(self, run_id: str) -> AimRun:
+    @contextmanager
+    def _held(self, run_id: str, *, is_final: bool = False) -> Generator[AimRun]:
+        """Takes the run, and lets queries find it; after a failure, what AIM has is looked up again."""
         if (run := self._runs.get(run_id)) is None:
             raise PermanentError(f"run {run_id} is not open")
-        return run
-
-    @contextmanager
-    def _held(self, run: AimRun, *, is_final: bool = False) -> Generator[None]:
-        """Takes the run, and lets queries find it; after a failure, what AIM has is looked up again."""
         try:
             with run.store.held():
-                yield
+                yield run
                 if is_final or time.monotonic() - run.indexed > _INDEX_SECONDS:
                     run.indexed = time.monotonic()
                     run.store.index(2.0 if is_final else 0.0)

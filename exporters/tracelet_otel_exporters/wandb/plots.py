@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, Final, cast
 
 MAX_BINS: Final = 512
@@ -61,11 +62,10 @@ def meshes(content: bytes) -> Iterator[tuple[str, str]]:
     import numpy as np
 
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        vertices = _batched(arrays, "vertices")
-        colors, faces = _batched(arrays, "colors"), _batched(arrays, "faces")
-    for number, points in enumerate(vertices if vertices is not None else ()):
-        shades = colors[number] if colors is not None and number < len(colors) else None
-        corners = faces[number] if faces is not None and number < len(faces) else None
+        parts = [_batched(arrays, name) for name in ("vertices", "colors", "faces")]
+    for points, shades, corners in zip_longest(*parts):
+        if points is None:
+            return
         if corners is not None and len(corners):
             yield "obj", _obj(points, shades, corners)
             continue
@@ -87,7 +87,7 @@ def _obj(points: Any, shades: Any, corners: Any) -> str:
 
 def _batched(arrays: Any, name: str) -> Any:
     if name not in arrays:
-        return None
+        return ()
     array = arrays[name]
     return array[None] if array.ndim == 2 else array
 

@@ -112,17 +112,10 @@ PILLOW_IMAGE: Final = WANDB.optional("wandb:Image()._image", _PICTURE_LOST)
 FREE_IMAGE: Final = WANDB.optional("wandb:Image._free_ram", _PICTURE_LOST)
 
 
-def request(run_id: str) -> Any:
-    """A message to ``wandb-core`` about a run; its ``record_publish`` is to be filled."""
+def request(run_id: str, kind: str = "record_publish") -> Any:
+    """A message to ``wandb-core`` about a run; its member ``kind`` is to be filled."""
     made = SERVER_REQUEST.get()()
-    made.record_publish._info.stream_id = run_id
-    return made
-
-
-def finish_request(run_id: str) -> Any:
-    """The message that ends the stream of a run in ``wandb-core``."""
-    made = SERVER_REQUEST.get()()
-    made.inform_finish._info.stream_id = run_id
+    getattr(made, kind)._info.stream_id = run_id
     return made
 
 

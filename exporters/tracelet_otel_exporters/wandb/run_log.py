@@ -28,10 +28,8 @@ class Found:
 
     ledger: dict[str, dict[str, object]] = field(default_factory=dict[str, "dict[str, object]"])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
-    project: str = ""
-    group: str = ""
-    name: str = ""
-    tags: list[str] = field(default_factory=list[str])
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Project, group, name and tags, by their names in ``wandb.Settings``."""
     rows: int = 0
     """Of the history."""
 
@@ -52,8 +50,9 @@ def read(paths: Iterable[Path]) -> Found:
                 found.rows += 1
             elif kind == "run":
                 run = record.run
-                found.project, found.group = run.project or found.project, run.run_group or found.group
-                found.name, found.tags = run.display_name or found.name, list(run.tags) or found.tags
+                told = {"project": run.project, "run_group": run.run_group, "run_name": run.display_name}
+                told["run_tags"] = tuple(run.tags)
+                found.settings |= {name: value for name, value in told.items() if value}
                 _update(found.config, run.config)
             elif kind == "config":
                 _update(found.config, record.config)

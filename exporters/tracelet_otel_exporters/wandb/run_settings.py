@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
@@ -25,24 +25,14 @@ _OFF: Final = ("save_code", "symlink", "sync_tensorboard", "x_save_requirements"
 _SWITCHES: Final[dict[str, Any]] = dict.fromkeys(_ON, True) | dict.fromkeys(_OFF, False)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user sets in code; None is what W&B takes from its variables and files."""
-
-    project: str | None = None
-    entity: str | None = None
-    mode: str | None = None
-    dir: str | None = None
-
-
-def log_in(core: Core, options: Options) -> bool:
+def log_in(core: Core, options: Mapping[str, str]) -> bool:
     """Finds the user's credentials as W&B does, but without asking the user; False where runs stay here.
 
     Raises:
         PermanentError: there are no credentials, or W&B is switched off.
     """
     settings = core.settings
-    mode = options.mode or settings.mode
+    mode = options.get("mode") or settings.mode
     if mode == "disabled":
         raise PermanentError("W&B is switched off: its mode is disabled (WANDB_MODE)")
     if mode in ("offline", "dryrun"):
@@ -82,29 +72,28 @@ def reach(core: Core) -> None:
         raise TransientError(f"W&B answered {answer.status_code}")
 
 
-def of_run(core: Core, options: Options, info: RunInfo, run_id: str) -> Any:
-    """The ``wandb.Settings`` of one run, whose id at W&B is ``run_id``."""
+def of_run(core: Core, options: Mapping[str, str], info: RunInfo, run_id: str) -> Any:
+    """The ``wandb.Settings`` of one run, whose id at W&B is ``run_id``; ``options`` are those set in code."""
     import wandb
 
-    mode: Any = options.mode or core.settings.mode
+    mode = options.get("mode") or core.settings.mode
     given: dict[str, Any] = {
-        "project": info.project or options.project,
-        "entity": options.entity,
-        "root_dir": options.dir,
+        **options,
+        "project": info.project or options.get("project"),
         "run_group": names.group(info.experiment) if info.experiment else None,
-        "run_name": info.name or None,
+        "run_name": info.name,
+        "mode": mode,
     }
     if mode in ("online", "run") and (rank := launcher.detect().rank) is not None:
         # Several processes of one run would overwrite each other's rows: W&B's way for them.
-        mode = "shared"
-        given |= {"x_label": f"rank-{rank}", "x_primary": rank == 0, "x_update_finish_state": rank == 0}
+        given |= {"mode": "shared", "x_label": f"rank-{rank}"}
+        given |= {"x_primary": rank == 0, "x_update_finish_state": rank == 0}
     if given["project"]:
         given["project"] = names.project(given["project"])
     with errors():
         return wandb.Settings(
             **{name: value for name, value in given.items() if value not in (None, "")},
             run_id=run_id,
-            mode=mode,
             resume="allow",
             reinit="create_new",
             console="off",

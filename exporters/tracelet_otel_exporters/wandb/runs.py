@@ -19,7 +19,6 @@ from tracelet_otel_exporters.wandb import ledger, names, private, run_log, run_s
 from tracelet_otel_exporters.wandb.core import CALL_SECONDS, Core, errors
 from tracelet_otel_exporters.wandb.ledger import Ledger
 from tracelet_otel_exporters.wandb.names import CONFIG, STEP
-from tracelet_otel_exporters.wandb.run_settings import Options
 
 
 class WandbRun:
@@ -157,7 +156,7 @@ class WandbRun:
             self.core.settle(request)
             for hook in private.TEARDOWN_HOOKS.get(self.wandb_run, ()):
                 hook.call()
-            self.core.publish([private.finish_request(self.id)])
+            self.core.publish([private.request(self.id, "inform_finish")])
         log, deadline = Path(settings.sync_file), time.monotonic() + CALL_SECONDS
         while not run_log.is_ended(log):  # wandb-core answers before it has written the end of its buffer
             if time.monotonic() > deadline or not self.core.is_alive:
@@ -172,7 +171,7 @@ class WandbRun:
                 self.wandb_run.config.update({CONFIG: json.loads(json.dumps(own))}, allow_val_change=True)
 
 
-def open_run(core: Core, options: Options, info: RunInfo) -> WandbRun:
+def open_run(core: Core, options: Mapping[str, str], info: RunInfo) -> WandbRun:
     """Opens the run by its id: a new one, or one that is on the server or in earlier logs on this machine.
 
     Raises:
@@ -189,11 +188,9 @@ def open_run(core: Core, options: Options, info: RunInfo) -> WandbRun:
                 log for name in ("wandb", ".wandb") for log in run_log.logs(folder / name, run_id)
             )
     # What an earlier part of an offline run was told, unless this one is told otherwise.
-    settings.project = settings.project or found.project or None
-    settings.run_group = settings.run_group or found.group or None
-    settings.run_name = settings.run_name or found.name or None
-    if found.tags:
-        settings.run_tags = tuple(found.tags)
+    for name, value in found.settings.items():
+        if name == "run_tags" or not getattr(settings, name):
+            setattr(settings, name, value)
     config = {name: value for name, value in found.config.items() if name != "_wandb"}
     before = time.time()
     try:

@@ -18,9 +18,9 @@ from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
-from tracelet_otel_exporters.wandb import names, private, records, rows, run_settings, runs, system_panel
+from tracelet_otel_exporters.wandb import names, private, records, run_settings, runs
 from tracelet_otel_exporters.wandb.core import Core, errors
-from tracelet_otel_exporters.wandb.run_settings import Options
+from tracelet_otel_exporters.wandb.points import JOIN_NS, history, measurements, rows
 from tracelet_otel_exporters.wandb.runs import WandbRun
 
 FINISH_SECONDS: Final = 30.0
@@ -52,7 +52,7 @@ class WandbTracker:
     name = "wandb"
     library = "wandb"
     capabilities = Capabilities(
-        time_resolution_ns=rows.JOIN_NS,
+        time_resolution_ns=JOIN_NS,
         keeps_nan=True,
         keeps_infinity=True,
         keeps_repeated_step=True,
@@ -77,7 +77,8 @@ class WandbTracker:
             self._folder = str(Path.cwd())
         except OSError:  # a folder that was deleted
             self._folder = tempfile.gettempdir()
-        self._options = Options(project, entity, mode, str(dir) if dir else None)
+        given = {"project": project, "entity": entity, "mode": mode, "root_dir": str(dir) if dir else None}
+        self._options = {name: value for name, value in given.items() if value}
         self._core: Core | None = None
         self._media_folder: Path | None = None
         self._infos: dict[str, RunInfo] = {}
@@ -97,7 +98,7 @@ class WandbTracker:
 
     def local_storage(self) -> LocalStorage:
         """The folder of the runs' files, also of runs that are sent to a server."""
-        folder = self._options.dir or os.environ.get("WANDB_DIR") or ""
+        folder = self._options.get("root_dir") or os.environ.get("WANDB_DIR") or ""
         return LocalStorage(Path(self._folder, folder, "wandb"), made_by_connect=False)
 
     def open_run(self, run: RunInfo) -> str:
@@ -128,9 +129,9 @@ class WandbTracker:
                 for start, end in run.ledger.missing(numbered, first, first + len(one.points)):
                     logged.append((numbered, start, end))
                     new.append((key, one.points[start - first : end - first]))
-            joined = rows.rows(new)
+            joined = rows(new)
             for start in range(0, len(joined), ROWS_AT_ONCE):
-                run.core.publish(rows.messages(run.id, joined[start : start + ROWS_AT_ONCE]))
+                run.core.publish(history(run.id, joined[start : start + ROWS_AT_ONCE]))
             for part in logged:
                 run.ledger.add(*part)
             run.confirm()
@@ -162,7 +163,7 @@ class WandbTracker:
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to the run's system panel."""
         with self._open_run(run_id) as run:
-            run.core.publish(system_panel.messages(run.id, points, run.first_readings))
+            run.core.publish(measurements(run.id, points, run.first_readings))
         return Outcome(len(points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
@@ -206,7 +207,7 @@ class WandbTracker:
 
     def _connected(self) -> Core:
         if self._core is None:
-            self._core = Core(self._options.dir or self._folder)
+            self._core = Core(self._options.get("root_dir") or self._folder)
         return self._core
 
     def _open(self, run: RunInfo) -> WandbRun:

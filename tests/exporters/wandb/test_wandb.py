@@ -32,7 +32,7 @@ from tracelet_otel.otlp.intervals import Intervals
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel_exporters.wandb import names as wandb_names
 from tracelet_otel_exporters.wandb import plots as wandb_plots
-from tracelet_otel_exporters.wandb import rows as wandb_rows
+from tracelet_otel_exporters.wandb import points as wandb_points
 from tracelet_otel_exporters.wandb import run_settings
 from tracelet_otel_exporters.wandb import tracker as tracker_module
 from tracelet_otel_exporters.wandb.tracker import WandbTracker
@@ -257,7 +257,7 @@ def test_intervals_are_a_set_of_numbers(parts: list[tuple[int, int]]) -> None:
 
 def test_rows_join_only_what_was_logged_together() -> None:
     near, far = NOW + 99_000_000, NOW + 200_000_000
-    joined = wandb_rows.rows(
+    joined = wandb_points.rows(
         [
             ("a", [Point(1, 1.0, NOW), Point(1, 2.0, NOW)]),
             ("b", [Point(1, 3.0, near)]),
@@ -282,10 +282,10 @@ def test_rows_hold_every_point_once(logged: list[tuple[str, int, int]]) -> None:
         for key in "abc"
     }
     stored: list[tuple[str, int, float]] = []
-    for row in wandb_rows.rows(given.items()):
+    for row in wandb_points.rows(given.items()):
         for key, value in row.values.items():
             [point] = [point for point in given[key] if point.value == value]
-            assert abs(point.time_unix_nano - row.time) <= wandb_rows.JOIN_NS
+            assert abs(point.time_unix_nano - row.time) <= wandb_points.JOIN_NS
             stored.append((key, row.step, value))
     assert sorted(stored) == sorted((key, p.step, p.value) for key, points in given.items() for p in points)
 
