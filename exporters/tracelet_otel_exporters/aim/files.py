@@ -21,8 +21,8 @@ from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Outcome
 from tracelet_otel_exporters.aim import private, sequences
 from tracelet_otel_exporters.aim.changes import Write
-from tracelet_otel_exporters.aim.runs import AimRun, valid_text
-from tracelet_otel_exporters.aim.sequences import Row
+from tracelet_otel_exporters.aim.runs import AimRun
+from tracelet_otel_exporters.aim.sequences import Row, valid_text
 from tracelet_otel_exporters.shared import safe_names
 
 CONTEXT: Final = {"kind": "file"}
@@ -32,19 +32,15 @@ MAX_CONTENT: Final = 256 << 20
 
 def write(run: AimRun, name: str, content: bytes | Path) -> None:
     """Stores bytes or a file of this machine; a file of the same name is replaced."""
-    if isinstance(content, Path):
-        _write_file(run, name, content)
+    if isinstance(content, bytes):
+        with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
+            path = Path(folder, "file")
+            path.write_bytes(content)
+            write(run, name, path)
         return
-    with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
-        path = Path(folder, "file")
-        path.write_bytes(content)
-        _write_file(run, name, path)
-
-
-def _write_file(run: AimRun, name: str, path: Path) -> None:
     artifact_type: Any = private.ARTIFACT.get() if run.files is not None else None
     if artifact_type is None:
-        _write_content(run, name, path)
+        _write_content(run, name, content)
         return
     store = run.store
     known = store.read("meta", private.run_key(store.hash, "artifacts_uri"))
@@ -53,9 +49,9 @@ def _write_file(run: AimRun, name: str, path: Path) -> None:
     folder = f"{known or run.files}".rstrip("/") + f"/{store.hash}"
     safe = safe_names.path(valid_text(name))
     original = {} if safe == name else {"original_name": valid_text(name)}
-    artifact = artifact_type(str(path), uri=folder, name=safe, **original)
+    artifact = artifact_type(str(content), uri=folder, name=safe, **original)
     if folder.startswith("file://"):
-        artifact.storage["path"] = _copy(path, Path(unquote(urlsplit(folder).path), safe))
+        artifact.storage["path"] = _copy(content, Path(unquote(urlsplit(folder).path), safe))
     else:
         artifact.upload(block=True)
     store.commit([Write("meta", private.run_key(store.hash, "artifacts", safe), artifact)])

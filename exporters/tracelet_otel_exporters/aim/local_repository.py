@@ -15,7 +15,7 @@ from typing import Any, Final
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel_exporters.aim import private
 from tracelet_otel_exporters.aim.changes import errors
-from tracelet_otel_exporters.aim.local_store import POLL_SECONDS, WAIT_SECONDS, LocalStore
+from tracelet_otel_exporters.aim.local_store import POLL_SECONDS, WAIT_SECONDS
 
 _STALE_SECONDS: Final = 180.0
 """Age at which a lock of the relational database is that of a dead process."""
@@ -32,7 +32,7 @@ class LocalRepository:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = str(self.path)
-        self.files: str | None = (self.path / "artifacts").as_uri()
+        self.files = (self.path / "artifacts").as_uri()
         self._database: Any = None
 
     def connect(self) -> None:
@@ -54,10 +54,6 @@ class LocalRepository:
                     if self._status() != "UPDATED":
                         _fill(self.path)
 
-    def store(self, run_hash: str) -> LocalStore:
-        """The run of this hash, which need not exist."""
-        return LocalStore(self.path, run_hash, self._row)
-
     def close(self) -> None:
         """Closes the relational database."""
         if self._database is not None:
@@ -65,15 +61,15 @@ class LocalRepository:
             self._database.engine.dispose()
             self._database = None
 
-    def _status(self) -> str:
-        return private.REPOSITORY_STATUS.get()(str(self.path.parent)).name
-
-    def _row(self, run_hash: str) -> Any:
+    def row(self, run_hash: str) -> Any:
         """The run's row in the relational database, made if there is none."""
         if not (found := self._database.find_run(run_hash)):
             with self._database_lock():
                 found = self._database.find_run(run_hash) or self._database.create_run(run_hash)
         return found
+
+    def _status(self) -> str:
+        return private.REPOSITORY_STATUS.get()(str(self.path.parent)).name
 
     @contextlib.contextmanager
     def _database_lock(self) -> Generator[None]:

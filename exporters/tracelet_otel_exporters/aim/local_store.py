@@ -179,10 +179,20 @@ class LocalStore:
         self._watch.start()
 
     def _try_to_open(self) -> Exception | None:
-        """Takes the run; returns what tells that another process has it."""
+        """Takes the run; returns what tells that another process has it.
+
+        The lock is in AIM's own format, so that ``aim.Run`` and ours respect each other. One of a process
+        that is gone from this machine is replaced.
+        """
+        this_machine = uuid.getnode()
+        with contextlib.suppress(OSError, ValueError):
+            machine, pid, *_ = self._lock_path.read_text(encoding="utf-8").split("-")
+            if int(machine) == this_machine and not is_alive(int(pid)):
+                self._lock_path.unlink(missing_ok=True)
         try:
-            _take_run(self._lock_path)
-            self._locked = True
+            with self._lock_path.open("x") as lock:
+                self._locked = True
+                lock.write(f"{this_machine}-{os.getpid()}-{time.time()}")
             for tree in ("meta", "seqs"):
                 folder = self._path / tree / "chunks" / self.hash
                 self._containers[tree] = private.open_container(folder)
@@ -220,23 +230,6 @@ class LocalStore:
                 finally:
                     self._mutex.release()
                 return
-
-
-def _take_run(path: Path) -> None:
-    """Takes a run's lock, in AIM's own format, so that ``aim.Run`` and ours respect each other.
-
-    One of a process that is gone from this machine is replaced.
-
-    Raises:
-        FileExistsError: another process has it.
-    """
-    this_machine = uuid.getnode()
-    with contextlib.suppress(OSError, ValueError):
-        machine, pid, *_ = path.read_text(encoding="utf-8").split("-")
-        if int(machine) == this_machine and not is_alive(int(pid)):
-            path.unlink(missing_ok=True)
-    with path.open("x") as lock:
-        lock.write(f"{this_machine}-{os.getpid()}-{time.time()}")
 
 
 def is_served(repository: Path) -> bool:

@@ -36,20 +36,17 @@ def _text(run: AimRun, record: Record) -> Outcome | None:
     import aim
 
     try:
-        text = aim.Text(record.read().decode())
+        return _track(run, record, "aim.text", aim.Text(record.read().decode()))
     except UnicodeDecodeError:
         return _file(run, record)
-    return _track(run, record, "aim.text", text)
 
 
 def _picture(run: AimRun, record: Record) -> Outcome | None:
-    shown = objects.image(record.read())
-    return _file(run, record) if shown is None else _track(run, record, "aim.image", shown)
+    return _track(run, record, "aim.image", objects.image(record.read()))
 
 
 def _audio(run: AimRun, record: Record) -> Outcome | None:
-    shown = objects.audio(record.read(), record.mime_type)
-    return _file(run, record) if shown is None else _track(run, record, "aim.audio", shown)
+    return _track(run, record, "aim.audio", objects.audio(record.read(), record.mime_type))
 
 
 def _video(run: AimRun, record: Record) -> Outcome | None:
@@ -57,14 +54,14 @@ def _video(run: AimRun, record: Record) -> Outcome | None:
     return (_picture if record.mime_type.startswith("image/") else _file)(run, record)
 
 
-def _histogram(run: AimRun, record: Record) -> Outcome:
+def _histogram(run: AimRun, record: Record) -> Outcome | None:
     shown = objects.distribution(json_object(record))
-    return _approximate(run, record, "aim.distribution", shown, "AIM's bins have one width, and no sums")
+    return _track(run, record, "aim.distribution", shown, "AIM's bins have one width, and no sums")
 
 
-def _pr_curve(run: AimRun, record: Record) -> Outcome:
+def _pr_curve(run: AimRun, record: Record) -> Outcome | None:
     shown = objects.pr_curve(json_object(record), record.tag)
-    return _approximate(run, record, "aim.figure", shown, "AIM has the curve only, without the counts")
+    return _track(run, record, "aim.figure", shown, "AIM has the curve only, without the counts")
 
 
 def _file(run: AimRun, record: Record) -> None:
@@ -134,17 +131,17 @@ WRITERS: Final[Mapping[str, Writer]] = {
 """By kind: what writes it. Raises OSError or ValueError where the record's content is unreadable."""
 
 
-def _track(run: AimRun, record: Record, dtype: str, value: Any) -> Outcome:
-    """One value of a step in a sequence; a second one of the same step goes into the companion file."""
-    reason = _show(run, record, dtype, value)
-    return Outcome(1, aside=[RecordAside(record, reason)] if reason else [])
+def _track(run: AimRun, record: Record, dtype: str, value: Any, loss: str = "") -> Outcome | None:
+    """One value of a step in a sequence; what AIM cannot have, or has with a ``loss``, is kept exactly.
 
-
-def _approximate(run: AimRun, record: Record, dtype: str, value: Any, reason: str) -> Outcome:
-    """Shown as well as AIM can, and exact in the companion file."""
+    That is in the companion file, and for a value of None without a loss in a file of its own.
+    """
+    if value is None and not loss:
+        return _file(run, record)
+    reason = loss
     if value is not None:
-        _show(run, record, dtype, value)
-    return Outcome(1, aside=[RecordAside(record, reason)])
+        reason = _show(run, record, dtype, value) or loss
+    return Outcome(1, aside=[RecordAside(record, reason)] if reason else [])
 
 
 def _show(run: AimRun, record: Record, dtype: str, value: Any) -> str:

@@ -20,20 +20,10 @@ MESSAGE_VALUES: Final = 200
 """Values in one message, about 50 KB: the server's time for a message grows with the square of its size."""
 
 
-class RemoteRepository(Server):
-    """A repository behind a server; it has no place for artifacts."""
-
-    files: str | None = None
-
-    def store(self, run_hash: str) -> RemoteStore:
-        """The run of this hash, which need not exist."""
-        return RemoteStore(self, run_hash)
-
-
 class RemoteStore:
     """A run behind a server, with the methods of a run on disk: ``LocalStore`` tells what they do."""
 
-    def __init__(self, repository: RemoteRepository, run_hash: str) -> None:
+    def __init__(self, repository: Server, run_hash: str) -> None:
         self.hash = run_hash
         self._repository = repository
         self._generation = 0
@@ -135,7 +125,7 @@ class RemoteStore:
 
 
 class _Props:
-    def __init__(self, repository: RemoteRepository, handle: str) -> None:
+    def __init__(self, repository: Server, handle: str) -> None:
         object.__setattr__(self, "_call", functools.partial(repository.call, handle))
 
     def __getattr__(self, name: str) -> Any:

@@ -13,7 +13,7 @@ from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import Status
 from tracelet_otel_exporters.aim import private, sequences
 from tracelet_otel_exporters.aim.changes import Change, Write
-from tracelet_otel_exporters.aim.sequences import AimSequence, Store
+from tracelet_otel_exporters.aim.sequences import AimSequence, Store, valid_text
 
 OURS: Final = "tracelet_run"
 """The parameter that holds what AIM has no place for: run id, status, project, experiment, labels."""
@@ -69,10 +69,10 @@ def open_run(store: Store, info: RunInfo) -> bool:
     store.commit(changes)
     props = store.props()
     _untag(store, _STATUS_TAGS)
-    described: dict[str, object] = {"run_id": info.id, "status": "running"}
-    for name in ("name", "project", "experiment"):
-        if value := valid_text(getattr(info, name)):
-            described[name] = value
+    texts = {name: valid_text(getattr(info, name)) for name in ("name", "project", "experiment")}
+    described = {"run_id": info.id, "status": "running"} | {
+        name: text for name, text in texts.items() if text
+    }
     if info.name and props.name != described["name"]:
         props.name = described["name"]
     experiment = described.get("experiment") or described.get("project")
@@ -96,10 +96,9 @@ def write_tags(store: Store, tags: Mapping[str, object]) -> None:
     _untag(store, old)
     props = store.props()
     present = set(props.tags)
-    for name, value in exact.items():
-        if (tag := _tag(name, value)) not in present:
+    for tag in dict.fromkeys(_tag(name, value) for name, value in exact.items()):
+        if tag not in present:
             props.add_tag(tag)
-            present.add(tag)
 
 
 def write_params(store: Store, params: Mapping[str, object]) -> list[str]:
@@ -125,11 +124,6 @@ def finish(store: Store, status: Status) -> None:
     if status in _STATUS_TAGS and status not in (props := store.props()).tags:
         props.add_tag(status)
     store.commit([Write("meta", private.run_key(store.hash, "end_time"), time.time())])
-
-
-def valid_text(text: str) -> str:
-    """Text that has a UTF-8 encoding; a lone surrogate becomes its escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _tag(name: str, value: object) -> str:

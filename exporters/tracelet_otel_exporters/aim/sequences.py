@@ -53,13 +53,18 @@ class AimSequence:
     generation: int = 0
 
 
+def valid_text(text: str) -> str:
+    """Text that has a UTF-8 encoding; a lone surrogate becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def name_and_context(tag: str, rank: int | None) -> tuple[str, dict[str, Any]]:
     """Name and context of a tag.
 
     AIM takes any name but an empty one, and text that has a UTF-8 encoding, and hides the machine's metrics
     from those of the script. A tag that cannot be the name is in the context, so that no two become one.
     """
-    text = tag.encode("utf-8", "backslashreplace").decode()
+    text = valid_text(tag)
     name = text.removeprefix("__") if text.startswith(SYSTEM) else text or "_"
     context: dict[str, Any] = {} if name == tag else {"tag": text}
     if rank:

@@ -208,12 +208,8 @@ def _own_error(error: Exception) -> DeliveryError | None:
     return None
 
 
-errors: Final = ClientErrors(
-    "W&B",
-    "wandb",
-    (
-        *("CommError", "MailboxClosed", "HandleAbandoned", "BrokenPipe", "ServicePoll"),
-        *("AlreadyJoined", "RunCancelled", "ServiceStart"),
-    ),
-    _own_error,
+_MAY_PASS: Final = (
+    *("CommError", "MailboxClosed", "HandleAbandoned", "BrokenPipe", "ServicePoll"),
+    *("AlreadyJoined", "RunCancelled", "ServiceStart"),
 )
+errors: Final = ClientErrors("W&B", "wandb", _MAY_PASS, _own_error)

@@ -102,12 +102,9 @@ def history(run_id: str, rows: Iterable[Row]) -> Iterator[Any]:
 
 
 def measurements(run_id: str, points: Sequence[SystemPoint], first: dict[str, float]) -> Iterator[Any]:
-    """The messages by which W&B's own monitor would hand these measurements on, with their times.
+    """What W&B's own monitor would send, with the measurements' times.
 
-    Args:
-        run_id: W&B's.
-        points: the measurements.
-        first: the first value of each key that grows; is added to.
+    ``first`` has the first value of each key that grows, and is added to.
     """
     rows: defaultdict[int, dict[str, float]] = defaultdict(dict)
     # W&B's "cpu" is the process's share; the machine's stands in where that is not measured.

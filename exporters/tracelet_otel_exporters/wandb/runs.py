@@ -22,13 +22,7 @@ from tracelet_otel_exporters.wandb.names import CONFIG, STEP
 
 
 class WandbRun:
-    """A run that is open in W&B.
-
-    Args:
-        core: the ``wandb-core`` that has it.
-        wandb_run: W&B's own object of it.
-        info: the run as it was logged.
-    """
+    """A run that is open in W&B; ``info`` is the run as it was logged."""
 
     def __init__(self, core: Core, wandb_run: Any, info: RunInfo) -> None:
         self.core = core
@@ -240,10 +234,8 @@ def _our_import_hooks() -> Generator[None]:
     """Takes W&B's hook out of ``sys.meta_path`` again where only our runs put it there."""
     was_there = private.IMPORT_HOOKS_INSTALLED.get(default=True)
     yield
-    if was_there:
-        return
     with private.IMPORT_HOOKS_LOCK.get(default=contextlib.nullcontext()):
-        if not private.IMPORT_HOOKS.get(default=True):
+        if not was_there and not private.IMPORT_HOOKS.get(default=True):
             ours = private.IMPORT_HOOKS.module
             sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != ours]
             private.IMPORT_HOOKS_INSTALLED.set(False)
