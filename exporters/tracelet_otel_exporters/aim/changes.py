@@ -44,8 +44,3 @@ Change = Write | Rows | Array
 
 errors: Final = ClientErrors("AIM", "aim", ("Operational", "RocksIO", "Busy", "TryAgain", "TimedOut"))
 """``with errors():`` raises what AIM and the libraries below it raise as delivery errors."""
-
-
-def ordered(changes: Sequence[Change]) -> list[Change]:
-    """Values first: a sequence that is listed has them."""
-    return sorted(changes, key=lambda change: change.tree != "seqs")

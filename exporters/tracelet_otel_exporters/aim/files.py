@@ -51,7 +51,15 @@ def write(run: AimRun, name: str, content: bytes | Path) -> None:
     original = {} if safe == name else {"original_name": valid_text(name)}
     artifact = artifact_type(str(content), uri=folder, name=safe, **original)
     if folder.startswith("file://"):
-        artifact.storage["path"] = _copy(content, Path(unquote(urlsplit(folder).path), safe))
+        target = Path(unquote(urlsplit(folder).path), safe)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{uuid.uuid4().hex[:12]}.partial")
+        try:
+            shutil.copyfile(content, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        artifact.storage["path"] = str(target)
     else:
         artifact.upload(block=True)
     store.commit([Write("meta", private.run_key(store.hash, "artifacts", safe), artifact)])
@@ -82,17 +90,6 @@ def drop_kept(run: AimRun, outcome: Outcome) -> None:
     new = {known: line for line in outcome.aside if (known := identity(line)) not in run.in_companions}
     outcome.aside = [*new.values()]
     run.in_companions.update(new)
-
-
-def _copy(source: Path, target: Path) -> str:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{uuid.uuid4().hex[:12]}.partial")
-    try:
-        shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return str(target)
 
 
 def _write_content(run: AimRun, name: str, path: Path) -> None:

@@ -19,7 +19,7 @@ from tracelet_otel.foundation.errors import TransientError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.foundation.process_ids import is_alive
 from tracelet_otel_exporters.aim import private
-from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree, errors, ordered
+from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree, errors
 from tracelet_otel_exporters.aim.private import Key
 
 _LOGGER: Final = get_logger(__name__)
@@ -90,12 +90,12 @@ class LocalStore:
         return {key: value for key, value in found.items() if value is not None}
 
     def commit(self, changes: Sequence[Change]) -> None:
-        """Makes changes, those to each tree at once, those to ``seqs`` before those to ``meta``."""
+        """Makes changes, those to each tree at once; ``seqs`` first, as what is listed must have values."""
         encode, encode_path = private.ENCODE.get(), private.ENCODE_PATH.get()
         encode_tree, array = private.ENCODE_TREE.get(), encode(private.ARRAY_FLAG.get())
         batches: dict[Tree, Any] = {}
         keys: dict[int, bytes] = {}
-        for change in ordered(changes):
+        for change in sorted(changes, key=lambda change: change.tree != "seqs"):
             container = self._containers[change.tree]
             if (batch := batches.get(change.tree)) is None:
                 batch = batches[change.tree] = container.batch()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel_exporters.aim import private
-from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree, ordered
+from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree
 from tracelet_otel_exporters.aim.private import Key
 from tracelet_otel_exporters.aim.server import Server
 
@@ -64,10 +64,10 @@ class RemoteStore:
         return {key: value for key, value in self.items(tree, path) if key in wanted}
 
     def commit(self, changes: Sequence[Change]) -> None:
-        """Makes changes, in messages of a limited size; a repeat leaves the same content."""
+        """Makes changes, in messages of a limited size, ``seqs`` first; a repeat leaves the same content."""
         message: list[tuple[str, str, Sequence[Any]]] = []
         size = 0
-        for change in ordered(changes):
+        for change in sorted(changes, key=lambda change: change.tree != "seqs"):
             handle = self._tree(change.tree)
             if isinstance(change, Rows):
                 for start in range(0, len(change.values), MESSAGE_VALUES):

@@ -70,9 +70,8 @@ def open_run(store: Store, info: RunInfo) -> bool:
     props = store.props()
     _untag(store, _STATUS_TAGS)
     texts = {name: valid_text(getattr(info, name)) for name in ("name", "project", "experiment")}
-    described = {"run_id": info.id, "status": "running"} | {
-        name: text for name, text in texts.items() if text
-    }
+    described = {"run_id": info.id, "status": "running"}
+    described |= {name: text for name, text in texts.items() if text}
     if info.name and props.name != described["name"]:
         props.name = described["name"]
     experiment = described.get("experiment") or described.get("project")
