@@ -140,7 +140,7 @@ class _Reader:
 
         self.folder = folder
         self.hash = hash_
-        repo = Repo(str(folder))
+        repo: Any = Repo(str(folder))
         options: dict[str, Any] = {"read_only": True, "skip_read_optimization": True}
         self.meta = repo.request_tree("meta", hash_, **options).subtree(("meta", "chunks", hash_))
         self.seqs = repo.request_tree("seqs", hash_, **options).subtree("seqs")
