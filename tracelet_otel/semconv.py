@@ -21,9 +21,9 @@ RUN_ID: Final = "tracelet.run.id"
 RANK: Final = "tracelet.rank"
 STEP: Final = "tracelet.step"
 SEQUENCE: Final = "tracelet.sequence"
-"""On the first exemplar of a data point: its number within its series. Each process counts from a random number
-of up to 62 bits, so that processes that write one series have numbers of their own. With the number of exemplars
-it tells a data point that comes again from a new one."""
+"""On the first exemplar of a data point: its number within its series. Each process counts from a random
+number of up to 62 bits, so that processes that write one series have numbers of their own. With the number of
+exemplars it tells a data point that comes again from a new one."""
 VALUE: Final = "tracelet.value"
 """``NaN``, ``Infinity`` or ``-Infinity``: which value a non-finite point has."""
 

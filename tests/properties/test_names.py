@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.exporters.test_contract import NAMES
-from tests.support.wandb_subject import tag_and_rank
+from tests.support import clearml_subject, mlflow_subject, wandb_subject
 from tracelet_otel_exporters.aim import sequences as aim_sequences
 from tracelet_otel_exporters.clearml import names as clearml_names
 from tracelet_otel_exporters.mlflow import names
@@ -32,7 +32,7 @@ class Naming(NamedTuple):
 
 
 def _read_mlflow(key: str) -> Series | None:
-    tag, rank = names.decode_metric_key(key)
+    tag, rank = mlflow_subject.tag_and_rank(key)
     return None if tag is None else (tag, rank)
 
 
@@ -51,10 +51,11 @@ def _read_aim(place: str) -> Series:
 
 NAMINGS = {
     "mlflow": Naming(names.metric_key, _read_mlflow),
-    "wandb": Naming(wandb_names.metric_key, tag_and_rank),
+    "wandb": Naming(wandb_names.metric_key, wandb_subject.tag_and_rank),
     "aim": Naming(_place_aim, _read_aim),
     "clearml": Naming(
-        lambda tag, rank: clearml_names.encode(tag, rank)[:2], lambda name: clearml_names.decode(*name)
+        lambda tag, rank: clearml_names.encode(tag, rank)[:2],
+        lambda name: clearml_subject.tag_and_rank(*name),
     ),
 }
 

@@ -138,12 +138,22 @@ class ClearMLSubject:
         return {name: item["value"] for name, item in task["hyperparams"].get("properties", {}).items()}
 
 
-def _tag(metric: str, variant: str) -> str:
-    """The tag of a name that was not cut, by the documented rule and not by the exporter's code."""
-    variant, rank = re.fullmatch(r"(.*?)((?:/rank_[1-9][0-9]*)?)", variant, re.DOTALL).groups()  # type: ignore[union-attr]
+def tag_and_rank(metric: str, variant: str) -> tuple[str, int | None] | None:
+    """What a name stands for, by the documented rule and not by the exporter's code; None for a cut one."""
+    if re.search(r"_sha256_[0-9a-f]{32}\Z", metric):
+        return None
+    rank = None
+    if match := re.search(r"/rank_([1-9][0-9]*)\Z", variant):
+        rank, variant = int(match[1]), variant[: match.start()]
     if variant.startswith("/"):
-        return metric + variant + rank
-    return (metric if metric == variant else f"{metric}/{variant}") + rank
+        return metric + variant, rank
+    return metric if metric == variant else f"{metric}/{variant}", rank
+
+
+def _tag(metric: str, variant: str) -> str:
+    found = tag_and_rank(metric, variant)
+    assert found is not None, metric
+    return found[0] + (f"/rank_{found[1]}" if found[1] else "")
 
 
 def _drawn(plot: str) -> bytes:

@@ -18,6 +18,8 @@ from tracelet_otel_exporters.mlflow.tracker import MLflowTracker
 _STATUSES: Final = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 _STEP_FOLDERS: Final = ("text", "image", "figure", "audio", "video", "histogram", "pr_curve", "mesh")
 _ESCAPE: Final = re.compile(r"_x([0-9A-F]{4,6})_")
+_CUT: Final = re.compile(r"_sha256_[0-9a-f]{32}\Z")
+_RANK: Final = re.compile(r"/rank_([1-9][0-9]*)\Z")
 _IMAGE: Final = re.compile(r"images/(.+)\+step\+(-?\d+)\+timestamp\+\d+\+[^+]+\.png")
 _STEP: Final = re.compile(r"(?:.*/)?(-?\d+)[^/]*")
 _STAND_IN: Final = "stored natively as a stand-in: "
@@ -149,6 +151,18 @@ class MLflowSubject:
     def _names(self, run: StoredRun, kind: str) -> dict[str, str]:
         path = run.artifacts / "tracelet" / "names.json"
         return json.loads(path.read_bytes()).get(kind, {}) if path.exists() else {}
+
+
+def original_name(key: str) -> str | None:
+    """The name of a key; None where the key is a cut one and does not hold it."""
+    return None if _CUT.search(key) else _unescaped(key)
+
+
+def tag_and_rank(key: str) -> tuple[str | None, int | None]:
+    """The tag and the rank of a metric's key; the tag is None where it was cut."""
+    if match := _RANK.search(key):
+        return original_name(key[: match.start()]), int(match[1])
+    return original_name(key), None
 
 
 def _unescaped(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Names in ClearML: a tag as *metric* (a chart's title) and *variant* (a line in it), and back.
+"""Names in ClearML: a tag as *metric* (a chart's title) and *variant* (a line in it).
 
 As in ClearML's own TensorBoard hook (``clearml/binding/frameworks/tensorflow_bind.py``, ``_add_scalar``),
 what is before the last slash is the title and what is after it the series; a tag without a slash is both. The
@@ -28,7 +28,7 @@ class Name(NamedTuple):
     metric: str
     variant: str
     is_exact: bool = True
-    """Whether :func:`decode` tells the tag; where not, the task has to hold it."""
+    """Whether the name tells the tag and the rank; where not, the task has to hold them."""
 
     @property
     def key(self) -> str | None:
@@ -53,18 +53,6 @@ def encode(tag: str, rank: int | None = None) -> Name:
     if ambiguous or not (_is_valid(metric) and _is_valid(variant)):
         return _cut(tag, rank, metric, variant)
     return Name(metric, variant)
-
-
-def decode(metric: str, variant: str) -> tuple[str, int | None] | None:
-    """The tag and the rank that :func:`encode` was given; None where the name is a cut one."""
-    if _CUT.search(metric):
-        return None
-    rank = None
-    if match := _RANK.search(variant):
-        rank, variant = int(match[1]), variant[: match.start()]
-    if variant.startswith("/"):
-        return metric + variant, rank
-    return metric if metric == variant else f"{metric}/{variant}", rank
 
 
 def clean(text: str) -> str:

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +15,9 @@ from tracelet_otel.foundation.errors import DeliveryError
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.semconv import INDEX, RANK
 from tracelet_otel_exporters.mlflow import names
-from tracelet_otel_exporters.mlflow import runs as mlflow_runs
-from tracelet_otel_exporters.mlflow.connection import Connection
-from tracelet_otel_exporters.mlflow.runs import OpenRun
+from tracelet_otel_exporters.mlflow.runs import MLflowRun
 from tracelet_otel_exporters.shared import safe_names
-from tracelet_otel_exporters.shared.record_content import fingerprint, number_attribute, payload_or_file
+from tracelet_otel_exporters.shared.record_content import fingerprint, number_attribute
 
 MAX_PICTURE_BYTES: Final = 20_000_000
 MAX_PIXELS: Final = 40_000_000
@@ -28,104 +26,80 @@ _THUMBNAIL: Final = 256
 _NAMESPACE: Final = uuid.UUID("5d0b9a3e-7c1f-4d55-9f0c-3f6a2f7e8b11")
 
 
-def write(connection: Connection, run: OpenRun, path: str, content: bytes) -> None:
-    """Writes one artifact; the same path is overwritten."""
-    with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
-        file = Path(folder) / path.rpartition("/")[2]
-        file.write_bytes(content)
-        _upload(connection, run, file, path)
-
-
-def write_json(connection: Connection, run: OpenRun, path: str, content: object) -> None:
-    """Writes a readable JSON artifact."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    write(connection, run, path, text.encode(errors="surrogatepass"))
-
-
-def write_payload(connection: Connection, run: OpenRun, path: str, record: Record) -> None:
-    """Writes a record's payload; a file on this machine is never read into memory.
-
-    Raises:
-        OSError: the media file cannot be read.
-        ValueError: the media file is not the one that was logged.
-    """
-    content = payload_or_file(record)
-    if isinstance(content, bytes):
-        write(connection, run, path, content)
-    else:
-        write_file(connection, run, path, content)
-
-
-def write_file(connection: Connection, run: OpenRun, path: str, source: Path) -> None:
-    """Writes a local file as an artifact of that path, never through memory.
+def write(run: MLflowRun, path: str, content: bytes | Path) -> None:
+    """Writes one artifact; the same path is overwritten. A file is not read into memory.
 
     Raises:
         OSError: the file cannot be read.
     """
+    parent, _, name = path.rpartition("/")
     with tempfile.TemporaryDirectory(prefix="tracelet-") as folder:
-        link = Path(folder) / path.rpartition("/")[2]
-        try:
-            link.symlink_to(source.absolute())
-        except OSError:  # Windows, without the right to
-            shutil.copyfile(source, link)
-        _upload(connection, run, link, path)
+        file = Path(folder) / name
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            try:
+                file.symlink_to(content.absolute())
+            except OSError:  # Windows, without the right to
+                shutil.copyfile(content, file)
+        with run.connection.calls():
+            run.connection.client.log_artifact(run.id, str(file), parent or None)
 
 
-def read(connection: Connection, run: OpenRun, path: str) -> bytes | None:
+def write_json(run: MLflowRun, path: str, content: object) -> None:
+    """Writes a readable JSON artifact."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    write(run, path, text.encode(errors="surrogatepass"))
+
+
+def read(run: MLflowRun, path: str) -> bytes | None:
     """An artifact's bytes, or None where the run has none, or none that can be read now."""
-    folder = path.rpartition("/")[0]
     try:
-        with connection.calls(), tempfile.TemporaryDirectory(prefix="tracelet-") as target:
-            listed = connection.client.list_artifacts(run.id, folder or None)
-            if not any(info.path == path for info in listed):
-                return None
-            return Path(connection.client.download_artifacts(run.id, path, target)).read_bytes()
+        found = read_all(run, path.rpartition("/")[0], lambda other: other == path)
     except (DeliveryError, OSError):
         return None
+    return found[0] if found else None
 
 
-def read_all(connection: Connection, run: OpenRun, folder: str, prefix: str) -> list[bytes]:
-    """The artifacts of a folder whose paths begin so.
+def read_all(run: MLflowRun, folder: str, is_wanted: Callable[[str], bool]) -> list[bytes]:
+    """The artifacts of a folder whose paths are wanted.
 
     Raises:
         DeliveryError: they cannot be read now.
     """
+    connection = run.connection
     with connection.calls(), tempfile.TemporaryDirectory(prefix="tracelet-") as target:
-        paths = [info.path for info in connection.client.list_artifacts(run.id, folder)]
+        paths = [info.path for info in connection.client.list_artifacts(run.id, folder or None)]
         return [
             Path(connection.client.download_artifacts(run.id, path, target)).read_bytes()
-            for path in sorted(paths)
-            if path.startswith(prefix)
+            for path in sorted(filter(is_wanted, paths))
         ]
 
 
-def read_json(connection: Connection, run: OpenRun, path: str) -> Mapping[str, object]:
+def read_json(run: MLflowRun, path: str) -> Mapping[str, object]:
     """The object in a JSON artifact, or an empty one."""
-    content = read(connection, run, path)
     try:
-        value: object = json.loads(content) if content else None
+        value: object = json.loads(read(run, path) or b"null")
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
-def file_path(run: OpenRun, name: str) -> str:
+def file_path(run: MLflowRun, name: str) -> str:
     """The name as a path inside the run, and noted if that is another."""
     path = safe_names.path(name)
     run.note("files", path, name)
     return path
 
 
-def tag_path(run: OpenRun, record: Record) -> str:
+def tag_path(run: MLflowRun, record: Record) -> str:
     """The record's tag as a path; ranks above 0 have a folder of their own."""
     path = file_path(run, record.tag)
     rank = number_attribute(record, RANK)
     return f"{path}/rank_{rank}" if rank else path
 
 
-def write_step(
-    connection: Connection, run: OpenRun, folder: str, suffix: str, record: Record, content: bytes
-) -> str:
+def write_step(run: MLflowRun, folder: str, suffix: str, record: Record, content: bytes) -> str:
     """Writes ``<folder>/<step><suffix>`` and returns its path.
 
     A second record of the same tag and step gets its time into its name, so neither is lost; a
@@ -135,18 +109,16 @@ def write_step(
     stem = f"{folder}/{record.step}" + (f"_{index}" if (index := number_attribute(record, INDEX)) else "")
     path = stem + suffix
     owner = run.files.get(path)
-    if owner is None and run.is_resumed and read(connection, run, path) not in (None, content):
+    if owner is None and run.is_resumed and read(run, path) not in (None, content):
         owner = "another process"
     if owner not in (None, digest):
         path = f"{stem}-{record.time_unix_nano}-{digest[:8]}{suffix}"
-    write(connection, run, path, content)
+    write(run, path, content)
     run.files[path] = digest
     return path
 
 
-def write_picture(
-    connection: Connection, run: OpenRun, key_prefix: str, record: Record, content: bytes
-) -> bool:
+def write_picture(run: MLflowRun, key_prefix: str, record: Record, content: bytes) -> bool:
     """Writes a picture as MLflow's ``log_image`` would, so that its charts show it.
 
     The PNG keeps its exact bytes, and names are the same at each retry (MLflow's own are random).
@@ -160,28 +132,20 @@ def write_picture(
     tag = key_prefix + record.tag + (f"/{index}" if (index := number_attribute(record, INDEX)) else "")
     key = names.image_key(tag).replace("/", "~")
     unique = uuid.uuid5(_NAMESPACE, f"{key_prefix}{fingerprint(record)}")
-    time_ms = record.time_unix_nano // 1_000_000
-    stem = f"images/{key}+step+{record.step}+timestamp+{time_ms}+{unique}"
-    write(connection, run, f"{stem}.png", png)
-    write(connection, run, f"{stem}+compressed.webp", thumbnail)
+    stem = f"images/{key}+step+{record.step}+timestamp+{record.time_unix_nano // 1_000_000}+{unique}"
+    write(run, f"{stem}.png", png)
+    write(run, f"{stem}+compressed.webp", thumbnail)
     if not run.has_images:
-        mlflow_runs.set_tags(connection, run, {"mlflow.loggedImages": "True"})
+        run.set_tags({"mlflow.loggedImages": "True"})
         run.has_images = True
     return True
-
-
-def _upload(connection: Connection, run: OpenRun, file: Path, path: str) -> None:
-    with connection.calls():
-        connection.client.log_artifact(run.id, str(file), path.rpartition("/")[0] or None)
 
 
 def _png_and_thumbnail(content: bytes) -> tuple[bytes, bytes] | None:
     """The picture as PNG (the bytes themselves if they are one) and a small WebP, as MLflow's charts need."""
     try:
         from PIL import Image
-    except ImportError:
-        return None
-    try:
+
         opened: Any = Image.open(io.BytesIO(content))
         with opened as image:
             width, height = image.size
@@ -192,7 +156,7 @@ def _png_and_thumbnail(content: bytes) -> tuple[bytes, bytes] | None:
             small = image if image.mode in {"L", "RGB", "RGBA"} else image.convert("RGBA")
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             return png, _encoded(small.resize(size), "WEBP")
-    except Exception:  # Pillow raises many types for broken files; the file itself is kept
+    except Exception:  # no Pillow, or one of the many types that it raises for a broken file, which is kept
         return None
 
 

@@ -15,9 +15,9 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
@@ -38,23 +38,26 @@ _TRANSIENT_CODES: Final = {
     *("ABORTED", "CANCELLED", "RESOURCE_CONFLICT"),
 }
 # MLflow's handlers on these loggers write to stderr; alembic reports each step of a new database.
-_LOGGERS: Final = ("mlflow.store.db.utils", "mlflow.utils.credentials", "mlflow.tracking.context.registry")
-_ALEMBIC_LOGGERS: Final = ("alembic.runtime.migration", "alembic.runtime.plugins.setup")
+_LOGGERS: Final = (
+    *("mlflow.store.db.utils", "mlflow.utils.credentials", "mlflow.tracking.context.registry"),
+    *("alembic.runtime.migration", "alembic.runtime.plugins.setup"),
+)
 _FOREIGN_LOGGERS: Final = ("sqlalchemy.engine", "alembic", "huey")
 
 _GONE: Final = "RESOURCE_DOES_NOT_EXIST"
+_T = TypeVar("_T")
 
-_ours = threading.local()
+
+class _Thread(threading.local):
+    in_our_call = False
 
 
-class _NotOurs(logging.Filter):
+_thread: Final = _Thread()
+
+
+def _is_not_ours(_: logging.LogRecord) -> bool:
     """Keeps what our calls make MLflow log off the user's terminal; errors reach us as exceptions."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(_ours, "active", False)
-
-
-_NOT_OURS: Final = _NotOurs()
+    return not _thread.in_our_call
 
 
 class RefusedError(PermanentError):
@@ -62,17 +65,10 @@ class RefusedError(PermanentError):
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
-        self.code = code
-
-    @property
-    def is_invalid(self) -> bool:
+        self.is_invalid = code == "INVALID_PARAMETER_VALUE"
         """Whether something in the request, and not the run as a whole, is what MLflow refuses."""
-        return self.code == "INVALID_PARAMETER_VALUE"
-
-    @property
-    def is_gone(self) -> bool:
+        self.is_gone = code == _GONE
         """Whether the run or the experiment is deleted or was never there."""
-        return self.code == _GONE
 
 
 class Connection:
@@ -93,6 +89,7 @@ class Connection:
         from mlflow.tracking import MlflowClient
 
         _override()
+        self.folder = folder
         self.uri = resolve(tracking_uri, folder)
         self.is_http = urlsplit(self.uri).scheme in {"http", "https"}
         with self.calls(), _sole_creator(self.uri):
@@ -108,13 +105,12 @@ class Connection:
     @contextlib.contextmanager
     def calls(self) -> Generator[None]:
         """Calls of ours to MLflow: our settings, no output, and errors raised as delivery errors."""
-        before = getattr(_ours, "active", False)
-        _ours.active = True
+        before, _thread.in_our_call = _thread.in_our_call, True
         try:
             with errors():
                 yield
         finally:
-            _ours.active = before
+            _thread.in_our_call = before
 
     def close(self) -> None:
         """Closes the idle connections to a database. Others of the same MLflow get new ones by themselves.
@@ -161,9 +157,8 @@ def import_mlflow() -> None:
         importlib.import_module("mlflow")
     finally:
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value
         for logger, (handlers, level, propagate) in zip(loggers, states, strict=True):
             logger.handlers = handlers
@@ -215,9 +210,26 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
     )
     if transient and "InvalidURL" not in text:
         return TransientError(text)
-    if code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in text:
+    if code == _GONE or "must be in the 'active' state" in text:
         return RefusedError(f"the run or its experiment was deleted in MLflow: {text}", _GONE)
     return RefusedError(text, code)
+
+
+def refused_ones(items: Sequence[_T], write: Callable[[Sequence[_T]], None]) -> list[tuple[_T, str]]:
+    """Writes items together, and each on its own where MLflow refuses them together.
+
+    Returns: those that it refuses on their own, each with the reason.
+    """
+    try:
+        write(items)
+    except RefusedError as error:
+        if not error.is_invalid:
+            raise
+        if len(items) == 1:
+            return [(items[0], str(error))]
+        middle = len(items) // 2
+        return refused_ones(items[:middle], write) + refused_ones(items[middle:], write)
+    return []
 
 
 errors: Final = ClientErrors(
@@ -231,19 +243,13 @@ def _override() -> None:
         variable = name.get()
         if variable is not None and "get" not in vars(variable):
             variable.get = _scoped(variable, value, always=(name, value) in _ALWAYS)
-    for name in (*_LOGGERS, *_ALEMBIC_LOGGERS):
-        logging.getLogger(name).addFilter(_NOT_OURS)  # once: a logger keeps a filter only once
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_not_ours)  # once: a logger keeps a filter only once
 
 
 def _scoped(variable: Any, value: object, *, always: bool) -> Any:
     original = variable.get
-
-    def get() -> object:
-        if getattr(_ours, "active", False) and (always or not variable.is_set()):
-            return value
-        return original()
-
-    return get
+    return lambda: value if _thread.in_our_call and (always or not variable.is_set()) else original()
 
 
 @contextlib.contextmanager

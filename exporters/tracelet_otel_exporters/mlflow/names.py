@@ -1,4 +1,4 @@
-"""Names that MLflow takes, made from any name, and back.
+"""Names that MLflow takes, made from any name.
 
 A valid name stays as it is, the others are escaped by :mod:`tracelet_otel_exporters.shared.safe_names`.
 The rules are those of ``mlflow/utils/validation.py``: characters, and no name that would resolve to another
@@ -11,7 +11,7 @@ import os
 import re
 from typing import Final
 
-from tracelet_otel_exporters.shared.safe_names import cut, escape, is_cut, unescape
+from tracelet_otel_exporters.shared.safe_names import cut, escape
 
 MAX_KEY: Final = 250
 """Characters of a metric's, parameter's or tag's name."""
@@ -40,11 +40,6 @@ def encode(name: str, limit: int = MAX_KEY) -> str:
     return cut(name, escape(_KEY, name), limit)
 
 
-def decode(key: str) -> str | None:
-    """The name that :func:`encode` was given; None where the key is a cut one and does not hold it."""
-    return None if is_cut(key) else unescape(key)
-
-
 def metric_key(tag: str, rank: int | None = None) -> str:
     """The key of a series. Ranks above 0 end in ``/rank_<n>``; no tag's own name can end so."""
     if rank is not None and rank > 0:
@@ -55,13 +50,6 @@ def metric_key(tag: str, rank: int | None = None) -> str:
         return key
     escaped = f"{key[: match.start()]}/rank_x005F_{match[1]}"
     return cut(tag, escaped, MAX_KEY)
-
-
-def decode_metric_key(key: str) -> tuple[str | None, int | None]:
-    """Tag and rank of a key that :func:`metric_key` made; the tag is None where it was cut."""
-    if match := _RANK_SUFFIX.search(key):
-        return decode(key[: match.start()]), int(match[1])
-    return decode(key), None
 
 
 def image_key(tag: str) -> str:

@@ -34,13 +34,6 @@ MAX_PER_REQUEST: Final = 100
 _MOST_SEEN: Final = 100_000
 """Points of one millisecond: a script may give all of its points the same time."""
 _MLFLOW_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
-_VCS_TAGS: Final = {
-    "vcs.ref.head.revision": "mlflow.source.git.commit",
-    "vcs.ref.head.name": "mlflow.source.git.branch",
-    "vcs.repository.url.full": "mlflow.source.git.repoURL",
-}
-"""OpenTelemetry's attributes that MLflow has tags of its own for."""
-
 
 Identity = tuple[int, int, "float | None"]
 """What MLflow knows a point of a key by: step, milliseconds, value (None: NaN)."""
@@ -76,17 +69,20 @@ class Seen:
 
 
 @dataclass(slots=True)
-class OpenRun:
+class MLflowRun:
     """A run of ours in MLflow and what is known of its content."""
 
+    connection: Connection
     info: RunInfo
     id: str
     """MLflow's own id."""
     experiment_id: str
     is_resumed: bool
     """Found, not created: other processes may have written to it."""
-    params: dict[str, str] = field(default_factory=dict[str, str])
+    params: dict[str, str]
     """What MLflow has, which it never changes."""
+    start_time_ms: int
+    """When MLflow's run was created; that stays when it is resumed."""
     values: dict[str, list[object]] = field(default_factory=dict[str, list[object]])
     """Full values of the parameters that MLflow has only a part of, oldest first."""
     long_tags: dict[str, str] = field(default_factory=dict[str, str])
@@ -94,8 +90,6 @@ class OpenRun:
     """By kind of name: changed name to original name."""
     files: dict[str, str] = field(default_factory=dict[str, str])
     """Artifact path to the digest of the record that is stored there."""
-    start_time_ms: int = 0
-    """When MLflow's run was created; that stays when it is resumed."""
     latest: dict[str, Seen] = field(default_factory=dict[str, Seen])
     """By key."""
     asides: set[Place] = field(default_factory=set["Place"])
@@ -115,69 +109,45 @@ class OpenRun:
             self.names[kind][changed] = original
             self.names_changed = True
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets tags whose names and values are valid."""
+        from mlflow.entities import RunTag
 
-def open_run(connection: Connection, info: RunInfo, folder: Path) -> OpenRun:
+        entities = [RunTag(key, value) for key, value in tags.items()]
+        for start in range(0, len(entities), MAX_PER_REQUEST):
+            with self.connection.calls():
+                self.connection.store.log_batch(self.id, [], [], entities[start : start + MAX_PER_REQUEST])
+
+
+def open_run(connection: Connection, info: RunInfo) -> MLflowRun:
     """Finds the run by its tag or its MLflow id, else creates it; a resumed run is running again."""
     with connection.calls():
-        experiment = _experiment(connection, info, folder)
+        experiment = _experiment(connection, info)
     run = _by_tag(connection, experiment, info.id) or _by_mlflow_id(connection, info.id)
     if run is None:
         run, is_resumed = _create(connection, experiment, info)
     else:
         is_resumed = True
-        with connection.calls():
-            connection.store.update_run_info(run.info.run_id, _status("RUNNING"), None, info.name or None)
-    return OpenRun(
-        info=info,
-        id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        is_resumed=is_resumed,
+        set_status(connection, run.info.run_id, "running", name=info.name or None)
+    return MLflowRun(
+        *(connection, info, run.info.run_id, run.info.experiment_id, is_resumed),
         params=dict(run.data.params),
         start_time_ms=int(run.info.start_time or 0),
     )
 
 
-def finish(connection: Connection, run: OpenRun, status: str) -> None:
-    """Sets the final status, one of MLflow's names, and the end time."""
-    now = time.time_ns() // 1_000_000
+def set_status(
+    connection: Connection, run_id: str, status: str, end_time_ms: int | None = None, name: str | None = None
+) -> None:
+    """Sets the status, and the end time or the name."""
+    from mlflow.entities import RunStatus
+
     with connection.calls():
-        connection.store.update_run_info(run.id, _status(status), now, None)
+        number: Any = RunStatus.from_string(status.upper())
+        connection.store.update_run_info(run_id, number, end_time_ms, name)
 
 
-def rename(connection: Connection, run: OpenRun, name: str) -> None:
-    """Changes the run's name."""
-    with connection.calls():
-        connection.client.update_run(run.id, name=name)
-
-
-def set_tags(connection: Connection, run: OpenRun, tags: Mapping[str, str]) -> None:
-    """Sets tags whose names and values are valid."""
-    from mlflow.entities import RunTag
-
-    entities = [RunTag(key, value) for key, value in tags.items()]
-    for start in range(0, len(entities), MAX_PER_REQUEST):
-        with connection.calls():
-            connection.store.log_batch(run.id, [], [], entities[start : start + MAX_PER_REQUEST])
-
-
-def valid_tags(run: OpenRun, tags: Mapping[str, object]) -> dict[str, str]:
-    """Tags as MLflow takes them; what is cut is remembered in ``run``."""
-    valid: dict[str, str] = {}
-    for name, value in tags.items():
-        key, text = names.encode(name), value if isinstance(value, str) else str(value)
-        run.note("tags", key, name)
-        if len(text) > MAX_TAG_VALUE:
-            run.long_tags[name] = text
-            text = text[:MAX_TAG_VALUE]
-        else:
-            run.long_tags.pop(name, None)
-        valid[key] = text
-        if own := _VCS_TAGS.get(name):
-            valid.setdefault(own, text)
-    return valid
-
-
-def native_tags(connection: Connection) -> dict[str, str]:
+def _native_tags(connection: Connection) -> dict[str, str]:
     """What MLflow's own ``start_run`` fills "Source" and "Created by" with."""
     resolve, git = private.RESOLVE_TAGS.get(), private.GIT_CONTEXT.get()
     tags: dict[str, str] = {}
@@ -192,7 +162,7 @@ def native_tags(connection: Connection) -> dict[str, str]:
     return {key: str(value)[:MAX_TAG_VALUE] for key, value in tags.items()}
 
 
-def _experiment(connection: Connection, info: RunInfo, folder: Path) -> Experiment:
+def _experiment(connection: Connection, info: RunInfo) -> Experiment:
     client = connection.client
     name = "/".join(part for part in (info.project, info.experiment) if part)
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
@@ -204,8 +174,8 @@ def _experiment(connection: Connection, info: RunInfo, folder: Path) -> Experime
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            location = _artifact_location(connection, name, folder)
-            found = client.get_experiment(client.create_experiment(name, location))
+            created = client.create_experiment(name, _artifact_location(connection, name))
+            found = client.get_experiment(created)
         except Exception as error:
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -224,30 +194,25 @@ def _active(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def _artifact_location(connection: Connection, name: str, folder: Path) -> str | None:
+def _artifact_location(connection: Connection, name: str) -> str | None:
     """MLflow's default, but for a process that left the folder in which its database was chosen."""
     if not connection.uri.startswith("sqlite"):
         return None
     with contextlib.suppress(OSError):
-        if Path.cwd() == folder:
+        if Path.cwd() == connection.folder:
             return None
-    return (folder / "mlruns" / safe_names.segment(name)).as_uri()
+    return (connection.folder / "mlruns" / safe_names.segment(name)).as_uri()
 
 
 def _by_tag(connection: Connection, experiment: Experiment, run_id: str) -> Run | None:
-    found = _all_by_tag(connection, experiment, run_id)
-    return found[0] if found else None
-
-
-def _all_by_tag(connection: Connection, experiment: Experiment, run_id: str) -> list[Run]:
-    """Runs that are not deleted, oldest first; every process sees the same order."""
+    """The oldest run that is not deleted; every process finds the same one."""
     quote = '"' if "'" in run_id else "'"
     if quote in run_id:
         raise PermanentError(f"MLflow cannot search for a run id with both kinds of quotes: {run_id}")
     query = f"tags.`{RUN_ID}` = {quote}{run_id}{quote}"
     with connection.calls():
         found: list[Any] = connection.client.search_runs([experiment.experiment_id], query)
-    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
 
 def _by_mlflow_id(connection: Connection, run_id: str) -> Run | None:
@@ -266,7 +231,7 @@ def _by_mlflow_id(connection: Connection, run_id: str) -> Run | None:
 
 
 def _create(connection: Connection, experiment: Experiment, info: RunInfo) -> tuple[Run, bool]:
-    tags = {**native_tags(connection), RUN_ID: info.id}
+    tags = {**_native_tags(connection), RUN_ID: info.id}
     with connection.calls():
         created = connection.client.create_run(
             experiment.experiment_id, tags=tags, run_name=info.name or None
@@ -280,9 +245,3 @@ def _create(connection: Connection, experiment: Experiment, info: RunInfo) -> tu
     with contextlib.suppress(RefusedError), connection.calls():
         connection.client.delete_run(created.info.run_id)
     return oldest, True
-
-
-def _status(name: str) -> Any:
-    from mlflow.entities import RunStatus
-
-    return RunStatus.from_string(name)

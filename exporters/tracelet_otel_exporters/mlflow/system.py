@@ -16,7 +16,7 @@ from typing import Final
 from tracelet_otel.otlp.records import SystemPoint
 from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow.points import SYSTEM, Sample
-from tracelet_otel_exporters.mlflow.runs import OpenRun
+from tracelet_otel_exporters.mlflow.runs import MLflowRun
 from tracelet_otel_exporters.shared.machine import GROWING, Reading, readings_by_host
 
 _MEGA: Final = 1e-6
@@ -51,7 +51,7 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
 """By quantity: MLflow's name, ``{}`` for the index, and its unit in ours."""
 
 
-def samples(run: OpenRun, points: Sequence[SystemPoint]) -> list[Sample]:
+def samples(run: MLflowRun, points: Sequence[SystemPoint]) -> list[Sample]:
     """The points as MLflow's system metrics."""
     return [
         _sample(run, f"{SYSTEM}{host}/" if host else SYSTEM, reading)
@@ -59,7 +59,7 @@ def samples(run: OpenRun, points: Sequence[SystemPoint]) -> list[Sample]:
     ]
 
 
-def _sample(run: OpenRun, prefix: str, reading: Reading) -> Sample:
+def _sample(run: MLflowRun, prefix: str, reading: Reading) -> Sample:
     value = reading.value
     if (known := _NAMES.get(reading.quantity)) is not None:
         tag = prefix + known[0].format(reading.part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -17,27 +18,16 @@ from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.companion import FOLDER, PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
-from tracelet_otel_exporters.mlflow import artifacts as mlflow_artifacts
-from tracelet_otel_exporters.mlflow import database as mlflow_database
-from tracelet_otel_exporters.mlflow import params as mlflow_params
-from tracelet_otel_exporters.mlflow import points as mlflow_points
-from tracelet_otel_exporters.mlflow import records as mlflow_records
-from tracelet_otel_exporters.mlflow import runs as mlflow_runs
-from tracelet_otel_exporters.mlflow import system as mlflow_system
-from tracelet_otel_exporters.mlflow.connection import (
-    Connection,
-    RefusedError,
-    errors,
-    import_mlflow,
-    resolve,
-)
-from tracelet_otel_exporters.mlflow.points import Sample
-from tracelet_otel_exporters.mlflow.runs import OpenRun, Place
+from tracelet_otel_exporters.mlflow import artifacts, system
+from tracelet_otel_exporters.mlflow.connection import Connection, errors, import_mlflow, resolve
+from tracelet_otel_exporters.mlflow.params import write_tags
+from tracelet_otel_exporters.mlflow.points import samples, write_samples
+from tracelet_otel_exporters.mlflow.records import WRITERS
+from tracelet_otel_exporters.mlflow.runs import MLflowRun, Place, open_run, set_status
 from tracelet_otel_exporters.shared import safe_names
 
 NAMES_FILE: Final = "tracelet/names.json"
 
-_STATUSES: Final = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _LOGGER: Final = get_logger(__name__)
 
 
@@ -71,13 +61,11 @@ class MLflowTracker:
         except OSError:  # a folder that was deleted
             self._folder = Path(tempfile.gettempdir())
         self._connection: Connection | None = None
-        self._runs: dict[str, OpenRun] = {}
+        self._runs: dict[str, MLflowRun] = {}
 
     def load(self) -> None:
         """Imports MLflow; a SQLite database is opened, or created, which takes MLflow seconds."""
-        with errors(), IMPORTING:
-            import_mlflow()
-        if resolve(self._tracking_uri, self._folder).startswith("sqlite"):
+        if self._uri().startswith("sqlite"):
             self.connect()
 
     def connect(self) -> None:
@@ -89,9 +77,7 @@ class MLflowTracker:
 
     def local_storage(self) -> LocalStorage | None:
         """The database or the folder of runs; None for a server."""
-        with errors(), IMPORTING:
-            import_mlflow()
-        uri = resolve(self._tracking_uri, self._folder)
+        uri = self._uri()
         path = ""
         if uri.startswith("sqlite"):
             path = uri.partition(":///")[2].partition("?")[0]
@@ -102,44 +88,45 @@ class MLflowTracker:
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the run; for one that is open already, updates name and tags."""
         connection = self._connected()
-        open_run = self._runs.get(run.id)
-        if open_run is None:
-            open_run = mlflow_runs.open_run(connection, run, self._folder)
-            mlflow_params.write_tags(connection, open_run, run.tags)
-            self._runs[run.id] = open_run
-        elif run != open_run.info:
-            if run.name and run.name != open_run.info.name:
-                mlflow_runs.rename(connection, open_run, run.name)
-            mlflow_params.write_tags(connection, open_run, run.tags)
-            open_run.info = run
+        known = self._runs.get(run.id)
+        opened = known or open_run(connection, run)
+        if known is None or run != known.info:
+            if run.name and run.name != opened.info.name:
+                with connection.calls():
+                    connection.client.update_run(opened.id, name=run.name)
+            write_tags(opened, run.tags)
+            opened.info = run
+            self._runs[run.id] = opened
         uri = _without_credentials(connection.uri)
         if connection.is_http:
-            return f"{uri}/#/experiments/{open_run.experiment_id}/runs/{open_run.id}"
-        return f"{uri} experiment {open_run.experiment_id} run {open_run.id}"
+            return f"{uri}/#/experiments/{opened.experiment_id}/runs/{opened.id}"
+        return f"{uri} experiment {opened.experiment_id} run {opened.id}"
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
         """Writes points, 1,000 a request; a repeat of the call leaves the same content."""
         run = self._run(run_id)
         outcome = Outcome()
         asides: set[Place] = set()
-        samples = (sample for one in series for sample in mlflow_points.samples(run, one, outcome, asides))
-        for batch in mlflow_points.batches(samples):
-            outcome.add(self._log(run, batch))
-        self._leave_out_known(run, outcome)
+        outcome.add(write_samples(run, (s for one in series for s in samples(run, one, outcome, asides))))
+        if outcome.aside and run.is_resumed:  # what an earlier process has set aside is left out
+            if run.aside_before is None:
+                files = artifacts.read_all(run, FOLDER, lambda path: path.startswith(PREFIX))
+                run.aside_before = identities(files)
+            outcome.aside = [line for line in outcome.aside if identity(line) not in run.aside_before]
         run.asides |= asides  # not before: a call that failed comes again, and its asides with it
         if run.names_changed and any(safe_names.is_cut(key) for key in run.names.get("metrics", ())):
-            self._write_names(run)  # a cut name is nowhere else: do not wait for the run's end
+            _write_names(run)  # a cut name is nowhere else: do not wait for the run's end
         return outcome
 
     def write_record(self, record: Record) -> Outcome:
         """Writes one record of any kind but ``run`` and ``status``."""
         run = self._run(record.run_id)
-        write = mlflow_records.WRITERS.get(record.kind)
+        write = WRITERS.get(record.kind)
         if write is None:
             _LOGGER.warning("MLflow: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
         try:
-            return write(self._connected(), run, record)
+            return write(run, record) or Outcome(1)
         except (FileNotFoundError, ValueError) as error:
             return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
         except DeliveryError:
@@ -150,22 +137,19 @@ class MLflowTracker:
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine as MLflow's own system metrics."""
         run = self._run(run_id)
-        outcome = Outcome()
-        for batch in mlflow_points.batches(mlflow_system.samples(run, points)):
-            outcome.add(self._log(run, batch))
-        return outcome
+        return write_samples(run, system.samples(run, points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file as an artifact; one of the same name is replaced."""
         run = self._run(run_id)
-        mlflow_artifacts.write_file(self._connected(), run, mlflow_artifacts.file_path(run, name), path)
+        artifacts.write(run, artifacts.file_path(run, name), path)
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Writes the companion files, then the final status and the end time."""
         run = self._run(run_id)
         if run.names_changed:
-            self._write_names(run)
-        mlflow_runs.finish(self._connected(), run, _STATUSES[status])
+            _write_names(run)
+        set_status(run.connection, run.id, status, time.time_ns() // 1_000_000)
         del self._runs[run_id]
         return Outcome()
 
@@ -176,53 +160,29 @@ class MLflowTracker:
         if connection is not None:
             connection.close()
 
+    def _uri(self) -> str:
+        with errors(), IMPORTING:
+            import_mlflow()
+        return resolve(self._tracking_uri, self._folder)
+
     def _connected(self) -> Connection:
         if self._connection is None:
             raise PermanentError("connect() was not called")
         return self._connection
 
-    def _run(self, run_id: str) -> OpenRun:
+    def _run(self, run_id: str) -> MLflowRun:
         if (run := self._runs.get(run_id)) is None:
             raise PermanentError(f"run {run_id} is not open")
         return run
 
-    def _leave_out_known(self, run: OpenRun, outcome: Outcome) -> None:
-        """Leaves out of ``outcome.aside`` what an earlier process has set aside."""
-        if not outcome.aside or not run.is_resumed:
-            return
-        if run.aside_before is None:
-            files = mlflow_artifacts.read_all(self._connected(), run, FOLDER, PREFIX)
-            run.aside_before = identities(files)
-        outcome.aside = [line for line in outcome.aside if identity(line) not in run.aside_before]
 
-    def _log(self, run: OpenRun, batch: Sequence[Sample]) -> Outcome:
-        try:
-            self._log_batch(run, batch)
-        except RefusedError as error:
-            if not error.is_invalid:
-                raise
-            if len(batch) == 1:
-                return Outcome(rejected=[Problem(batch[0].tag, str(error))])
-            middle = len(batch) // 2
-            outcome = self._log(run, batch[:middle])
-            outcome.add(self._log(run, batch[middle:]))
-            return outcome
-        return Outcome(len(batch))
-
-    def _log_batch(self, run: OpenRun, batch: Sequence[Sample]) -> None:
-        connection = self._connected()
-        with connection.calls():
-            if not connection.is_http or not connection.post_points(run.id, mlflow_points.as_json(batch)):
-                mlflow_database.log(connection.store, run.id, batch)
-
-    def _write_names(self, run: OpenRun) -> None:
-        connection = self._connected()
-        if run.is_resumed:  # earlier and other processes have changed names too
-            for kind, changed in mlflow_artifacts.read_json(connection, run, NAMES_FILE).items():
-                if isinstance(changed, dict):
-                    run.names[kind] = {**changed, **run.names.get(kind, {})}
-        mlflow_artifacts.write_json(connection, run, NAMES_FILE, run.names)
-        run.names_changed = False
+def _write_names(run: MLflowRun) -> None:
+    if run.is_resumed:  # earlier and other processes have changed names too
+        for kind, changed in artifacts.read_json(run, NAMES_FILE).items():
+            if isinstance(changed, dict):
+                run.names[kind] = {**changed, **run.names.get(kind, {})}
+    artifacts.write_json(run, NAMES_FILE, run.names)
+    run.names_changed = False
 
 
 def _without_credentials(uri: str) -> str:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.clearml_subject import tag_and_rank
 from tracelet_otel_exporters.clearml import names as clearml_names
-from tracelet_otel_exporters.clearml.names import MAX_BYTES, Name, decode, encode
+from tracelet_otel_exporters.clearml.names import MAX_BYTES, Name, encode
 
 TAGS = st.text(st.characters(exclude_categories=[]), max_size=40) | st.text("ab/-_:rnk1", max_size=12)
 RANKS = st.none() | st.integers(1, 30)
@@ -53,9 +54,9 @@ def test_a_name_tells_its_tag(tag: str, rank: int | None) -> None:
     assert len(name.variant.encode()) <= MAX_BYTES
     assert not name.metric.startswith(":monitor:")
     if name.is_exact:
-        assert decode(name.metric, name.variant) == (tag, rank)
+        assert tag_and_rank(name.metric, name.variant) == (tag, rank)
     else:
-        assert decode(name.metric, name.variant) is None
+        assert tag_and_rank(name.metric, name.variant) is None
 
 
 @given(TAGS, RANKS, TAGS, RANKS)

@@ -172,7 +172,8 @@ def test_an_exact_repeat_in_a_later_write_is_told_from_a_retry(
 
     first = Series(opened.run_id, "r", [Point(1, 1.0, NOW), Point(2, math.inf, NOW)], rank=2, sequence=100)
     with monkeypatch.context() as patch:
-        patch.setattr(opened.tracker, "_log_batch", Mock(side_effect=TransientError("down")))
+        down = Mock(side_effect=TransientError("down"))
+        patch.setattr("tracelet_otel_exporters.mlflow.points._write_batch", down)
         with pytest.raises(TransientError):
             write(first)
     assert [one.point for one in write(first)] == [Point(2, math.inf, NOW)]
