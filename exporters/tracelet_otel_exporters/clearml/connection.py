@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,27 +27,15 @@ _LOGGER: Final = get_logger(__name__)
 class RefusedError(PermanentError):
     """The server's own refusal, with its error codes (``apiserver/apierrors/errors.conf``)."""
 
-    def __init__(self, message: str, code: int, subcode: int) -> None:
+    def __init__(self, message: str, code: int, subcode: int = 0) -> None:
         super().__init__(message)
-        self.code = code
-        self.subcode = subcode
-
-    @property
-    def is_status(self) -> bool:
+        self.is_status = (code, subcode) == (400, 110)
         """Whether the task's status does not allow it: it ended, or was stopped by the server."""
-        return (self.code, self.subcode) == (400, 110)
-
-    @property
-    def is_taken(self) -> bool:
+        self.is_taken = (code, subcode) == (400, 801)
         """Whether there is one of this name already."""
-        return (self.code, self.subcode) == (400, 801)
-
-    @property
-    def is_content(self) -> bool:
+        # A task that is deleted or published is refused with the same codes, but nothing helps then.
+        self.is_content = code in {400, 413, 500} and "Invalid task id" not in message
         """Whether something among the events is what the server refuses, or how many they are."""
-        if "Invalid task id" in str(self):  # deleted or published, so nothing helps
-            return False
-        return self.code in {400, 413, 500}
 
 
 class Connection:
@@ -76,23 +64,13 @@ class Connection:
                 logger=_LOGGER,
                 worker=os.environ.get("CLEARML_WORKER_NAME") or socket.gethostname(),
             )
+            self.host, self.worker = str(self.session.host), str(self.session.worker)
             self.files_host = str(library.session.get_files_server_host(config))
-        try:
+        self.web_host = ""
+        with contextlib.suppress(ValueError):
             self.web_host = str(library.session.get_app_server_host(config))
-        except ValueError:
-            self.web_host = ""
         version = tuple(int(part) for part in str(library.session.api_version).split(".")[:2])
         self._version = ".".join(map(str, min(version, MAX_API)))
-
-    @property
-    def host(self) -> str:
-        """The API server's address."""
-        return str(self.session.host)
-
-    @property
-    def worker(self) -> str:
-        """By what ClearML knows this machine."""
-        return str(self.session.worker)
 
     def call(self, service: str, action: str, **data: Any) -> Any:
         """Calls ``service.action`` and returns the ``data`` of its answer.
@@ -101,37 +79,39 @@ class Connection:
             RefusedError: the server refused it.
             TransientError: it may work later.
         """
-        with errors():
-            response = self.session.send_request(service, action, version=self._version, json=data)
-            return _content(response, f"{service}.{action}")
+        return self._send(service, action, json=data)
 
     def add_events(self, lines: bytes) -> Mapping[str, Any]:
         """Sends events, one JSON object a line; all of one call are added at once."""
         headers = {"Content-Type": "application/json-lines"}
-        with errors():
-            response = self.session.send_request(
-                "events", "add_batch", version=self._version, headers=headers, data=lines
-            )
-            return _content(response, "events.add_batch")
+        return self._send("events", "add_batch", headers=headers, data=lines)
 
-    def post_file(self, body: Any, content_type: str) -> None:
-        """Posts a multipart body to the file server."""
-        headers = self.session.add_auth_headers({"Content-Type": content_type})
+    def _send(self, service: str, action: str, **content: Any) -> Any:
+        endpoint = f"{service}.{action}"
         with errors():
-            response = self._http.post(
-                self.files_host + "/", data=body, headers=headers, timeout=UPLOAD_TIMEOUT
-            )
+            response = self.session.send_request(service, action, version=self._version, **content)
+            try:
+                answer: Any = response.json()
+                meta: Any = answer["meta"]
+                data: Any = answer.get("data")
+            except (ValueError, KeyError, TypeError) as error:
+                if response.status_code == 413:
+                    raise RefusedError(f"{endpoint}: the request is too large", 413) from error
+                text = f"{endpoint}: no ClearML server answers {response.status_code}: {response.text[:200]}"
+                raise PermanentError(text) from error
+            if response.status_code != 200:
+                text = f"{endpoint}: {meta.get('result_msg')}"
+                raise RefusedError(text, response.status_code, int(meta.get("result_subcode") or 0))
+            return {} if data is None else data
+
+    def ask_file_server(self, method: str, url: str, content_type: str = "", body: Any = None) -> bytes:
+        """Sends a file server's request: POST of a multipart body, or GET of a file."""
+        with errors():
+            headers = self.session.add_auth_headers({"Content-Type": content_type} if content_type else {})
+            response = self._http.request(method, url, data=body, headers=headers, timeout=UPLOAD_TIMEOUT)
         if response.status_code != 200:
             text = f"the file server answered {response.status_code}: {response.text[:300]}"
-            raise RefusedError(text, response.status_code, 0)
-
-    def get_file(self, url: str) -> bytes:
-        """A file's content, from the file server."""
-        with errors():
-            headers = self.session.add_auth_headers({})
-            response = self._http.get(url, headers=headers, timeout=UPLOAD_TIMEOUT)
-        if response.status_code != 200:
-            raise RefusedError(f"the file server answered {response.status_code}", response.status_code, 0)
+            raise RefusedError(text, response.status_code)
         return bytes(response.content)
 
     def ping(self) -> None:
@@ -150,9 +130,7 @@ def _own_error(error: Exception) -> DeliveryError | None:
         if isinstance(inner, DeliveryError):
             return inner
         inner = inner.__cause__ or inner.__context__
-    return (
-        PermanentError(f"{type(error).__name__}: {error}") if isinstance(error, FileNotFoundError) else None
-    )
+    return PermanentError(f"FileNotFoundError: {error}") if isinstance(error, FileNotFoundError) else None
 
 
 errors: Final = ClientErrors("ClearML", "clearml", own=_own_error)
@@ -187,24 +165,3 @@ def _as_the_user_set(session: Any) -> None:
     for name in ("default_host", "default_web", "default_files", "default_key", "default_secret"):
         if hasattr(users, name):
             setattr(session, name, getattr(users, name))
-
-
-def _content(response: Any, endpoint: str) -> Any:
-    try:
-        answer: Any = response.json()
-        meta: Any = answer["meta"]
-        data: Any = answer.get("data")
-    except (ValueError, KeyError, TypeError) as error:
-        if response.status_code == 413:
-            raise RefusedError(f"{endpoint}: the request is too large", 413, 0) from error
-        text = f"{endpoint}: no ClearML server answers {response.status_code}: {response.text[:200]}"
-        raise PermanentError(text) from error
-    if response.status_code != 200:
-        text = f"{endpoint}: {meta.get('result_msg')}"
-        raise RefusedError(text, response.status_code, int(meta.get("result_subcode") or 0))
-    return {} if data is None else data
-
-
-def json_lines(events: Iterable[Mapping[str, object]]) -> bytes:
-    """Events as :meth:`Connection.add_events` takes them."""
-    return "\n".join(json.dumps(event, allow_nan=False) for event in events).encode()

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from tracelet_otel_exporters.clearml import runs as clearml_runs
 from tracelet_otel_exporters.clearml.connection import Connection, RefusedError
 from tracelet_otel_exporters.clearml.names import clean, segment
-from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.clearml.runs import ClearMLRun
 from tracelet_otel_exporters.shared.record_content import sha256
 
 MAX_PREVIEW: Final = 16_000
@@ -58,7 +57,7 @@ def upload(connection: Connection, path: str, content: bytes | Path, mime_type: 
     url = f"{connection.files_host}/{path}"
     if urlsplit(url).scheme in ("http", "https"):
         body = Multipart(path, content, mime_type)
-        connection.post_file(body, body.content_type)
+        connection.ask_file_server("POST", f"{connection.files_host}/", body.content_type, body)
         return url
     import fsspec
 
@@ -69,8 +68,7 @@ def upload(connection: Connection, path: str, content: bytes | Path, mime_type: 
 
 
 def write_artifact(
-    connection: Connection,
-    run: OpenRun,
+    run: ClearMLRun,
     name: str,
     content: bytes | Path,
     mime_type: str = "",
@@ -79,9 +77,11 @@ def write_artifact(
     """Stores a file with the task, in the place of an earlier one of the same name; returns its URL."""
     digest, size = sha256(content)
     # Other content has another URL: while it is uploaded, the earlier file stays complete.
-    folder = "/".join(segment(part) for part in posixpath.dirname(name).split("/") if part)
-    path = posixpath.join("tracelet", run.id, "artifacts", folder, f"{digest[:16]}-{_base_name(name)}")
-    url = upload(connection, path, content, mime_type)
+    *folders, base = name.split("/")
+    stem, suffix = posixpath.splitext(base)
+    base = f"{digest[:16]}-{segment(stem)}" + (f".{segment(suffix[1:])}" if suffix[1:] else "")
+    path = "/".join(["tracelet", run.id, "artifacts", *(segment(part) for part in folders if part), base])
+    url = upload(run.connection, path, content, mime_type)
     preview = ""
     if isinstance(content, bytes) and mime_type.startswith(("text/", "application/json")):
         preview = content[:MAX_PREVIEW].decode(errors="replace")
@@ -95,24 +95,23 @@ def write_artifact(
         "type_data": {"preview": preview, "content_type": mime_type, "data_hash": digest},
         "display_data": [[key, str(value)] for key, value in sorted((details or {}).items())],
     }
-    clearml_runs.edit(connection, run, "add_or_update_artifacts", artifacts=[artifact])
+    run.edit("add_or_update_artifacts", force=True, artifacts=[artifact])
     return url
 
 
-def read_artifacts(connection: Connection, run: OpenRun, prefix: str) -> Iterator[bytes]:
+def read_artifacts(run: ClearMLRun, prefix: str) -> Iterator[bytes]:
     """The content of the artifacts whose names begin so, as far as they are still there."""
-    execution: Any = connection.call("tasks", "get_by_id", task=run.id)["task"].get("execution") or {}
-    artifacts: list[Any] = execution.get("artifacts") or []
+    artifacts: list[Any] = run.field("execution").get("artifacts") or []
     for artifact in artifacts:
         if str(artifact["key"]).startswith(prefix):
             with contextlib.suppress(RefusedError):
-                yield download(connection, str(artifact["uri"]))
+                yield _download(run.connection, str(artifact["uri"]))
 
 
-def download(connection: Connection, url: str) -> bytes:
+def _download(connection: Connection, url: str) -> bytes:
     """A file that :func:`upload` has stored."""
     if urlsplit(url).scheme in ("http", "https"):
-        return connection.get_file(url)
+        return connection.ask_file_server("GET", url)
     import fsspec
 
     opened: Any = cast("Any", fsspec).open(url, "rb")
@@ -120,33 +119,20 @@ def download(connection: Connection, url: str) -> bytes:
         return bytes(source.read())
 
 
-def write_model(
-    connection: Connection, run: OpenRun, name: str, uri: str, step: int, metadata: Mapping[str, object]
-) -> None:
+def write_model(run: ClearMLRun, name: str, uri: str, step: int, metadata: Mapping[str, object]) -> None:
     """Lists a checkpoint among the task's output models; one of the same name is changed."""
-    models: Any = connection.call("tasks", "get_by_id", task=run.id)["task"].get("models") or {}
-    linked: list[Any] = models.get("output") or []
-    items = [
-        {"key": key, "type": type(value).__name__, "value": str(value)} for key, value in metadata.items()
-    ]
+    linked: list[Any] = run.field("models").get("output") or []
     model: Any = next((item["model"] for item in linked if item["name"] == name), None)
-    if model is None:
-        model = connection.call(
-            "models", "create", uri=uri, name=name, task=run.id, project=run.project or None, metadata=items
-        )["id"]
+    if model is not None:
+        run.connection.call("models", "update", model=model, uri=uri)
     else:
-        connection.call("models", "update", model=model, uri=uri)
-    connection.call(
-        "tasks",
-        "add_or_update_model",
-        task=run.id,
-        name=name,
-        model=model,
-        type="output",
-        iteration=max(step, 0),
-    )
-
-
-def _base_name(name: str) -> str:
-    stem, suffix = posixpath.splitext(posixpath.basename(name))
-    return f"{segment(stem)}.{segment(suffix[1:])}" if suffix[1:] else segment(stem)
+        items = [{"key": k, "type": type(v).__name__, "value": str(v)} for k, v in metadata.items()]
+        model = run.connection.call(
+            *("models", "create"),
+            uri=uri,
+            name=name,
+            task=run.id,
+            project=run.project or None,
+            metadata=items,
+        )["id"]
+    run.call("add_or_update_model", name=name, model=model, type="output", iteration=max(step, 0))

@@ -51,7 +51,10 @@ def encode(tag: str, rank: int | None = None) -> Name:
     if rank:
         variant = f"{variant}/rank_{rank}"
     if ambiguous or not (_is_valid(metric) and _is_valid(variant)):
-        return _cut(tag, rank, metric, variant)
+        # Cut; the hash tells it from others.
+        digest = hashlib.sha256(f"{rank or 0}/{tag}".encode(errors="surrogatepass")).hexdigest()[:32]
+        title = clean(metric)[:_KEPT].removeprefix(":")
+        return Name(f"{title}_sha256_{digest}", clean(variant)[:_KEPT].lstrip("/"), is_exact=False)
     return Name(metric, variant)
 
 
@@ -72,9 +75,3 @@ def _is_valid(text: str) -> bool:
         return len(text.encode()) <= MAX_BYTES
     except UnicodeEncodeError:
         return False
-
-
-def _cut(tag: str, rank: int | None, metric: str, variant: str) -> Name:
-    digest = hashlib.sha256(f"{rank or 0}/{tag}".encode(errors="surrogatepass")).hexdigest()[:32]
-    title = clean(metric)[:_KEPT].removeprefix(":")
-    return Name(f"{title}_sha256_{digest}", clean(variant)[:_KEPT].lstrip("/"), is_exact=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from tracelet_otel.otlp.records import Record
@@ -48,7 +47,7 @@ def histogram(record: Record, title: str, series: str) -> str:
         "hovertemplate": "%{customdata[0]} to %{customdata[1]}: %{y}<extra></extra>",
     }
     axes = {"xaxis": {"title": "value"}, "yaxis": {"title": "count"}, "bargap": 0}
-    return _figure([trace], title, axes, record)
+    return _figure(trace, title, axes, record)
 
 
 def pr_curve(record: Record, title: str, series: str) -> str:
@@ -70,7 +69,7 @@ def pr_curve(record: Record, title: str, series: str) -> str:
         "xaxis": {"title": "recall", "range": [0, 1]},
         "yaxis": {"title": "precision", "range": [0, 1.05]},
     }
-    return _figure([trace], title, axes, record)
+    return _figure(trace, title, axes, record)
 
 
 def mesh(record: Record, title: str, series: str) -> str | None:
@@ -97,14 +96,14 @@ def mesh(record: Record, title: str, series: str) -> str | None:
         trace |= {"type": "scatter3d", "mode": "markers", "marker": {"size": 2}}
         if shades:
             trace["marker"]["color"] = shades
-    return _figure([trace], title, {}, None)
+    return _figure(trace, title, {}, None)
 
 
-def _figure(traces: Sequence[Figure], title: str, axes: Figure, record: Record | None) -> str:
+def _figure(trace: Figure, title: str, axes: Figure, record: Record | None) -> str:
     layout: Figure = {"title": title, **axes}
     if record is not None:
         layout["meta"] = {"tracelet": record.read().decode()}
-    return json.dumps({"data": list(traces), "layout": layout})
+    return json.dumps({"data": [trace], "layout": layout})
 
 
 def _numbers(values: object) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -10,14 +11,11 @@ from typing import Any, Final
 from tracelet_otel import semconv
 from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.interface import Outcome, RecordAside
-from tracelet_otel_exporters.clearml import environment as clearml_environment
-from tracelet_otel_exporters.clearml import files as clearml_files
-from tracelet_otel_exporters.clearml import names as clearml_names
-from tracelet_otel_exporters.clearml import plots as clearml_plots
-from tracelet_otel_exporters.clearml import runs as clearml_runs
-from tracelet_otel_exporters.clearml.connection import Connection, json_lines
+from tracelet_otel_exporters.clearml import names, plots
+from tracelet_otel_exporters.clearml.files import upload, write_artifact, write_model
 from tracelet_otel_exporters.clearml.names import Name, clean, segment
-from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.clearml.runs import ClearMLRun, item, write_tags
+from tracelet_otel_exporters.shared.environment_record import part, requirements
 from tracelet_otel_exporters.shared.params import as_text, flatten
 from tracelet_otel_exporters.shared.record_content import (
     file_suffix,
@@ -37,41 +35,42 @@ NAMES: Final = "tracelet.name/"
 """Configuration objects of this prefix hold the tags of names that were cut, as JSON."""
 _DIGITS: Final = 24
 """Of a record's fingerprint, in names."""
+_GB: Final = 1024.0**3
 
-Writer = Callable[[Connection, OpenRun, Record], Outcome]
+Writer = Callable[[ClearMLRun, Record], "Outcome | None"]
+"""Returns None where all is as it was logged."""
 Draw = Callable[[Record, str, str], "str | None"]
 
 
-def note_name(connection: Connection, run: OpenRun, name: Name, tag: str, rank: int | None) -> None:
-    """Stores with the task which tag a cut name stands for."""
-    item = f"{NAMES}{name.metric.rpartition('_')[2]}"
-    if item in run.noted:
-        return
-    value = json.dumps({"metric": name.metric, "variant": name.variant, "tag": tag, "rank": rank})
-    configuration = [{"name": item, "value": value, "type": "json", "description": ""}]
-    clearml_runs.edit(connection, run, "edit_configuration", configuration=configuration)
-    run.noted.add(item)
+def name_of(run: ClearMLRun, tag: str, rank: int | None = None) -> Name:
+    """The name of a tag; what a cut one stands for is stored with the task."""
+    name = names.encode(tag, rank)
+    key = f"{NAMES}{name.metric.rpartition('_')[2]}"
+    if not name.is_exact and key not in run.noted:
+        value = json.dumps({"metric": name.metric, "variant": name.variant, "tag": tag, "rank": rank})
+        configuration = [{"name": key, "value": value, "type": "json", "description": ""}]
+        run.edit("edit_configuration", force=True, configuration=configuration)
+        run.noted.add(key)
+    return name
 
 
-def _params(connection: Connection, run: OpenRun, record: Record) -> Outcome:
+def _params(run: ClearMLRun, record: Record) -> Outcome:
     items: list[dict[str, str]] = []
     replaced: dict[str, str] = {}
     reason = ""
     for name, value in flatten(json_object(record)):
-        text = clean(as_text(value))
+        key, text = clean(name), clean(as_text(value))
         if len(text) > MAX_PARAM:
             reason = f"parameter {name} has more than {MAX_PARAM} characters"
             text = text[:MAX_PARAM]
-        key = clean(name)
         if not key or key != name:
             reason = f"{name!r} cannot be the name of a parameter"
         if (before := run.params.get(key, text)) != text:
             replaced[key] = before  # a person looks for the newest value
         if key:
-            kind = type(value).__name__
-            items.append({"section": "General", "name": key, "value": text, "type": kind, "description": ""})
+            items.append(item("General", key, text, type(value).__name__))
     if items:
-        clearml_runs.edit(connection, run, "edit_hyper_params", hyperparams=items, replace_hyperparams="none")
+        run.edit("edit_hyper_params", force=True, hyperparams=items, replace_hyperparams="none")
         run.params.update((item["name"], item["value"]) for item in items)
     outcome = Outcome(1)
     if reason:
@@ -82,165 +81,148 @@ def _params(connection: Connection, run: OpenRun, record: Record) -> Outcome:
     return outcome
 
 
-def _tags(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    clearml_runs.write_tags(connection, run, json_object(record))
-    return Outcome(1)
-
-
-def _sample(connection: Connection, run: OpenRun, record: Record) -> Outcome:
+def _sample(run: ClearMLRun, record: Record) -> None:
     """A debug sample: images, sounds, videos and texts, as their exact files."""
-    digest = fingerprint(record)[:_DIGITS]
-    name = _name(connection, run, record)
-    index = number_attribute(record, semconv.INDEX)
-    variant = f"{name.variant}/{index}" if index else name.variant
-    readable = f"{segment(name.metric)}_{segment(variant)}_{record.step:08d}"
-    path = f"tracelet/{run.id}/metrics/{record.kind}/{readable}_{digest}{file_suffix(record)}"
-    content = payload_or_file(record)
-    url = clearml_files.upload(connection, path, content, record.mime_type)
-    event = _event(run, record, "training_debug_image", name.metric, variant)
-    connection.add_events(json_lines([{**event, "key": path, "url": url}]))
-    return Outcome(1)
+    name = name_of(run, record.tag)
+    if index := number_attribute(record, semconv.INDEX):
+        name = name._replace(variant=f"{name.variant}/{index}")
+    readable = f"{segment(name.metric)}_{segment(name.variant)}_{record.step:08d}"
+    path = f"tracelet/{run.id}/metrics/{record.kind}/{readable}_{_digest(record)}{file_suffix(record)}"
+    url = upload(run.connection, path, payload_or_file(record), record.mime_type)
+    _add_event(run, record, "training_debug_image", name, key=path, url=url)
 
 
-def _text(connection: Connection, run: OpenRun, record: Record) -> Outcome:
+def _text(run: ClearMLRun, record: Record) -> None:
     """On the console, for people, and as a file: a log event has no identity, so a retry leaves it out."""
-    digest = fingerprint(record)[:_DIGITS]
-    is_known = digest in run.noted or (run.is_resumed and _has_sample(connection, run, record, digest))
-    outcome = _sample(connection, run, record)
+    digest = _digest(record)
+    is_known = digest in run.noted
+    if run.is_resumed and not is_known:
+        samples = run.events("training_debug_image", names.encode(record.tag))
+        is_known = any(digest in str(event.get("key")) for event in samples)
+    _sample(run, record)
     if not is_known:
         run.noted.add(digest)
         text = record.read().decode(errors="replace")
         more = "" if len(text) <= MAX_TEXT else "... (the whole text is in the debug samples)"
-        event = _event(run, record, "log", "", "")
         message = clean(f"{record.tag} (step {record.step}): {text[:MAX_TEXT]}{more}")
-        connection.add_events(
-            json_lines([{**event, "level": "INFO", "worker": connection.worker, "msg": message}])
-        )
-    return outcome
+        _add_event(run, record, "log", None, level="INFO", worker=run.connection.worker, msg=message)
 
 
-def _drawn(draw: Draw) -> Writer:
-    def write(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-        _plot(connection, run, record, draw)
-        return Outcome(1)
-
-    return write
+def _plot(run: ClearMLRun, record: Record, draw: Draw) -> None:
+    name = name_of(run, record.tag)
+    if (plot := draw(record, clean(record.tag), name.variant)) is not None:
+        _add_event(run, record, "plot", name, key=f"{record.kind}/{_digest(record)}", plot_str=plot)
 
 
-def _mesh(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    digest = fingerprint(record)[:_DIGITS]
-    stem = f"mesh/{record.tag}/{record.step}-{digest[:8]}"
-    clearml_files.write_artifact(connection, run, f"{stem}.npz", payload_or_file(record), record.mime_type)
+def _mesh(run: ClearMLRun, record: Record) -> None:
+    stem = f"mesh/{record.tag}/{record.step}-{_digest(record)[:8]}"
+    write_artifact(run, f"{stem}.npz", payload_or_file(record), record.mime_type)
     if config := record.attributes.get(semconv.MESH_CONFIG):
-        content = str(config).encode()
-        clearml_files.write_artifact(connection, run, f"{stem}.json", content, "application/json")
-    _plot(connection, run, record, clearml_plots.mesh)
-    return Outcome(1)
+        _json_file(run, f"{stem}.json", str(config).encode())
+    _plot(run, record, plots.mesh)
 
 
-def _embedding(connection: Connection, run: OpenRun, record: Record) -> Outcome:
+def _embedding(run: ClearMLRun, record: Record) -> None:
     file = str(record.attributes.get(semconv.FILE_NAME) or "embedding")
     name = f"embedding/{record.tag}/{record.step}/{file}"
-    clearml_files.write_artifact(connection, run, name, payload_or_file(record), record.mime_type)
-    return Outcome(1)
+    write_artifact(run, name, payload_or_file(record), record.mime_type)
 
 
-def _artifact(connection: Connection, run: OpenRun, record: Record) -> Outcome:
+def _artifact(run: ClearMLRun, record: Record) -> None:
     artifact = read_artifact(record)
     name, about = artifact.name, artifact.checkpoint
     url = ""
     if artifact.has_content:
-        content = payload_or_file(record)
-        url = clearml_files.write_artifact(connection, run, name, content, record.mime_type, about)
+        url = write_artifact(run, name, payload_or_file(record), record.mime_type, about)
     if about:
-        text = json.dumps(artifact.description, default=str).encode()
-        clearml_files.write_artifact(connection, run, f"{name}.json", text, "application/json")
+        _json_file(run, f"{name}.json", json.dumps(artifact.description, default=str).encode())
         # Not uploaded, it is where it is: ClearML lists local models by such an address too.
         uri = url or f"file://{about.get('path', name)}"
-        clearml_files.write_model(connection, run, clean(name), clean(uri), record.step, about)
-    return Outcome(1)
+        write_model(run, clean(name), clean(uri), record.step, about)
 
 
-def _layout(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    name = "tensorboard/custom_scalars.json"
-    clearml_files.write_artifact(connection, run, name, record.read(), "application/json")
-    return Outcome(1)
+def _environment(run: ClearMLRun, record: Record) -> None:
+    """In ClearML's own places, the task's script and its host panel, and whole as a file."""
+    environment = json_object(record)
+    if script := _script(environment):
+        run.edit("edit", force=True, script=script)
+    if machine := _machine(environment):
+        # the whole of it is replaced, and the user's own entries are to stay
+        run.edit("edit", force=True, runtime={**run.field("runtime"), **machine})
+    _json_file(run, "tracelet/environment.json", record.read())
 
 
-def _graph(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    clearml_files.write_artifact(connection, run, graph_file(record), payload_or_file(record))
-    return Outcome(1)
+def _script(environment: Mapping[str, Any]) -> dict[str, object]:
+    git, python = part(environment, "git"), part(environment, "python")
+    script: dict[str, object] = {
+        "repository": git.get("repository"),
+        "branch": git.get("branch"),
+        "version_num": git.get("commit"),
+        "entry_point": environment.get("entry_point"),
+        "working_dir": environment.get("working_dir"),
+        "binary": posixpath.basename(str(python.get("executable") or "")) or None,
+    }
+    if packages := requirements(environment, " == "):
+        header = f"# Python {python['version']}\n\n" if python.get("version") else ""
+        script["requirements"] = {"pip": header + packages, "conda": ""}
+    return {name: value for name, value in script.items() if value}
 
 
-def _environment(connection: Connection, run: OpenRun, record: Record) -> Outcome:
-    clearml_environment.write(connection, run, json_object(record))
-    clearml_files.write_artifact(
-        connection, run, "tracelet/environment.json", record.read(), "application/json"
-    )
-    return Outcome(1)
+def _machine(environment: Mapping[str, Any]) -> dict[str, object]:
+    """By the names of ``clearml/utilities/resource_monitor.py: _get_machine_specs``."""
+    host, python = part(environment, "host"), part(environment, "python")
+    memory, gpus = host.get("memory_bytes"), environment.get("gpus") or ()
+    machine: dict[str, object] = {
+        "hostname": host.get("name"),
+        "OS": host.get("os"),
+        "cpu_cores": host.get("cpu_count"),
+        "memory_gb": round(memory / _GB, 1) if isinstance(memory, (int, float)) else None,
+        "python_version": python.get("version"),
+        "python_exec": python.get("executable"),
+        "CLI": " ".join(str(word) for word in environment.get("command") or ()),
+        "gpu_count": len(gpus),
+        "gpu_type": ", ".join(str(gpu.get("name", "")) for gpu in gpus),
+        "gpu_memory": ", ".join(f"{round(gpu.get('memory_bytes', 0) / _GB)}GB" for gpu in gpus),
+    }
+    return {name: value for name, value in machine.items() if value}
+
+
+def _graph(run: ClearMLRun, record: Record) -> None:
+    write_artifact(run, graph_file(record), payload_or_file(record))
 
 
 WRITERS: Final[Mapping[str, Writer]] = {
     "params": _params,
-    "tags": _tags,
+    "tags": lambda run, record: write_tags(run, json_object(record)),
     "text": _text,
     "image": _sample,
     "figure": _sample,
     "audio": _sample,
     "video": _sample,
-    "histogram": _drawn(clearml_plots.histogram),
-    "pr_curve": _drawn(clearml_plots.pr_curve),
+    "histogram": lambda run, record: _plot(run, record, plots.histogram),
+    "pr_curve": lambda run, record: _plot(run, record, plots.pr_curve),
     "mesh": _mesh,
     "embedding": _embedding,
     "artifact": _artifact,
-    "layout": _layout,
+    "layout": lambda run, record: _json_file(run, "tensorboard/custom_scalars.json", record.read()),
     "graph": _graph,
     "environment": _environment,
 }
 """By kind: what writes it. Raises OSError or ValueError where the record's content is unreadable."""
 
 
-def _plot(connection: Connection, run: OpenRun, record: Record, draw: Draw) -> None:
-    name = _name(connection, run, record)
-    plot = draw(record, clean(record.tag), name.variant)
-    if plot is None:
-        return
-    event = _event(run, record, "plot", name.metric, name.variant)
-    key = f"{record.kind}/{fingerprint(record)[:_DIGITS]}"
-    connection.add_events(json_lines([{**event, "key": key, "plot_str": plot}]))
+def _json_file(run: ClearMLRun, name: str, content: bytes) -> None:
+    write_artifact(run, name, content, "application/json")
 
 
-def _name(connection: Connection, run: OpenRun, record: Record) -> Name:
-    name = clearml_names.encode(record.tag)
-    if not name.is_exact:
-        note_name(connection, run, name, record.tag, None)
-    return name
+def _digest(record: Record) -> str:
+    return fingerprint(record)[:_DIGITS]
 
 
-def _event(run: OpenRun, record: Record, kind: str, metric: str, variant: str) -> dict[str, Any]:
+def _add_event(run: ClearMLRun, record: Record, kind: str, name: Name | None, **fields: str) -> None:
     if not -(2**63) <= record.step < 2**63:
         raise ValueError(f"step {record.step} is not a 64-bit integer")
     time_ms = max(0, (record.time_unix_nano + 500_000) // 1_000_000)
-    event: dict[str, Any] = {"type": kind, "task": run.id, "iter": record.step, "timestamp": time_ms}
-    return {**event, "metric": metric, "variant": variant} if metric or variant else event
-
-
-def _has_sample(connection: Connection, run: OpenRun, record: Record, digest: str) -> bool:
-    name = clearml_names.encode(record.tag)
-    metrics = [{"metric": name.metric, "variants": [name.variant]}]
-    scroll: str | None = None
-    while True:
-        page = connection.call(
-            *("events", "get_task_events"),
-            task=run.id,
-            event_type="training_debug_image",
-            metrics=metrics,
-            batch_size=clearml_runs.PAGE,
-            scroll_id=scroll,
-        )
-        events = page.get("events") or ()
-        if any(digest in str(event.get("key")) for event in events):
-            return True
-        if len(events) < clearml_runs.PAGE:
-            return False
-        scroll = page.get("scroll_id")
+    place = {} if name is None else {"metric": name.metric, "variant": name.variant}
+    event = {"type": kind, "task": run.id, "iter": record.step, "timestamp": time_ms, **place, **fields}
+    run.connection.add_events(json.dumps(event).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -31,17 +31,20 @@ PAGE: Final = 10_000
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}")
 _FIELDS: Final = ("id", "name", "status", "created", "project", "tags", "hyperparams")
-_ENDS: Final[Mapping[Status, tuple[str, str]]] = {
+ENDS: Final[Mapping[Status, tuple[str, str]]] = {
     "finished": ("completed", ""),
     "failed": ("failed", "the run failed"),
     "killed": ("stopped", "the run was killed"),
 }
+"""By status: ClearML's call for it, and its reason."""
+"""By status: ClearML's call for it, and its reason."""
 
 
 @dataclass(slots=True)
-class OpenRun:
+class ClearMLRun:
     """A run of ours in ClearML and what is known of its content."""
 
+    connection: Connection
     info: RunInfo
     id: str
     """The task's."""
@@ -51,9 +54,9 @@ class OpenRun:
     """Seconds since 1970, by the server's clock: what machine measurements count their seconds from."""
     is_resumed: bool
     """Found, not created: other processes may have written to it."""
-    tags: dict[str, str] = field(default_factory=dict[str, str])
-    params: dict[str, str] = field(default_factory=dict[str, str])
+    params: dict[str, str]
     """What ClearML has."""
+    tags: dict[str, str] = field(default_factory=dict[str, str])
     steps: dict[Name, Steps] = field(default_factory=dict[Name, Steps])
     """By scalar: what ClearML has."""
     aside: set[int] | None = None
@@ -65,128 +68,117 @@ class OpenRun:
     )
     """By host and quantity, of what only grows: the last value and its time in seconds, for rates."""
 
+    def call(self, action: str, **data: Any) -> Any:
+        """Calls ``tasks.<action>`` for the task."""
+        return self.connection.call("tasks", action, task=self.id, **data)
 
-def open_run(connection: Connection, info: RunInfo) -> OpenRun:
+    def edit(self, action: str, **data: Any) -> None:
+        """Calls ``tasks.<action>``, which needs a task in progress.
+
+        ClearML's server stops tasks from which it has not heard for long, and people stop them too: then it
+        is put in progress again.
+        """
+        try:
+            self.call(action, **data)
+        except RefusedError as error:
+            if not error.is_status:
+                raise
+            self.start()
+            self.call(action, **data)
+
+    def start(self) -> None:
+        """Puts the task in progress."""
+        # Forced, as for ClearML a failed task is over. Not reset, which would delete what it has.
+        self.call("started", force=True, status_reason="", status_message="")
+
+    def field(self, name: str) -> dict[str, Any]:
+        """A field of the task as ClearML has it now; an empty one where it has none."""
+        return self.call("get_by_id")["task"].get(name) or {}
+
+    def events(self, kind: str, name: Name) -> Iterator[Mapping[str, Any]]:
+        """The events of one name that ClearML has; an older server answers with those of all scalars."""
+        scroll: str | None = None
+        while True:
+            page = self.connection.call(
+                *("events", "get_task_events"),
+                task=self.id,
+                event_type=kind,
+                metrics=[{"metric": name.metric, "variants": [name.variant]}],
+                batch_size=PAGE,
+                scroll_id=scroll,
+            )
+            events: Sequence[Mapping[str, Any]] = page.get("events") or ()
+            yield from events
+            if len(events) < PAGE:
+                return
+            scroll = page.get("scroll_id")
+
+
+def open_run(connection: Connection, info: RunInfo) -> ClearMLRun:
     """Finds the task by its user property or its own id, else creates it; it is in progress then."""
     found = _by_property(connection, info.id) or _by_task_id(connection, info.id)
-    is_resumed = bool(found)
     task = found[0] if found else _create(connection, info)
     if task["status"] in ("published", "publishing"):
         raise PermanentError(f"ClearML task {task['id']} is published, so nothing can be added to it")
     sections: Mapping[str, Mapping[str, Any]] = task.get("hyperparams") or {}
-    run = OpenRun(
-        info=info,
-        id=task["id"],
+    run = ClearMLRun(
+        *(connection, info, task["id"]),
         project=_id(task.get("project")),
         created=_seconds(task.get("created")),
-        is_resumed=is_resumed,
+        is_resumed=bool(found),
         params={name: str(item.get("value", "")) for name, item in sections.get("General", {}).items()},
     )
-    if is_resumed:
-        describe(connection, run, info)
+    if run.is_resumed:
+        describe(run, info)
     else:
-        write_tags(connection, run, info.tags)
+        write_tags(run, info.tags)
     if task["status"] != "in_progress":
-        _start(connection, run)
+        run.start()
     return run
 
 
-def describe(connection: Connection, run: OpenRun, info: RunInfo) -> None:
+def describe(run: ClearMLRun, info: RunInfo) -> None:
     """Updates what a person reads of the run: name and tags."""
-    if info.name and (not run.info.name or info.name != run.info.name or run.is_resumed):
-        connection.call("tasks", "update", task=run.id, name=_task_name(info))
-        set_properties(connection, run, {NAME: info.name})
-    write_tags(connection, run, info.tags)
+    if info.name and (info.name != run.info.name or run.is_resumed):
+        run.call("update", name=_task_name(info))
+        _set_properties(run, {NAME: info.name})
+    write_tags(run, info.tags)
     run.info = info
 
 
-def write_tags(connection: Connection, run: OpenRun, tags: Mapping[str, object]) -> None:
+def write_tags(run: ClearMLRun, tags: Mapping[str, object]) -> None:
     """Writes labels: as tags for people, and as user properties, which keep names and values exactly."""
     new = {name: text for name, value in tags.items() if run.tags.get(name) != (text := str(value))}
     if not new:
         return
-    set_properties(connection, run, {_property(name): text for name, text in new.items()})
-    found = connection.call("tasks", "get_all", id=[run.id], only_fields=["tags"], search_hidden=True)[
-        "tasks"
-    ]
-    shown = set(found[0].get("tags") or ()) if found else set[str]()
+    _set_properties(run, {_property(name): text for name, text in new.items()})
+    shown = {tag for task in _by_task_id(run.connection, run.id) for tag in task.get("tags") or ()}
     shown -= {_shown(name, run.tags[name]) for name in new if name in run.tags}
     shown |= {_shown(name, text) for name, text in new.items()}
     # ClearML reads a tag that begins so as an operator of its queries.
-    connection.call(
-        "tasks", "update", task=run.id, tags=sorted(tag for tag in shown if not tag.startswith("__$"))
-    )
+    run.call("update", tags=sorted(tag for tag in shown if not tag.startswith("__$")))
     run.tags.update(new)
 
 
-def set_properties(connection: Connection, run: OpenRun, properties: Mapping[str, str]) -> None:
-    """Sets user properties, which ClearML takes in every status."""
-    items = [_item("properties", name, value) for name, value in properties.items()]
-    connection.call("tasks", "edit_hyper_params", task=run.id, hyperparams=items, force=True)
+def item(section: str, name: str, value: str, kind: str = "str") -> dict[str, str]:
+    """A hyperparameter or a user property as ClearML has it."""
+    return {"section": section, "name": name, "value": clean(value), "type": kind, "description": ""}
 
 
-def edit(connection: Connection, run: OpenRun, action: str, **data: Any) -> None:
-    """Calls ``tasks.<action>``, which needs a task in progress.
-
-    ClearML's server stops tasks from which it has not heard for long, and people stop them too: then it is
-    put in progress again.
-    """
-    try:
-        connection.call("tasks", action, task=run.id, force=True, **data)
-    except RefusedError as error:
-        if not error.is_status:
-            raise
-        _start(connection, run)
-        connection.call("tasks", action, task=run.id, force=True, **data)
-
-
-def finish(connection: Connection, run: OpenRun, status: Status) -> None:
-    """Sets the final status, in ClearML's word for it."""
-    action, message = _ENDS[status]
-    data = {"task": run.id, "status_reason": message, "status_message": message}
-    try:
-        connection.call("tasks", action, **data)
-    except RefusedError as error:
-        if not error.is_status:
-            raise
-        _start(connection, run)
-        connection.call("tasks", action, **data)
-
-
-def known_steps(connection: Connection, run: OpenRun, name: Name) -> Steps:
+def known_steps(run: ClearMLRun, name: Name) -> Steps:
     """The points of a scalar that ClearML has, each as its step and :func:`signature`."""
     if not run.is_resumed:
         return Steps()
     known: dict[int, int] = {}
-    scroll: str | None = None
-    while True:
-        page = connection.call(
-            *("events", "get_task_events"),
-            task=run.id,
-            event_type="training_stats_scalar",
-            metrics=[{"metric": name.metric, "variants": [name.variant]}],
-            batch_size=PAGE,
-            scroll_id=scroll,
-        )
-        events: Sequence[Mapping[str, Any]] = page.get("events") or ()
-        for event in events:  # an older server answers with all scalars
-            if (event.get("metric"), event.get("variant")) == (name.metric, name.variant):
-                known[int(event["iter"])] = signature(int(event["timestamp"]), float(event["value"]))
-        if len(events) < PAGE:
-            return Steps(known.items())
-        scroll = page.get("scroll_id")
+    for event in run.events("training_stats_scalar", name):
+        if (event.get("metric"), event.get("variant")) == (name.metric, name.variant):
+            known[int(event["iter"])] = signature(int(event["timestamp"]), float(event["value"]))
+    return Steps(known.items())
 
 
 def signature(time: int, value: float) -> int:
     """One number for a point's time and value, so that another point of the same step is told from it."""
     return hash((time, value))
-
-
-def url(connection: Connection, run: OpenRun) -> str:
-    """Where a person finds the task."""
-    if not connection.web_host:
-        return f"{connection.host} task {run.id}"
-    return f"{connection.web_host}/projects/{run.project or '*'}/experiments/{run.id}/output/log"
 
 
 def _create(connection: Connection, info: RunInfo) -> Mapping[str, Any]:
@@ -196,9 +188,7 @@ def _create(connection: Connection, info: RunInfo) -> Mapping[str, Any]:
         name=_task_name(info),
         type="training",
         project=_project(connection, info),
-        hyperparams={
-            "properties": {name: _item("properties", name, text) for name, text in properties.items()}
-        },
+        hyperparams={"properties": {name: item("properties", name, properties[name]) for name in properties}},
     )["id"]
     time.sleep(SETTLE_SECONDS)
     found = _by_property(connection, info.id) or _by_task_id(connection, made)
@@ -207,32 +197,32 @@ def _create(connection: Connection, info: RunInfo) -> Mapping[str, Any]:
     return found[0]
 
 
-def _start(connection: Connection, run: OpenRun) -> None:
-    # Forced, as for ClearML a failed task is over. Not reset, which would delete what it has.
-    connection.call("tasks", "started", task=run.id, force=True, status_reason="", status_message="")
+def _set_properties(run: ClearMLRun, properties: Mapping[str, str]) -> None:
+    """Sets user properties, which ClearML takes in every status."""
+    items = [item("properties", name, value) for name, value in properties.items()]
+    run.call("edit_hyper_params", hyperparams=items, force=True)
 
 
 def _by_property(connection: Connection, run_id: str) -> list[Mapping[str, Any]]:
     """Tasks with this run's id, oldest first; every process sees the same order."""
     text = clean(run_id)
-    found: list[Any] = connection.call(
-        *("tasks", "get_all"),
+    found = _tasks(
+        connection,
         # the server ignores case, and has no other condition that takes any text
         _all_={"fields": [f"hyperparams.properties.{RUN_ID}.value"], "pattern": f"^{re.escape(text)}$"},
-        only_fields=list(_FIELDS),
         order_by=["created"],
-        search_hidden=True,
-    )["tasks"]
+    )
     same = [task for task in found if task["hyperparams"]["properties"][RUN_ID]["value"] == text]
     return sorted(same, key=lambda task: (str(task.get("created")), str(task["id"])))
 
 
 def _by_task_id(connection: Connection, run_id: str) -> list[Mapping[str, Any]]:
-    if not _TASK_ID.fullmatch(run_id):
-        return []
-    return connection.call("tasks", "get_all", id=[run_id], only_fields=list(_FIELDS), search_hidden=True)[
-        "tasks"
-    ]
+    return _tasks(connection, id=[run_id]) if _TASK_ID.fullmatch(run_id) else []
+
+
+def _tasks(connection: Connection, **conditions: Any) -> list[Mapping[str, Any]]:
+    fields = list(_FIELDS)
+    return connection.call("tasks", "get_all", only_fields=fields, search_hidden=True, **conditions)["tasks"]
 
 
 def _project(connection: Connection, info: RunInfo) -> str:
@@ -267,10 +257,6 @@ def _property(tag: str) -> str:
 
 def _shown(name: str, value: str) -> str:
     return clean(f"{name}:{value}" if value else name)[:MAX_SHOWN_TAG] or "tag"
-
-
-def _item(section: str, name: str, value: str) -> dict[str, str]:
-    return {"section": section, "name": name, "value": clean(value), "type": "str", "description": ""}
 
 
 def _id(reference: object) -> str:

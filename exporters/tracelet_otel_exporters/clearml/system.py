@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from tracelet_otel.otlp.records import SystemPoint
 from tracelet_otel_exporters.clearml.names import Name
-from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.clearml.runs import ClearMLRun
 from tracelet_otel_exporters.shared.machine import GROWING, readings_by_host
 
 MACHINE: Final = ":monitor:machine"
@@ -44,17 +44,12 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
 """By quantity: ClearML's name, ``{}`` for the GPU, and its unit in ours."""
 
 
-class Measurement(NamedTuple):
-    """One value of one chart."""
+def measurements(
+    run: ClearMLRun, points: Sequence[SystemPoint]
+) -> Iterator[tuple[Name, tuple[int, float, int]]]:
+    """What ClearML shows of these points: chart; iteration, value and time in ms.
 
-    name: Name
-    iteration: int
-    value: float
-    time_ms: int
-
-
-def measurements(run: OpenRun, points: Sequence[SystemPoint]) -> Iterator[Measurement]:
-    """What ClearML shows of these points; what it has no chart for is left out.
+    What it has no chart for is left out.
 
     Several of one chart and second are averaged, and what only grows becomes a rate, so its first value
     shows nothing.
@@ -82,4 +77,4 @@ def measurements(run: OpenRun, points: Sequence[SystemPoint]) -> Iterator[Measur
             gathered[place].append((value, time_ms))
     for (name, iteration), values in gathered.items():
         mean = sum(value for value, _ in values) / len(values)
-        yield Measurement(name, iteration, mean, values[-1][1])
+        yield name, (iteration, mean, values[-1][1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +14,14 @@ from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.companion import PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
-from tracelet_otel_exporters.clearml import files as clearml_files
-from tracelet_otel_exporters.clearml import names as clearml_names
-from tracelet_otel_exporters.clearml import records as clearml_records
-from tracelet_otel_exporters.clearml import runs as clearml_runs
-from tracelet_otel_exporters.clearml import system as clearml_system
+from tracelet_otel_exporters.clearml import runs
 from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, errors
+from tracelet_otel_exporters.clearml.files import read_artifacts, write_artifact
 from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.clearml.names import Name
-from tracelet_otel_exporters.clearml.runs import OpenRun
+from tracelet_otel_exporters.clearml.records import WRITERS, name_of
+from tracelet_otel_exporters.clearml.runs import ClearMLRun
+from tracelet_otel_exporters.clearml.system import measurements
 
 MAX_EVENTS: Final = 10_000
 MAX_BYTES: Final = 4_000_000
@@ -62,7 +61,7 @@ class ClearMLTracker:
             raise TypeError(f"config_file must be a path, got {config_file!r}")
         self._config_file = None if config_file is None else Path(config_file).expanduser()
         self._connection: Connection | None = None
-        self._runs: dict[str, OpenRun] = {}
+        self._runs: dict[str, ClearMLRun] = {}
 
     def load(self) -> None:
         """Imports ClearML's REST client."""
@@ -78,47 +77,45 @@ class ClearMLTracker:
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the task; for one that is open already, updates name and tags."""
         connection = self._connected()
-        open_run = self._runs.get(run.id)
-        if open_run is None:
-            open_run = self._runs[run.id] = clearml_runs.open_run(connection, run)
-        elif run != open_run.info:
-            clearml_runs.describe(connection, open_run, run)
-        return clearml_runs.url(connection, open_run)
+        if run.id not in self._runs:
+            self._runs[run.id] = runs.open_run(connection, run)
+        elif run != self._runs[run.id].info:
+            runs.describe(self._runs[run.id], run)
+        opened = self._runs[run.id]
+        if not connection.web_host:
+            return f"{connection.host} task {opened.id}"
+        return f"{connection.web_host}/projects/{opened.project or '*'}/experiments/{opened.id}/output/log"
 
     def write_points(self, run_id: str, series: Sequence[Series]) -> Outcome:
         """Writes points, 10,000 a request at most; a repeat of the call leaves the same content."""
         run = self._run(run_id)
         outcome = Outcome()
-        lines: list[bytes] = []
-        tags: list[str] = []
         aside: dict[int, PointAside] = {}
-        for one in series:
-            for line in self._lines(run, one, aside):
-                lines.append(line)
-                tags.append(one.tag)
+        tagged = [(line, one.tag) for one in series for line in _lines(run, one, aside)]
         start = size = 0
-        for end, line in enumerate(lines):
+        for end, (line, _) in enumerate(tagged):
             if end - start == MAX_EVENTS or size + len(line) > MAX_BYTES:
-                outcome.add(self._send(lines[start:end], tags[start:end]))
+                outcome.add(_send(run, tagged[start:end]))
                 start, size = end, 0
             size += len(line) + 1
-        outcome.add(self._send(lines[start:], tags[start:]))
-        outcome.accepted += sum(len(one.points) for one in series) - len(lines)
+        outcome.add(_send(run, tagged[start:]))
+        outcome.accepted += sum(len(one.points) for one in series) - len(tagged)
         if aside:
-            known = self._known_aside(run)
-            outcome.aside += [point for key, point in aside.items() if key not in known]
-            known.update(aside)  # only now: a retry after a failure has to say them again
+            if run.aside is None:
+                run.aside = identities(read_artifacts(run, PREFIX) if run.is_resumed else ())
+            outcome.aside += [point for key, point in aside.items() if key not in run.aside]
+            run.aside.update(aside)  # only now: a retry after a failure has to say them again
         return outcome
 
     def write_record(self, record: Record) -> Outcome:
         """Writes one record of any kind but ``run`` and ``status``."""
         run = self._run(record.run_id)
-        write = clearml_records.WRITERS.get(record.kind)
+        write = WRITERS.get(record.kind)
         if write is None:
             _LOGGER.warning("ClearML: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
         try:
-            return write(self._connected(), run, record)
+            return write(run, record) or Outcome(1)
         except (FileNotFoundError, ValueError) as error:
             return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
         except DeliveryError:
@@ -129,22 +126,23 @@ class ClearMLTracker:
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to ClearML's own charts for them."""
         run = self._run(run_id)
-        lines = [_line(run, *measurement) for measurement in clearml_system.measurements(run, points)]
-        outcome = self._send(lines, [":monitor:"] * len(lines))
+        measured = measurements(run, points)
+        outcome = _send(run, [(_line(_prefix(run, name), *rest), ":monitor:") for name, rest in measured])
         outcome.accepted = len(points)
         return outcome
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file with the task, as an artifact of that name."""
         try:
-            clearml_files.write_artifact(self._connected(), self._run(run_id), name, path)
+            write_artifact(self._run(run_id), name, path)
         except OSError as error:
             raise errors.translated(error) from error
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Sets the task's final status: everything else is in ClearML already."""
         run = self._run(run_id)
-        clearml_runs.finish(self._connected(), run, status)
+        action, message = runs.ENDS[status]
+        run.edit(action, status_reason=message, status_message=message)
         del self._runs[run_id]
         return Outcome()
 
@@ -160,65 +158,56 @@ class ClearMLTracker:
             raise PermanentError("connect() was not called")
         return self._connection
 
-    def _run(self, run_id: str) -> OpenRun:
+    def _run(self, run_id: str) -> ClearMLRun:
         if (run := self._runs.get(run_id)) is None:
             raise PermanentError(f"run {run_id} is not open")
         return run
 
-    def _lines(self, run: OpenRun, series: Series, aside: dict[int, PointAside]) -> list[bytes]:
-        """The points that ClearML keeps as they are, as events; the others go aside."""
-        name = clearml_names.encode(series.tag, series.rank)
-        if not name.is_exact:
-            clearml_records.note_name(self._connected(), run, name, series.tag, series.rank)
-        if (steps := run.steps.get(name)) is None:
-            steps = run.steps[name] = clearml_runs.known_steps(self._connected(), run, name)
-        prefix = _prefix(run, name)
-        lines: list[bytes] = []
-        for point in series.points:
-            step, value, time_unix_nano = point
-            time_ms = (time_unix_nano + 500_000) // 1_000_000
-            reason = _why_not(point, time_ms)
-            if not reason and steps.add(step, clearml_runs.signature(time_unix_nano, value)) == "repeat":
-                # What ClearML had before, it has in milliseconds.
-                known = clearml_runs.signature(time_ms, value)
-                if not run.is_resumed or steps.add(step, known) == "repeat":
-                    reason = "ClearML keeps one value a step"
-            # The very same point again is written again: whether the first attempt arrived is not known.
-            if reason:
-                line = PointAside(series.tag, series.rank, point, reason)
-                aside[identity(line)] = line
-            else:
-                lines.append(
-                    b'%s%d,"value":%s,"timestamp":%d}' % (prefix, step, repr(value).encode(), time_ms)
-                )
-        return lines
 
-    def _known_aside(self, run: OpenRun) -> set[int]:
-        """Points that are in the run's companion files: written again, they would be there twice."""
-        if run.aside is None:
-            files = clearml_files.read_artifacts(self._connected(), run, PREFIX) if run.is_resumed else ()
-            run.aside = identities(files)
-        return run.aside
+def _lines(run: ClearMLRun, series: Series, aside: dict[int, PointAside]) -> Iterator[bytes]:
+    """The points that ClearML keeps as they are, as events; the others go aside."""
+    name = name_of(run, series.tag, series.rank)
+    if (steps := run.steps.get(name)) is None:
+        steps = run.steps[name] = runs.known_steps(run, name)
+    prefix = _prefix(run, name)
+    for point in series.points:
+        step, value, time_unix_nano = point
+        time_ms = (time_unix_nano + 500_000) // 1_000_000
+        reason = _why_not(point, time_ms)
+        if (
+            not reason
+            and steps.add(step, runs.signature(time_unix_nano, value)) == "repeat"
+            # What ClearML had before, it has in milliseconds.
+            and (not run.is_resumed or steps.add(step, runs.signature(time_ms, value)) == "repeat")
+        ):
+            reason = "ClearML keeps one value a step"
+        # The very same point again is written again: whether the first attempt arrived is not known.
+        if reason:
+            line = PointAside(series.tag, series.rank, point, reason)
+            aside[identity(line)] = line
+        else:
+            yield _line(prefix, step, value, time_ms)
 
-    def _send(self, lines: Sequence[bytes], tags: Sequence[str]) -> Outcome:
-        """Sends events; of those that the server refuses together, each on its own."""
-        if not lines:
-            return Outcome()
-        try:
-            answer = self._connected().add_events(b"\n".join(lines))
-            if not answer.get("errors"):
-                return Outcome(len(lines))
-            reason = json.dumps(answer.get("errors_info"))
-        except RefusedError as error:
-            if not error.is_content:
-                raise
-            reason = str(error)
-        if len(lines) == 1:
-            return Outcome(rejected=[Problem(tags[0], reason)])
-        middle = len(lines) // 2
-        outcome = self._send(lines[:middle], tags[:middle])
-        outcome.add(self._send(lines[middle:], tags[middle:]))
-        return outcome
+
+def _send(run: ClearMLRun, tagged: Sequence[tuple[bytes, str]]) -> Outcome:
+    """Sends events with their tags; of those that the server refuses together, each on its own."""
+    if not tagged:
+        return Outcome()
+    try:
+        answer = run.connection.add_events(b"\n".join(line for line, _ in tagged))
+        if not answer.get("errors"):
+            return Outcome(len(tagged))
+        reason = json.dumps(answer.get("errors_info"))
+    except RefusedError as error:
+        if not error.is_content:
+            raise
+        reason = str(error)
+    if len(tagged) == 1:
+        return Outcome(rejected=[Problem(tagged[0][1], reason)])
+    middle = len(tagged) // 2
+    outcome = _send(run, tagged[:middle])
+    outcome.add(_send(run, tagged[middle:]))
+    return outcome
 
 
 def _why_not(point: Point, time_ms: int) -> str:
@@ -231,12 +220,12 @@ def _why_not(point: Point, time_ms: int) -> str:
     return "ClearML takes no time before 1970" if time_ms < 0 else ""
 
 
-def _prefix(run: OpenRun, name: Name) -> bytes:
+def _prefix(run: ClearMLRun, name: Name) -> bytes:
     fields = {"type": "training_stats_scalar", "task": run.id, "metric": name.metric, "variant": name.variant}
     if name.key is not None:
         fields["key"] = name.key
     return (json.dumps(fields)[:-1] + ',"iter":').encode()
 
 
-def _line(run: OpenRun, name: Name, iteration: int, value: float, time_ms: int) -> bytes:
-    return b'%s%d,"value":%s,"timestamp":%d}' % (_prefix(run, name), iteration, repr(value).encode(), time_ms)
+def _line(prefix: bytes, iteration: int, value: float, time_ms: int) -> bytes:
+    return b'%s%d,"value":%s,"timestamp":%d}' % (prefix, iteration, repr(value).encode(), time_ms)
