@@ -140,7 +140,11 @@ errors: Final = ClientErrors("ClearML", "clearml", own=_own_error)
 def _check(library: Library, config: Any) -> None:
     if private.variable(private.OFFLINE, library.variables):
         raise PermanentError("CLEARML_OFFLINE_MODE is set, so nothing can be delivered to a ClearML server")
-    _as_the_user_set(library.session)
+    # What Task.set_credentials has set in the user's own copy of the library holds for ours too.
+    users: Any = getattr(sys.modules.get("clearml.backend_api.session.session"), "Session", None)
+    for name in ("default_host", "default_web", "default_files", "default_key", "default_secret"):
+        if hasattr(users, name):
+            setattr(library.session, name, getattr(users, name))
     variables = library.variables
     keys = (private.ACCESS_KEY, private.SECRET_KEY)
     if any(name.get(variables) is None for name in (*keys, private.AUTH_TOKEN)):
@@ -156,12 +160,3 @@ def _check(library: Library, config: Any) -> None:
             "ClearML has no credentials: run clearml-init, or set CLEARML_API_HOST, CLEARML_WEB_HOST, "
             "CLEARML_FILES_HOST, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY"
         )
-
-
-def _as_the_user_set(session: Any) -> None:
-    """Takes over what ``Task.set_credentials`` has set in the user's own copy of the library."""
-    module = sys.modules.get("clearml.backend_api.session.session")
-    users: Any = getattr(module, "Session", None)
-    for name in ("default_host", "default_web", "default_files", "default_key", "default_secret"):
-        if hasattr(users, name):
-            setattr(session, name, getattr(users, name))

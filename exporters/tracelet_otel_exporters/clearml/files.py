@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import posixpath
 import uuid
 from collections.abc import Iterator, Mapping
@@ -40,12 +41,10 @@ class Multipart:
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        if isinstance(self._content, bytes):
-            yield self._content
-        else:
-            with self._content.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    yield chunk
+        content = self._content
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
         yield self._tail
 
 
@@ -61,8 +60,7 @@ def upload(connection: Connection, path: str, content: bytes | Path, mime_type: 
         return url
     import fsspec
 
-    opened: Any = cast("Any", fsspec).open(url, "wb")
-    with opened as target:
+    with cast("Any", fsspec).open(url, "wb") as target:
         target.write(content if isinstance(content, bytes) else content.read_bytes())
     return url
 
@@ -101,7 +99,7 @@ def write_artifact(
 
 def read_artifacts(run: ClearMLRun, prefix: str) -> Iterator[bytes]:
     """The content of the artifacts whose names begin so, as far as they are still there."""
-    artifacts: list[Any] = run.field("execution").get("artifacts") or []
+    artifacts: list[Any] = run.stored("execution").get("artifacts") or []
     for artifact in artifacts:
         if str(artifact["key"]).startswith(prefix):
             with contextlib.suppress(RefusedError):
@@ -114,14 +112,13 @@ def _download(connection: Connection, url: str) -> bytes:
         return connection.ask_file_server("GET", url)
     import fsspec
 
-    opened: Any = cast("Any", fsspec).open(url, "rb")
-    with opened as source:
+    with cast("Any", fsspec).open(url, "rb") as source:
         return bytes(source.read())
 
 
 def write_model(run: ClearMLRun, name: str, uri: str, step: int, metadata: Mapping[str, object]) -> None:
     """Lists a checkpoint among the task's output models; one of the same name is changed."""
-    linked: list[Any] = run.field("models").get("output") or []
+    linked: list[Any] = run.stored("models").get("output") or []
     model: Any = next((item["model"] for item in linked if item["name"] == name), None)
     if model is not None:
         run.connection.call("models", "update", model=model, uri=uri)

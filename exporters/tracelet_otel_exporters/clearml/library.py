@@ -61,13 +61,10 @@ def _load_library() -> Library:
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules[COPY] = package
     try:
-        module, backend, parser, variables = (
-            importlib.import_module(f"{COPY}.{name}")
-            for name in (
-                *("backend_api.session.session", "backend_api", "utilities.pyhocon"),
-                "backend_api.session.defs",
-            )
-        )
+        module = importlib.import_module(f"{COPY}.backend_api.session.session")
+        variables = importlib.import_module(f"{COPY}.backend_api.session.defs")
+        backend = importlib.import_module(f"{COPY}.backend_api")
+        parser = importlib.import_module(f"{COPY}.utilities.pyhocon")
     except (ImportError, AttributeError) as error:
         if passes(error):
             raise TransientError(str(error)) from error
@@ -84,14 +81,15 @@ def _load_library() -> Library:
         return made.pop(id(config), None) or http_class(config)
 
     # What these two do is for the whole process: urllib3's settings and a filter on its logger.
-    for name, ours in ((private.OPEN_HTTP, take), (private.LOG_RETRIES, private.ignore)):
-        name.set(ours, module)
+    private.OPEN_HTTP.set(take, module)
+    private.LOG_RETRIES.set(private.ignore, module)
     session = private.session_class(base, variables, TIMEOUT)
     return Library(session, load_config, private.CONFIG_PARSER.get(parser), variables, make)
 
 
 def _http_class(variables: Any) -> Any:
     import requests
+    from requests import exceptions
 
     class Http(requests.Session):
         """One attempt, with bounded waits; the delivery above retries."""
@@ -106,21 +104,15 @@ def _http_class(variables: Any) -> Any:
         def request(self, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
             try:
                 response = super().request(method, url, *arguments, **options)
-            except requests.exceptions.SSLError as error:
+            except exceptions.SSLError as error:
                 raise PermanentError(f"ClearML's certificate was refused: {error}") from error
-            except (
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
+            except (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError) as error:
                 raise TransientError(f"ClearML cannot be reached: {error}") from error
-            except requests.RequestException as error:
+            except exceptions.RequestException as error:
                 raise PermanentError(f"ClearML cannot be asked: {error}") from error
             if response.status_code in TRANSIENT_STATUS and "failed to index" not in response.text:
-                raise TransientError(
-                    f"ClearML answered {response.status_code}: {response.text[:300]}",
-                    retry_after(response.headers),
-                )
+                text = f"ClearML answered {response.status_code}: {response.text[:300]}"
+                raise TransientError(text, retry_after(response.headers))
             return response
 
     return Http

@@ -69,9 +69,6 @@ def segment(name: str) -> str:
 
 
 def _is_valid(text: str) -> bool:
-    if text.startswith(_RESERVED) or _CUT.search(text):
+    if text.startswith(_RESERVED) or _CUT.search(text) or text != clean(text):
         return False
-    try:
-        return len(text.encode()) <= MAX_BYTES
-    except UnicodeEncodeError:
-        return False
+    return len(text.encode()) <= MAX_BYTES

@@ -127,6 +127,4 @@ def _first(arrays: Any, name: str) -> Any:
 
 
 def _columns(array: Any) -> list[list[float]]:
-    return [
-        [number if math.isfinite(number) else 0.0 for number in column.tolist()] for column in array.T[:3]
-    ]
+    return [[x if math.isfinite(x) else 0.0 for x in column.tolist()] for column in array.T[:3]]

@@ -31,10 +31,6 @@ MAX_TEXT: Final = 30_000
 """Characters of a text on the console; the file beside it is whole."""
 MAX_PARAM: Final = 100_000
 """Characters of a parameter's value."""
-NAMES: Final = "tracelet.name/"
-"""Configuration objects of this prefix hold the tags of names that were cut, as JSON."""
-_DIGITS: Final = 24
-"""Of a record's fingerprint, in names."""
 _GB: Final = 1024.0**3
 
 Writer = Callable[[ClearMLRun, Record], "Outcome | None"]
@@ -43,9 +39,9 @@ Draw = Callable[[Record, str, str], "str | None"]
 
 
 def name_of(run: ClearMLRun, tag: str, rank: int | None = None) -> Name:
-    """The name of a tag; what a cut one stands for is stored with the task."""
+    """The name of a tag; what a cut one stands for is stored with the task, as a configuration object."""
     name = names.encode(tag, rank)
-    key = f"{NAMES}{name.metric.rpartition('_')[2]}"
+    key = f"tracelet.name/{name.metric.rpartition('_')[2]}"
     if not name.is_exact and key not in run.noted:
         value = json.dumps({"metric": name.metric, "variant": name.variant, "tag": tag, "rank": rank})
         configuration = [{"name": key, "value": value, "type": "json", "description": ""}]
@@ -148,7 +144,7 @@ def _environment(run: ClearMLRun, record: Record) -> None:
         run.edit("edit", force=True, script=script)
     if machine := _machine(environment):
         # the whole of it is replaced, and the user's own entries are to stay
-        run.edit("edit", force=True, runtime={**run.field("runtime"), **machine})
+        run.edit("edit", force=True, runtime={**run.stored("runtime"), **machine})
     _json_file(run, "tracelet/environment.json", record.read())
 
 
@@ -216,7 +212,8 @@ def _json_file(run: ClearMLRun, name: str, content: bytes) -> None:
 
 
 def _digest(record: Record) -> str:
-    return fingerprint(record)[:_DIGITS]
+    """Enough of the record's fingerprint for names."""
+    return fingerprint(record)[:24]
 
 
 def _add_event(run: ClearMLRun, record: Record, kind: str, name: Name | None, **fields: str) -> None:

@@ -23,7 +23,6 @@ RUN_ID: Final = "tracelet_run_id"
 NAME: Final = "tracelet_run_name"
 """The user property that holds the run's exact name: ClearML strips names, and they have 3 characters."""
 MIN_NAME: Final = 3
-DEFAULT_PROJECT: Final = "Default"
 MAX_SHOWN_TAG: Final = 200
 """Characters; what is longer is whole in the user property."""
 PAGE: Final = 10_000
@@ -36,7 +35,6 @@ ENDS: Final[Mapping[Status, tuple[str, str]]] = {
     "failed": ("failed", "the run failed"),
     "killed": ("stopped", "the run was killed"),
 }
-"""By status: ClearML's call for it, and its reason."""
 """By status: ClearML's call for it, and its reason."""
 
 
@@ -91,7 +89,7 @@ class ClearMLRun:
         # Forced, as for ClearML a failed task is over. Not reset, which would delete what it has.
         self.call("started", force=True, status_reason="", status_message="")
 
-    def field(self, name: str) -> dict[str, Any]:
+    def stored(self, name: str) -> dict[str, Any]:
         """A field of the task as ClearML has it now; an empty one where it has none."""
         return self.call("get_by_id")["task"].get(name) or {}
 
@@ -128,10 +126,7 @@ def open_run(connection: Connection, info: RunInfo) -> ClearMLRun:
         is_resumed=bool(found),
         params={name: str(item.get("value", "")) for name, item in sections.get("General", {}).items()},
     )
-    if run.is_resumed:
-        describe(run, info)
-    else:
-        write_tags(run, info.tags)
+    describe(run, info)
     if task["status"] != "in_progress":
         run.start()
     return run
@@ -166,19 +161,14 @@ def item(section: str, name: str, value: str, kind: str = "str") -> dict[str, st
 
 
 def known_steps(run: ClearMLRun, name: Name) -> Steps:
-    """The points of a scalar that ClearML has, each as its step and :func:`signature`."""
+    """The points of a scalar that ClearML has, each as its step and the hash of its time and value."""
     if not run.is_resumed:
         return Steps()
     known: dict[int, int] = {}
     for event in run.events("training_stats_scalar", name):
         if (event.get("metric"), event.get("variant")) == (name.metric, name.variant):
-            known[int(event["iter"])] = signature(int(event["timestamp"]), float(event["value"]))
+            known[int(event["iter"])] = hash((int(event["timestamp"]), float(event["value"])))
     return Steps(known.items())
-
-
-def signature(time: int, value: float) -> int:
-    """One number for a point's time and value, so that another point of the same step is told from it."""
-    return hash((time, value))
 
 
 def _create(connection: Connection, info: RunInfo) -> Mapping[str, Any]:
@@ -227,15 +217,10 @@ def _tasks(connection: Connection, **conditions: Any) -> list[Mapping[str, Any]]
 
 def _project(connection: Connection, info: RunInfo) -> str:
     parts = [part.strip() for part in f"{info.project}/{info.experiment}".split("/") if part.strip()]
-    name = clean("/".join([parts[0].ljust(MIN_NAME, "_"), *parts[1:]]) if parts else DEFAULT_PROJECT)
+    name = clean("/".join([parts[0].ljust(MIN_NAME, "_"), *parts[1:]]) if parts else "Default")
+    query = {"name": f"^{re.escape(name)}$", "only_fields": ["id", "name"], "search_hidden": True}
     for is_last_try in (False, True):
-        found: list[Mapping[str, str]] = connection.call(
-            *("projects", "get_all"),
-            name=f"^{re.escape(name)}$",
-            only_fields=["id", "name"],
-            search_hidden=True,
-        )["projects"]
-        for project in found:
+        for project in connection.call("projects", "get_all", **query)["projects"]:
             if project["name"] == name:
                 return project["id"]
         try:

@@ -15,9 +15,6 @@ from tracelet_otel_exporters.clearml.names import Name
 from tracelet_otel_exporters.clearml.runs import ClearMLRun
 from tracelet_otel_exporters.shared.machine import GROWING, readings_by_host
 
-MACHINE: Final = ":monitor:machine"
-GPU: Final = ":monitor:gpu"
-
 _GB: Final = 1 / 1024.0**3
 _MB: Final = 1 / 1024.0**2
 _LARGEST: Final = 3e38
@@ -49,10 +46,8 @@ def measurements(
 ) -> Iterator[tuple[Name, tuple[int, float, int]]]:
     """What ClearML shows of these points: chart; iteration, value and time in ms.
 
-    What it has no chart for is left out.
-
-    Several of one chart and second are averaged, and what only grows becomes a rate, so its first value
-    shows nothing.
+    What it has no chart for is left out. Several points of one chart and second are averaged. What only grows
+    becomes a rate, so its first value shows nothing.
     """
     gathered: defaultdict[tuple[Name, int], list[tuple[float, int]]] = defaultdict(list)
     for host, reading in readings_by_host(points):
@@ -71,7 +66,7 @@ def measurements(
             value -= 100.0
         value *= unit
         if abs(value) < _LARGEST:
-            chart = GPU if reading.quantity.startswith("gpu_") else MACHINE
+            chart = ":monitor:gpu" if reading.quantity.startswith("gpu_") else ":monitor:machine"
             time_ms = reading.time_unix_nano // 1_000_000
             place = Name(chart, variant.format(reading.part)), int(time_ms / 1000 - run.created)
             gathered[place].append((value, time_ms))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
@@ -76,7 +76,9 @@ class ClearMLTracker:
 
     def open_run(self, run: RunInfo) -> str:
         """Finds or creates the task; for one that is open already, updates name and tags."""
-        connection = self._connected()
+        connection = self._connection
+        if connection is None:
+            raise PermanentError("connect() was not called")
         if run.id not in self._runs:
             self._runs[run.id] = runs.open_run(connection, run)
         elif run != self._runs[run.id].info:
@@ -114,14 +116,11 @@ class ClearMLTracker:
         if write is None:
             _LOGGER.warning("ClearML: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
-        try:
-            return write(run, record) or Outcome(1)
-        except (FileNotFoundError, ValueError) as error:
-            return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
-        except DeliveryError:
-            raise
-        except Exception as error:  # reading a media file: any of fsspec's file systems
-            raise errors.translated(error) from error
+        with errors():  # also of fsspec's file systems, which have media files
+            try:
+                return write(run, record) or Outcome(1)
+            except (FileNotFoundError, ValueError) as error:
+                return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine to ClearML's own charts for them."""
@@ -133,10 +132,8 @@ class ClearMLTracker:
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file with the task, as an artifact of that name."""
-        try:
+        with errors():
             write_artifact(self._run(run_id), name, path)
-        except OSError as error:
-            raise errors.translated(error) from error
 
     def close_run(self, run_id: str, status: Status) -> Outcome:
         """Sets the task's final status: everything else is in ClearML already."""
@@ -152,11 +149,6 @@ class ClearMLTracker:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            raise PermanentError("connect() was not called")
-        return self._connection
 
     def _run(self, run_id: str) -> ClearMLRun:
         if (run := self._runs.get(run_id)) is None:
@@ -176,9 +168,9 @@ def _lines(run: ClearMLRun, series: Series, aside: dict[int, PointAside]) -> Ite
         reason = _why_not(point, time_ms)
         if (
             not reason
-            and steps.add(step, runs.signature(time_unix_nano, value)) == "repeat"
+            and steps.add(step, hash((time_unix_nano, value))) == "repeat"
             # What ClearML had before, it has in milliseconds.
-            and (not run.is_resumed or steps.add(step, runs.signature(time_ms, value)) == "repeat")
+            and (not run.is_resumed or steps.add(step, hash((time_ms, value))) == "repeat")
         ):
             reason = "ClearML keeps one value a step"
         # The very same point again is written again: whether the first attempt arrived is not known.

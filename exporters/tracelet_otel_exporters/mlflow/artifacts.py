@@ -17,7 +17,7 @@ from tracelet_otel.semconv import INDEX, RANK
 from tracelet_otel_exporters.mlflow import names
 from tracelet_otel_exporters.mlflow.runs import MLflowRun
 from tracelet_otel_exporters.shared import safe_names
-from tracelet_otel_exporters.shared.record_content import fingerprint, number_attribute
+from tracelet_otel_exporters.shared.record_content import file_suffix, fingerprint, number_attribute
 
 MAX_PICTURE_BYTES: Final = 20_000_000
 MAX_PIXELS: Final = 40_000_000
@@ -93,20 +93,22 @@ def file_path(run: MLflowRun, name: str) -> str:
 
 
 def tag_path(run: MLflowRun, record: Record) -> str:
-    """The record's tag as a path; ranks above 0 have a folder of their own."""
-    path = file_path(run, record.tag)
+    """The record's kind and tag as a path; ranks above 0 have a folder of their own."""
+    path = f"{record.kind}/{file_path(run, record.tag)}"
     rank = number_attribute(record, RANK)
     return f"{path}/rank_{rank}" if rank else path
 
 
-def write_step(run: MLflowRun, folder: str, suffix: str, record: Record, content: bytes) -> str:
-    """Writes ``<folder>/<step><suffix>`` and returns its path.
+def write_step(run: MLflowRun, record: Record, content: bytes) -> str:
+    """Writes the file of a tag and a step, and returns its path.
 
     A second record of the same tag and step gets its time into its name, so neither is lost; a
     retry of the first finds its own name.
     """
-    digest = fingerprint(record)
-    stem = f"{folder}/{record.step}" + (f"_{index}" if (index := number_attribute(record, INDEX)) else "")
+    digest, suffix = fingerprint(record), file_suffix(record)
+    stem = f"{tag_path(run, record)}/{record.step}"
+    if index := number_attribute(record, INDEX):
+        stem += f"_{index}"
     path = stem + suffix
     owner = run.files.get(path)
     if owner is None and run.is_resumed and read(run, path) not in (None, content):

@@ -14,13 +14,14 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.importing import IMPORTING
 from tracelet_otel.foundation.locks import acquire
 from tracelet_otel_exporters.mlflow import private
 from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
@@ -46,18 +47,12 @@ _FOREIGN_LOGGERS: Final = ("sqlalchemy.engine", "alembic", "huey")
 
 _GONE: Final = "RESOURCE_DOES_NOT_EXIST"
 _T = TypeVar("_T")
-
-
-class _Thread(threading.local):
-    in_our_call = False
-
-
-_thread: Final = _Thread()
+_IN_OUR_CALL: Final = ContextVar("_IN_OUR_CALL", default=False)
 
 
 def _is_not_ours(_: logging.LogRecord) -> bool:
     """Keeps what our calls make MLflow log off the user's terminal; errors reach us as exceptions."""
-    return not _thread.in_our_call
+    return not _IN_OUR_CALL.get()
 
 
 class RefusedError(PermanentError):
@@ -84,13 +79,11 @@ class Connection:
     """
 
     def __init__(self, tracking_uri: str | None, folder: Path) -> None:
-        with errors():
-            import_mlflow()
+        self.folder = folder
+        self.uri = resolve(tracking_uri, folder)
         from mlflow.tracking import MlflowClient
 
         _override()
-        self.folder = folder
-        self.uri = resolve(tracking_uri, folder)
         self.is_http = urlsplit(self.uri).scheme in {"http", "https"}
         with self.calls(), _sole_creator(self.uri):
             self.client: Any = MlflowClient(self.uri)
@@ -105,12 +98,12 @@ class Connection:
     @contextlib.contextmanager
     def calls(self) -> Generator[None]:
         """Calls of ours to MLflow: our settings, no output, and errors raised as delivery errors."""
-        before, _thread.in_our_call = _thread.in_our_call, True
+        before = _IN_OUR_CALL.set(True)
         try:
             with errors():
                 yield
         finally:
-            _thread.in_our_call = before
+            _IN_OUR_CALL.reset(before)
 
     def close(self) -> None:
         """Closes the idle connections to a database. Others of the same MLflow get new ones by themselves.
@@ -139,7 +132,7 @@ class Connection:
         return True
 
 
-def import_mlflow() -> None:
+def _import_mlflow() -> None:
     """Imports MLflow without what its import would do to a process that did not ask for MLflow.
 
     That is telemetry, and handlers on the loggers of SQLAlchemy, alembic and huey.
@@ -167,7 +160,9 @@ def import_mlflow() -> None:
 
 
 def resolve(tracking_uri: str | None, folder: Path) -> str:
-    """The tracking URI that MLflow would use in ``folder``, with absolute paths."""
+    """Imports MLflow, and returns the tracking URI that it would use in ``folder``, with absolute paths."""
+    with errors(), IMPORTING:
+        _import_mlflow()
     import mlflow
 
     if tracking_uri is None and mlflow.is_tracking_uri_set():
@@ -249,19 +244,15 @@ def _override() -> None:
 
 def _scoped(variable: Any, value: object, *, always: bool) -> Any:
     original = variable.get
-    return lambda: value if _thread.in_our_call and (always or not variable.is_set()) else original()
+    return lambda: value if _IN_OUR_CALL.get() and (always or not variable.is_set()) else original()
 
 
-@contextlib.contextmanager
-def _sole_creator(uri: str) -> Generator[None]:
+def _sole_creator(uri: str) -> contextlib.ExitStack:
     """Lets one process at a time create a SQLite database: MLflow's migrations do not wait for others."""
-    if not uri.startswith("sqlite") or os.name == "nt":
-        yield
-        return
-    name = f"tracelet-mlflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
-    lock = acquire(Path(tempfile.gettempdir()) / name, wait=-1)
-    assert lock is not None, "waits without end"
-    try:
-        yield
-    finally:
-        lock.release()
+    stack = contextlib.ExitStack()
+    if uri.startswith("sqlite") and os.name != "nt":
+        name = f"tracelet-mlflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+        lock = acquire(Path(tempfile.gettempdir()) / name, wait=-1)
+        assert lock is not None, "waits without end"
+        stack.callback(lock.release)
+    return stack

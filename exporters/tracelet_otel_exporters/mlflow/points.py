@@ -1,4 +1,4 @@
-"""Points in MLflow: which it can keep, which change, which it would merge, and how they are written.
+"""Points and measurements in MLflow: what it can keep, what changes, what it would merge, how it is written.
 
 A server gets them by its REST API, a store by ``log_batch``. That makes an object of SQLAlchemy's for each
 point, which is nine tenths of its time. It also checks the run and the names, and keeps each key's newest
@@ -11,18 +11,19 @@ Source of the table: ``SqlMetric`` in ``mlflow/store/tracking/dbmodels/models.py
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from tracelet_otel.otlp.records import Point, Series
+from tracelet_otel.otlp.records import Point, Series, SystemPoint
 from tracelet_otel.tracker.interface import Outcome, PointAside, Problem
 from tracelet_otel_exporters.mlflow import names, private
 from tracelet_otel_exporters.mlflow.connection import refused_ones
-from tracelet_otel_exporters.mlflow.runs import Identity, MLflowRun, Place, Seen
+from tracelet_otel_exporters.mlflow.runs import Identity, MLflowRun, Place
+from tracelet_otel_exporters.shared import safe_names
+from tracelet_otel_exporters.shared.machine import GROWING, Reading, readings_by_host
 
 MAX_POINTS: Final = 1000
 """A request's limit."""
@@ -36,8 +37,45 @@ STAND_IN: Final = "stored natively as a stand-in: "
 Without it the native point, if there is one of the same step and millisecond, is another that was logged.
 """
 
+_MOST_SEEN: Final = 100_000
+"""Points of one millisecond: a script may give all of its points the same time."""
 _INT64: Final = 2**63
 _COLUMNS: Final = ("run_uuid", "key", "timestamp", "step", "is_nan", "value")
+
+
+_MEGA: Final = 1e-6
+
+_SYSTEM_NAMES: Final[Mapping[str, tuple[str, float]]] = {
+    "cpu": ("cpu_utilization_percentage", 1.0),
+    "cpu_core": ("cpu_{}_utilization_percentage", 1.0),
+    "memory_percent": ("system_memory_usage_percentage", 1.0),
+    "memory_used_bytes": ("system_memory_usage_megabytes", _MEGA),
+    "memory_free_bytes": ("system_memory_free_megabytes", _MEGA),
+    "disk_percent": ("disk_usage_percentage", 1.0),
+    "disk_used_bytes": ("disk_usage_megabytes", _MEGA),
+    "disk_free_bytes": ("disk_available_megabytes", _MEGA),
+    "disk_read_bytes": ("disk_read_megabytes", _MEGA),
+    "disk_write_bytes": ("disk_write_megabytes", _MEGA),
+    "network_received_bytes": ("network_receive_megabytes", _MEGA),
+    "network_sent_bytes": ("network_transmit_megabytes", _MEGA),
+    "process_cpu": ("process_cpu_utilization_percentage", 1.0),
+    "process_memory_bytes": ("process_memory_usage_megabytes", _MEGA),
+    "process_memory_percent": ("process_memory_usage_percentage", 1.0),
+    "process_threads": ("process_threads", 1.0),
+    "gpu_utilization": ("gpu_{}_utilization_percentage", 1.0),
+    "gpu_memory_percent": ("gpu_{}_memory_usage_percentage", 1.0),
+    "gpu_memory_used_bytes": ("gpu_{}_memory_usage_megabytes", _MEGA),
+    "gpu_memory_total_bytes": ("gpu_{}_memory_total_megabytes", _MEGA),
+    "gpu_temperature_celsius": ("gpu_{}_temperature_celsius", 1.0),
+    "gpu_power_watts": ("gpu_{}_power_usage_watts", 1.0),
+    "gpu_power_limit_watts": ("gpu_{}_power_limit_watts", 1.0),
+    "gpu_power_percent": ("gpu_{}_power_usage_percentage", 1.0),
+    "gpu_energy_joules": ("gpu_{}_energy_joules", 1.0),
+}
+"""By quantity: MLflow's name, ``{}`` for the index, and its unit in ours.
+
+Source: ``mlflow/system_metrics/metrics/*.py``; megabytes are of 1,000,000 bytes.
+"""
 
 
 class Sample(NamedTuple):
@@ -59,7 +97,8 @@ def samples(run: MLflowRun, series: Series, outcome: Outcome, asides: set[Place]
     tag, key = series.tag, _key(series.tag, series.rank)
     run.note("metrics", key, f"{tag}/rank_{series.rank}" if series.rank else tag)
     ours: dict[Identity, int | None] = {}
-    known = run.latest.setdefault(key, Seen())
+    known = run.latest.setdefault(key, {})
+    known_ms = next(iter(known), (0, -1, None))[1]
     # NaN and the infinities of a tag have numbers of their own, which may be those of its finite points.
     value = series.points[0].value if series.points else 0.0
     numbered = key if math.isfinite(value) else f"{key}\0{value}"
@@ -88,7 +127,9 @@ def samples(run: MLflowRun, series: Series, outcome: Outcome, asides: set[Place]
         # MLflow's primary key. What it would merge anyway is left out: it makes a batch slow.
         stored = math.copysign(sys.float_info.max, value) if abs(value) == math.inf else value
         identity = (step, time_ms, None if value != value else stored)
-        if identity in ours or (time_ms == known.time_ms and known.is_other(identity, number)):
+        # A call that comes again is told from a point that was logged again by the point's number.
+        other = known.get(identity) if time_ms == known_ms and number is not None else None
+        if identity in ours or other not in (None, number):
             outcome.accepted += 1
             reason = f"step {step} repeats value and millisecond of another point: MLflow merges them"
             aside(number, point, reason)
@@ -98,9 +139,25 @@ def samples(run: MLflowRun, series: Series, outcome: Outcome, asides: set[Place]
             aside(number, point, reason)
         yield Sample(key, value, time_ms, step, tag)
     latest = max((time_ms for _, time_ms, _ in ours), default=-1)
+    if latest > known_ms:
+        known.clear()
     for identity, number in ours.items():
-        if identity[1] == latest:
-            known.add(identity, number)
+        if identity[1] == latest >= known_ms and len(known) < _MOST_SEEN:
+            known[identity] = number
+
+
+def system_samples(run: MLflowRun, points: Sequence[SystemPoint]) -> list[Sample]:
+    """Measurements of the machine as MLflow's own system metrics, which its "System metrics" tab shows.
+
+    What MLflow's monitor does not measure gets a name of the same form; what has no quantity keeps
+    OpenTelemetry's. Measurements with the attribute ``host.name`` get it into their name, as MLflow does for
+    ``node_id``. The step is the whole number of seconds since the run was created, which grows when the run
+    is resumed and does not collide when several processes write it.
+    """
+    return [
+        _system_sample(run, f"{SYSTEM}{host}/" if host else SYSTEM, reading)
+        for host, reading in readings_by_host(points)
+    ]
 
 
 def write_samples(run: MLflowRun, points: Iterable[Sample]) -> Outcome:
@@ -138,8 +195,25 @@ def _key(tag: str, rank: int | None) -> str:
     escaped = f"{SYSTEM[:-1]}_x002F_{key[len(SYSTEM) :]}"
     if len(escaped) <= names.MAX_KEY:
         return escaped
-    ending = f"_sha256_{hashlib.sha256(key.encode()).hexdigest()[:32]}" + (f"/rank_{rank}" if rank else "")
-    return escaped[: names.MAX_KEY - len(ending)] + ending
+    ending = f"/rank_{rank}" if rank else ""
+    return safe_names.cut(key, escaped, names.MAX_KEY - len(ending)) + ending
+
+
+def _system_sample(run: MLflowRun, prefix: str, reading: Reading) -> Sample:
+    value = reading.value
+    if (known := _SYSTEM_NAMES.get(reading.quantity)) is not None:
+        tag = prefix + known[0].format(reading.part)
+        if reading.quantity in GROWING:  # MLflow counts from its monitor's start, not from the machine's
+            value = max(0.0, value - run.first_readings.setdefault(tag, value))
+        value *= known[1]
+    else:
+        # "=" and "," are characters that MLflow refuses
+        part = reading.part.replace("=", ":").replace(",", " ")
+        tag = prefix + reading.quantity + (f"/{part}" if part else "")
+    key = names.encode(tag)
+    run.note("metrics", key, tag)
+    time_ms = max(0, reading.time_unix_nano // 1_000_000)
+    return Sample(key, value, time_ms, max(0, (time_ms - run.start_time_ms) // 1000), tag)
 
 
 def _write_batch(run: MLflowRun, batch: Sequence[Sample]) -> None:
@@ -193,6 +267,5 @@ def _without_inserted(store: Any, run_id: str, batch: Sequence[Sample]) -> Seque
 
 def _json(value: float) -> float | str:
     """As protobuf's JSON mapping has it, which MLflow's server reads."""
-    if value != value:
-        return "NaN"
-    return value if abs(value) != math.inf else "Infinity" if value > 0 else "-Infinity"
+    texts = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return value if math.isfinite(value) else texts[repr(value)]

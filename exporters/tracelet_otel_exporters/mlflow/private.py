@@ -64,11 +64,9 @@ class ClientStore:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def log_batch(
-        self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]
-    ) -> None:
+    def log_batch(self, run_id: str, *points_params_tags: Sequence[Any]) -> None:
         """Writes points, parameters and tags."""
-        self._client.log_batch(run_id, metrics, params, tags, synchronous=True)
+        self._client.log_batch(run_id, *points_params_tags, synchronous=True)
 
     def update_run_info(self, run_id: str, status: Any, end_time: int | None, name: str | None) -> None:
         """Sets the status, and the end time or the name."""

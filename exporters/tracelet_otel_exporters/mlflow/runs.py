@@ -31,8 +31,6 @@ MAX_TAG_VALUE: Final = 8000
 MAX_PER_REQUEST: Final = 100
 """Parameters or tags."""
 
-_MOST_SEEN: Final = 100_000
-"""Points of one millisecond: a script may give all of its points the same time."""
 _MLFLOW_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 Identity = tuple[int, int, "float | None"]
@@ -40,32 +38,6 @@ Identity = tuple[int, int, "float | None"]
 
 Place = tuple[str, int]
 """A point's key and its number in its series."""
-
-
-class Seen:
-    """The points of one key in its latest millisecond: those that the next write might repeat.
-
-    A call that comes again is told from a point that was logged again by the point's number.
-    """
-
-    __slots__ = ("_places", "time_ms")
-
-    def __init__(self) -> None:
-        self.time_ms = -1
-        self._places: dict[Identity, int | None] = {}
-
-    def is_other(self, identity: Identity, place: int | None) -> bool:
-        """Whether MLflow has another point of this identity; never for points without numbers."""
-        known = self._places.get(identity)
-        return None not in (known, place) and known != place
-
-    def add(self, identity: Identity, place: int | None) -> None:
-        """Remembers a point, and forgets those of an earlier millisecond."""
-        if identity[1] > self.time_ms:
-            self.time_ms = identity[1]
-            self._places = {}
-        if identity[1] == self.time_ms and len(self._places) < _MOST_SEEN:
-            self._places[identity] = place
 
 
 @dataclass(slots=True)
@@ -90,8 +62,10 @@ class MLflowRun:
     """By kind of name: changed name to original name."""
     files: dict[str, str] = field(default_factory=dict[str, str])
     """Artifact path to the digest of the record that is stored there."""
-    latest: dict[str, Seen] = field(default_factory=dict[str, Seen])
-    """By key."""
+    latest: dict[str, dict[Identity, int | None]] = field(
+        default_factory=dict[str, "dict[Identity, int | None]"]
+    )
+    """By key, the points in its latest millisecond, which the next write might repeat, and their numbers."""
     asides: set[Place] = field(default_factory=set["Place"])
     """Points that were set aside."""
     aside_before: set[int] | None = None

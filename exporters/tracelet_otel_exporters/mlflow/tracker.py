@@ -10,19 +10,17 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
 
-from tracelet_otel.foundation.errors import DeliveryError, PermanentError
-from tracelet_otel.foundation.importing import IMPORTING
+from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
 from tracelet_otel.tracker.companion import FOLDER, PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
-from tracelet_otel_exporters.mlflow import artifacts, system
-from tracelet_otel_exporters.mlflow.connection import Connection, errors, import_mlflow, resolve
-from tracelet_otel_exporters.mlflow.params import write_tags
-from tracelet_otel_exporters.mlflow.points import samples, write_samples
-from tracelet_otel_exporters.mlflow.records import WRITERS
+from tracelet_otel_exporters.mlflow import artifacts
+from tracelet_otel_exporters.mlflow.connection import Connection, errors, resolve
+from tracelet_otel_exporters.mlflow.points import samples, system_samples, write_samples
+from tracelet_otel_exporters.mlflow.records import WRITERS, write_tags
 from tracelet_otel_exporters.mlflow.runs import MLflowRun, Place, open_run, set_status
 from tracelet_otel_exporters.shared import safe_names
 
@@ -65,7 +63,7 @@ class MLflowTracker:
 
     def load(self) -> None:
         """Imports MLflow; a SQLite database is opened, or created, which takes MLflow seconds."""
-        if self._uri().startswith("sqlite"):
+        if resolve(self._tracking_uri, self._folder).startswith("sqlite"):
             self.connect()
 
     def connect(self) -> None:
@@ -77,7 +75,7 @@ class MLflowTracker:
 
     def local_storage(self) -> LocalStorage | None:
         """The database or the folder of runs; None for a server."""
-        uri = self._uri()
+        uri = resolve(self._tracking_uri, self._folder)
         path = ""
         if uri.startswith("sqlite"):
             path = uri.partition(":///")[2].partition("?")[0]
@@ -125,19 +123,16 @@ class MLflowTracker:
         if write is None:
             _LOGGER.warning("MLflow: skipped a record of the unknown kind %r (%s)", record.kind, record.tag)
             return Outcome(rejected=[Problem(record.tag, f"unknown kind of record: {record.kind}")])
-        try:
-            return write(run, record) or Outcome(1)
-        except (FileNotFoundError, ValueError) as error:
-            return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
-        except DeliveryError:
-            raise
-        except Exception as error:  # reading a media file: any of fsspec's file systems
-            raise errors.translated(error) from error
+        with errors():  # also of fsspec's file systems, which have media files
+            try:
+                return write(run, record) or Outcome(1)
+            except (FileNotFoundError, ValueError) as error:
+                return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:
         """Writes measurements of the machine as MLflow's own system metrics."""
         run = self._run(run_id)
-        return write_samples(run, system.samples(run, points))
+        return write_samples(run, system_samples(run, points))
 
     def write_file(self, run_id: str, name: str, path: Path) -> None:
         """Stores a file as an artifact; one of the same name is replaced."""
@@ -159,11 +154,6 @@ class MLflowTracker:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-    def _uri(self) -> str:
-        with errors(), IMPORTING:
-            import_mlflow()
-        return resolve(self._tracking_uri, self._folder)
 
     def _connected(self) -> Connection:
         if self._connection is None:

@@ -27,8 +27,8 @@ from tracelet_otel import semconv
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.tracker.interface import Outcome, PointAside, Tracker
+from tracelet_otel_exporters.mlflow import points as mlflow_points
 from tracelet_otel_exporters.mlflow import runs as mlflow_runs
-from tracelet_otel_exporters.mlflow import system as mlflow_system
 from tracelet_otel_exporters.mlflow.points import MAX_BYTES, STAND_IN, Sample, batches
 from tracelet_otel_exporters.mlflow.tracker import MLflowTracker
 
@@ -346,7 +346,7 @@ def test_names_of_the_machine_are_mlflows(sqlite_uri: str, new_tracker: Any) -> 
     for monitor in (CPUMonitor(), DiskMonitor(), NetworkMonitor()):
         monitor.collect_metrics()
         theirs |= monitor.metrics.keys()
-    assert theirs <= {name for name, _ in mlflow_system._NAMES.values()}
+    assert theirs <= {name for name, _ in mlflow_points._SYSTEM_NAMES.values()}
 
 
 def test_a_node_has_names_of_its_own(sqlite_uri: str, new_tracker: Callable[[str], MLflowTracker]) -> None:
