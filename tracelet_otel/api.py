@@ -175,7 +175,7 @@ def log_scalars(
 
 
 def log_params(params: Mapping[str, Any]) -> None:
-    """Logs parameters; nested mappings and lists are kept, other objects become their text."""
+    """Logs parameters; nested mappings, lists, dataclasses and small arrays are kept, other objects become text."""
     with Skipping("log_params"):
         _record("params", "", None, contents.params(params))
 

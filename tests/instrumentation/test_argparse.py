@@ -165,14 +165,14 @@ def test_a_value_of_any_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         assert captured() == {
             "file": str(tmp_path / "x.txt"),
             "kind": "pathlib.Path",
-            "sizes": ["1", "3"],
+            "sizes": [1, 3],
             "nested": {"password": "***", "depth": 2},
             "pair": [1, None],
             "o": 10**30,
         }
 
 
-def test_a_value_that_cannot_be_text_costs_the_script_nothing(
+def test_a_failure_costs_the_script_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
@@ -183,8 +183,11 @@ def test_a_value_that_cannot_be_text_costs_the_script_nothing(
     command(monkeypatch)
     made = argparse.ArgumentParser()
     made.set_defaults(x=Broken())
+    made.set_defaults(y=1)
+    on_parsed(lambda params: params["absent"])
     assert isinstance(made.parse_args().x, Broken)
-    assert "capturing a command line" in caplog.text
+    assert captured() == {"x": "<Broken>", "y": 1}
+    assert "capturing a command line failed; training goes on: KeyError('absent')" in caplog.text
 
 
 def test_instrumenting_is_reversible(

@@ -11,17 +11,15 @@ the options are.
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 from tracelet_otel.foundation.guard import Guard
-from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Switch, Target
+from tracelet_otel.instrumentation.hooks import Call, Hooks, HooksInstrumentor, Target, around
+from tracelet_otel.recording import contents
 from tracelet_otel.secrets.redaction import redacted
 
 Callback = Callable[[Mapping[str, Any]], None]
@@ -50,32 +48,22 @@ def on_parsed(callback: Callback | None) -> None:
         _callback = callback
 
 
-def _parse_known_args(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
-    def parse_known_args(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not switch.on or _parsing.get():
-            return original(self, *args, **kwargs)
-        token = _parsing.set(True)
-        try:
-            result = original(self, *args, **kwargs)
-        finally:
-            _parsing.reset(token)
-        with _guard:
-            if _is_own(args[0] if args else kwargs.get("args")):
-                _capture(result)
-        return result
-
-    return parse_known_args
+def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **__: Any) -> Any:
+    if _parsing.get():
+        return call()
+    token = _parsing.set(True)
+    try:
+        result = call()
+    finally:
+        _parsing.reset(token)
+    with _guard:
+        if args is None or (isinstance(args, (list, tuple)) and [*args] == sys.argv[1:]):
+            _capture(result[0])
+    return result
 
 
-def _is_own(words: object) -> bool:
-    if words is None:
-        return True
-    return isinstance(words, (list, tuple)) and list(cast("list[object]", words)) == sys.argv[1:]
-
-
-def _capture(result: Any) -> None:
-    namespace = result[0]
-    params: dict[str, Any] = redacted(_plain(vars(namespace)))
+def _capture(namespace: Any) -> None:
+    params = redacted(contents.plain(vars(namespace)))
     with _lock:
         _captured.update(params)
         callback = _callback
@@ -83,28 +71,7 @@ def _capture(result: Any) -> None:
         callback(params)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; what JSON has no form for is text."""
-    if value is None or isinstance(value, (bool, str)) or type(value) is int:
-        return value
-    if type(value) is float:
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, argparse.Namespace):
-        return _plain(vars(value))
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in cast("list[Any]", value)]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(str, cast("set[Any]", value)))
-    if isinstance(value, (FunctionType, type)):  # set_defaults(func=...): no address in memory
-        return f"{value.__module__}.{value.__qualname__}"
-    if callable(getattr(value, "read", None)) and hasattr(value, "name"):  # FileType
-        return str(value.name)
-    return str(value)
-
-
 class ArgparseInstrumentor(HooksInstrumentor):
     """Captures the command line that a script parses with ``argparse``."""
 
-    hooks = Hooks([Target("argparse", "ArgumentParser", "parse_known_args", _parse_known_args)])
+    hooks = Hooks([Target("argparse", "ArgumentParser", "parse_known_args", around(_parse_known_args))])

@@ -33,60 +33,89 @@ silenced = _silenced.get
 """Whether a hook must leave the value alone: a framework's hook has recorded it already."""
 
 
-class Switch:
-    """Whether one wrap is on. A wrapper that is off calls what it wraps and does nothing else."""
-
-    __slots__ = ("on",)
-
-    def __init__(self) -> None:
-        self.on = True
-
-
-Make = Callable[[Callable[..., Any], Switch], Callable[..., Any]]
-"""Makes the wrapper of a function. It calls the function with untouched arguments and returns its value."""
-
-
 class Wrap:
-    """A reversible wrap of one method.
-
-    Other tools may have wrapped the method before or after us. Taking ours away never takes theirs: where
-    one of theirs is around ours, ours stays and is switched off, and is switched on again later. At any
-    time at most one of the wrappers that were made is on, so nothing is recorded twice.
+    """One wrapper around a method. While it is off it calls what it wraps and does nothing else.
 
     A plain function, not a ``wrapt.FunctionWrapper``: binding that costs more than some hooks may.
 
     Args:
-        owner: the class, or a class derived from the one that has the method.
+        owner: the class that has the method.
         name: the method's.
-        make: makes the wrapper; called with the method as it is at that time.
+        make: makes the wrapper of the method, which is told by this object whether it is on.
     """
 
     def __init__(self, owner: type, name: str, make: Make) -> None:
+        self.owner = owner
+        self.name = name
+        self.on = True
+        self._wrapped: Any = vars(owner)[name]
+        self._wrapper = functools.wraps(self._wrapped)(make(_unbound(self._wrapped), self))
+        setattr(owner, name, self._wrapper)
+
+    def is_in_place(self) -> bool:
+        """Whether it is among the method's wraps that show what they wrap."""
+        outermost: Any = vars(self.owner)[self.name]
+        seen: set[int] = set()
+        while outermost is not None and id(outermost) not in seen:
+            if outermost is self._wrapper:
+                return True
+            seen.add(id(outermost))
+            outermost = getattr(outermost, "__wrapped__", None)
+        return False
+
+    def remove(self) -> None:
+        """Takes the wrap away, or only switches it off where another tool's wrap is around it."""
+        self.on = False
+        if vars(self.owner).get(self.name) is self._wrapper:
+            setattr(self.owner, self.name, self._wrapped)
+
+
+Make = Callable[[Callable[..., Any], Wrap], Callable[..., Any]]
+"""Makes the wrapper of a function. It calls the function with untouched arguments and returns its value."""
+
+
+def wrapped(before: Wrap | None, owner: type, name: str, make: Make) -> Wrap:
+    """Has a method wrapped, of which at most one wrapper is on, so that nothing is recorded twice.
+
+    Other tools may have wrapped the method before or after us. Taking ours away never takes theirs: where
+    one of theirs is around ours, ours stays and is switched off, and is switched on again here.
+
+    Args:
+        before: the method's last wrap, if there was one.
+        owner: the class, or a class derived from the one that has the method.
+        name: the method's.
+        make: makes the wrapper; called with the method as it is now.
+    """
+    # The module may have been imported again, unless a tool put a class derived from it in its place.
+    if before is not None and before.owner in owner.__mro__:
+        home = before.owner
+        if before.is_in_place():
+            before.on = True
+            return before
+    else:
         # Wrapped where it is defined, or the wrapper would miss the class's other instances.
-        self.owner = next(base for base in owner.__mro__ if name in vars(base))
-        self._name = name
-        self._make = make
-        self._wrapper: Callable[..., Any] | None = None
-        self._switch = Switch()
+        home = next(base for base in owner.__mro__ if name in vars(base))
+    if before is not None:
+        before.remove()  # it is gone, or hidden in a wrap that does not show what it wraps
+    return Wrap(home, name, make)
 
-    def enable(self) -> None:
-        """Wraps the method; does nothing where it is wrapped already."""
-        current: Any = vars(self.owner)[self._name]
-        if self._wrapper is not None and _contains(current, self._wrapper):
-            self._switch.on = True
-            return
-        # Our last wrapper is gone, or hidden in a wrap that does not show what it wraps.
-        self._switch.on = False
-        self._switch = Switch()
-        self._wrapper = functools.wraps(current)(self._make(_unbound(current), self._switch))
-        setattr(self.owner, self._name, self._wrapper)
 
-    def disable(self) -> None:
-        """Takes the wrap away, or switches it off where another tool's wrap is around it."""
-        self._switch.on = False
-        if self._wrapper is not None and vars(self.owner).get(self._name) is self._wrapper:
-            setattr(self.owner, self._name, self._wrapper.__wrapped__)  # pyright: ignore[reportFunctionMemberAccess]
-            self._wrapper = None
+Call = functools.partial[Any]
+"""The call of a wrapped method that is to be made: the function, and the instance before the arguments."""
+
+
+def around(hook: Callable[..., Any]) -> Make:
+    """The wrapper of a method that calls ``hook`` with the call to make, the instance and the arguments."""
+
+    def make(method: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
+        def hooked(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            if not wrap.on:
+                return method(instance, *args, **kwargs)
+            return hook(functools.partial(method, instance, *args, **kwargs), instance, *args, **kwargs)
+
+        return hooked
+
+    return make
 
 
 def _unbound(method: Any) -> Callable[..., Any]:
@@ -99,17 +128,6 @@ def _unbound(method: Any) -> Callable[..., Any]:
         return method.__get__(instance, type(instance))(*args, **kwargs)
 
     return function
-
-
-def _contains(outermost: Any, wrapper: object) -> bool:
-    """Whether ``wrapper`` is among the wraps that show what they wrap."""
-    seen: set[int] = set()
-    while outermost is not None and id(outermost) not in seen:
-        if outermost is wrapper:
-            return True
-        seen.add(id(outermost))
-        outermost = getattr(outermost, "__wrapped__", None)
-    return False
 
 
 class Target(NamedTuple):
@@ -153,27 +171,19 @@ class Hooks:
         with self._lock:
             self._enabled = False
             for wrap in self._wraps.values():
-                wrap.disable()
+                wrap.remove()
 
     def _imported(self, module: Any) -> None:
         with self._lock:
             self._awaited.discard(module.__name__)
-            if not self._enabled:
-                return
             for target in self._targets:
-                if target.module == module.__name__:
+                if self._enabled and target.module == module.__name__:
                     # An exception here would make the user's import fail.
                     with Guard(f"hooking {target.module}.{target.owner}.{target.name}"):
-                        self._wrap(target, getattr(module, target.owner))
-
-    def _wrap(self, target: Target, owner: type) -> None:
-        wrap = self._wraps.get(target)
-        # The module was imported again, unless a tool put a class derived from it in its place.
-        if wrap is None or wrap.owner not in owner.__mro__:
-            if wrap is not None:
-                wrap.disable()
-            wrap = self._wraps[target] = Wrap(owner, target.name, target.make)
-        wrap.enable()
+                        owner = getattr(module, target.owner)
+                        self._wraps[target] = wrapped(
+                            self._wraps.get(target), owner, target.name, target.make
+                        )
 
 
 class HooksInstrumentor(BaseInstrumentor):

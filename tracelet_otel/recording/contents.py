@@ -6,11 +6,14 @@ they are imported only when a value of theirs comes.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
 import mimetypes
 import os
 import wave
+from argparse import Namespace
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +31,9 @@ _SIGNATURES = (
     (b"fLaC", "audio/flac"),
     (b"ID3", "audio/mpeg"),
 )
+_MAX_DEPTH = 32
+_MAX_ELEMENTS = 100
+"""Elements up to which a tensor or array among parameters is written out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +64,59 @@ def params(value: Any) -> Content:
     if not isinstance(value, Mapping):
         if not hasattr(value, "__dict__"):
             raise TypeError(f"params must be a mapping of names to values, got {type(value).__name__}")
-        value = cast("Mapping[str, Any]", vars(value))  # argparse.Namespace and its like
-    return Content(json.dumps(plain(value)).encode("ascii"), "application/json")
+        value = vars(value)  # argparse.Namespace and its like
+    return Content(json.dumps(plain(cast("Any", value))).encode("ascii"), "application/json")
 
 
 def plain(value: Any, _depth: int = 0) -> Any:
-    """``value`` as JSON has it: mappings, lists, numbers and texts; anything else as its text."""
-    if value is None or isinstance(value, (bool, int, str)) or type(value) is float:
+    """``value`` as JSON has it; what has no form there as its text. Raises nothing.
+
+    Mappings, lists, sets (sorted), namespaces, dataclasses and arrays of up to 100 elements are kept, to a
+    depth of 32. A NaN or infinity is text. A class or function is its name, an open file its path.
+    """
+    try:
+        return _plain(value, _depth)
+    except Exception:  # a value's own code may raise anything
+        return f"<{type(value).__name__}>"
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
         return value
-    if _depth < 32:
-        if isinstance(value, Mapping):
-            members = cast("Mapping[Any, Any]", value).items()
-            return {str(key): plain(item, _depth + 1) for key, item in members}
-        if isinstance(value, (Sequence, Set)) and not isinstance(value, (bytes, bytearray)):
-            return [plain(item, _depth + 1) for item in cast("Sequence[Any]", value)]
-    scalar: Any = cast("Any", value)
-    if getattr(scalar, "shape", None) == () and hasattr(scalar, "item"):  # numpy and torch scalars
-        return plain(scalar.item(), _depth + 1)
-    return str(scalar)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if depth >= _MAX_DEPTH:
+        return str(value)
+    if isinstance(value, Namespace):
+        return _plain(vars(value), depth)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        members = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+        return _plain(members, depth)
+    if isinstance(value, Mapping):  # OmegaConf's too
+        mapping = cast("Mapping[Any, Any]", value)
+        return {str(key): _member(mapping, key, depth + 1) for key in mapping}
+    if isinstance(value, Set):
+        return sorted((plain(item, depth + 1) for item in cast("Set[Any]", value)), key=str)
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview, range)):
+        return [plain(item, depth + 1) for item in cast("Sequence[Any]", value)]
+    other: Any = cast("Any", value)
+    if callable(getattr(other, "tolist", None)):
+        shape = tuple(getattr(other, "shape", ()))
+        if math.prod(shape) <= _MAX_ELEMENTS:
+            return plain(other.tolist(), depth + 1)
+        return f"{type(other).__name__}(shape={shape}, dtype={other.dtype})"
+    if not isinstance(value, type) and callable(getattr(other, "read", None)) and hasattr(other, "name"):
+        return str(other.name)
+    if isinstance(value, type) or (callable(other) and hasattr(other, "__qualname__")):
+        return f"{other.__module__}.{other.__qualname__}"  # no address in memory
+    return str(other)
+
+
+def _member(mapping: Mapping[Any, Any], key: Any, depth: int) -> Any:
+    try:
+        return plain(mapping[key], depth)
+    except Exception as error:  # OmegaConf: an interpolation that leads nowhere, a missing value
+        return f"<{type(error).__name__}>"
 
 
 def image(value: Any) -> Content:

@@ -862,12 +862,12 @@ def test_a_large_image_is_passed_on_once(library: Library, captured: Captured, t
         def add_event(self, event: Any) -> None:
             """Writes nothing: what is measured is the hook."""
 
-    from tracelet_otel.instrumentation.hooks import Switch
+    from tracelet_otel.instrumentation.hooks import Wrap
     from tracelet_otel.instrumentation.tensorboard.instrumentor import _add_event
 
-    hooked = _add_event(Sink.add_event, Switch())
+    Wrap(Sink, "add_event", _add_event)
     tracemalloc.start()
-    hooked(Sink(), event)
+    Sink().add_event(event)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.2 * size

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Target
+from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Target, around
 from tracelet_otel.instrumentation.lightning import private
-from tracelet_otel.instrumentation.lightning.loggers import LoggerHooks, around
+from tracelet_otel.instrumentation.lightning.loggers import LoggerHooks
 from tracelet_otel.instrumentation.lightning.stages import StageHooks
 
 
@@ -53,10 +53,12 @@ class _LightningHooks(Hooks):
             private.SAVE_CHECKPOINT: stages.save_checkpoint,
             private.SUMMARY: stages.summarize,
         }
-        targets: list[Target] = []
-        for name, hook in hooks.items():
-            targets.append(Target(f"{package}.{name.module}", name.owner, name.attribute, around(hook)))
-        super().__init__(targets)
+        super().__init__(
+            [
+                Target(f"{package}.{name.module}", name.owner, name.attribute, around(hook))
+                for name, hook in hooks.items()
+            ]
+        )
 
     def disable(self) -> None:
         """Undoes `enable()`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -11,14 +12,12 @@ from opentelemetry.trace import Span
 
 from tracelet_otel import recording
 from tracelet_otel.foundation.guard import Guard
-from tracelet_otel.instrumentation.hooks import Make, Switch, Wrap, silence_loggers, silenced
-from tracelet_otel.instrumentation.lightning import params as lightning_params
+from tracelet_otel.instrumentation.hooks import Call, Wrap, around, silence_loggers, silenced, wrapped
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.lightning.stages import current_stage, records
+from tracelet_otel.recording.contents import plain
 from tracelet_otel.recording.logged import json_event
-
-Call = Callable[[], Any]
 
 _guard = Guard("the hook of Lightning's loggers")
 
@@ -63,7 +62,7 @@ class LoggerHooks:
     def record_params(self, trainer: Any) -> None:
         """Records the hyperparameters that Lightning has given to the loggers, or would have given."""
         if trainer.enable_autolog_hparams:
-            _record_params(lightning_params.merged(trainer))
+            _record_params(_merged(trainer))
 
     # -- what callbacks and users hand to them --------------------------------------------------
 
@@ -73,27 +72,28 @@ class LoggerHooks:
             if type(logger).__name__ == "DummyLogger":
                 continue
             self._loggers.add(logger)
-            for name, hook in (
-                ("log_metrics", self._log_metrics),
-                ("log_hyperparams", self._log_hyperparams),
+            for name, record in (
+                ("log_metrics", self._record_directly),
+                ("log_hyperparams", self._record_params_directly),
             ):
                 owner = next((base for base in type(logger).__mro__ if name in vars(base)), None)
                 if owner is not None:
-                    wrap = self._wraps.get((owner, name)) or Wrap(owner, name, around(hook))
-                    self._wraps[owner, name] = wrap
-                    wrap.enable()
+                    hook = around(partial(self._directly, record))
+                    self._wraps[owner, name] = wrapped(self._wraps.get((owner, name)), owner, name, hook)
 
     def unwatch(self) -> None:
         """Undoes :meth:`watch`."""
         for wrap in self._wraps.values():
-            wrap.disable()
+            wrap.remove()
         self._loggers.clear()
 
-    def _log_metrics(self, call: Call, logger: Any, *args: Any, **kwargs: Any) -> Any:
+    def _directly(
+        self, record: Callable[..., None], call: Call, logger: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if silenced() or logger not in self._loggers:
             return call()
         with _guard:
-            self._record_directly(logger, *args, **kwargs)
+            record(logger, *args, **kwargs)
         with silence_loggers():
             return call()
 
@@ -114,23 +114,12 @@ class LoggerHooks:
         self._handed = (dict(metrics), step, {id(logger)})
         return False
 
-    def _log_hyperparams(self, call: Call, logger: Any, *args: Any, **kwargs: Any) -> Any:
-        if silenced() or logger not in self._loggers:
-            return call()
-        with _guard:
-            self._record_params_directly(logger, *args, **kwargs)
-        with silence_loggers():
-            return call()
-
     def _record_params_directly(
         self, logger: Any, params: Any = None, metrics: Any = None, step: int | None = None, **_: Any
     ) -> None:
         stage = current_stage()
-        if stage is not None and not stage.running:
-            # Lightning, most likely, on its way to where `record_params` is called.
-            merged = lightning_params.merged(stage.trainer)
-            if lightning_params.to_json(params) == lightning_params.to_json(merged):
-                return
+        if stage is not None and not stage.running and plain(params) == plain(_merged(stage.trainer)):
+            return  # Lightning, most likely, on its way to where `record_params` is called
         _record_params(params)
         if isinstance(metrics, Mapping):
             self._record_directly(logger, cast("Mapping[str, Any]", metrics), step)
@@ -138,24 +127,33 @@ class LoggerHooks:
             self._record_directly(logger, {"hp_metric": metrics}, step)
 
 
-def around(hook: Callable[..., Any]) -> Make:
-    """The wrapper of a method that calls ``hook`` with the call to make, the instance and the arguments."""
+def _merged(trainer: Any) -> dict[str, Any]:
+    """What Lightning gives to its loggers: the module's hyperparameters and the data module's.
 
-    def make(method: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
-        def hooked(instance: Any, *args: Any, **kwargs: Any) -> Any:
-            if not switch.on:
-                return method(instance, *args, **kwargs)
-            return hook(partial(method, instance, *args, **kwargs), instance, *args, **kwargs)
+    Lightning refuses to start if both have a name with different values, unless it has no logger; then
+    the data module's is kept as ``datamodule.<name>``.
+    """
+    model, data = _initial(trainer.lightning_module), _initial(trainer.datamodule)
+    params = {name: value for name, value in model.items() if name != "_class_path"}
+    for name, value in data.items():
+        if name == "_class_path":  # LightningCLI's own
+            continue
+        differs = name in params and plain(params[name]) != plain(value)
+        params[f"datamodule.{name}" if differs else name] = value
+    return params
 
-        return hooked
 
-    return make
+def _initial(holder: Any) -> Mapping[str, Any]:
+    if holder is None or not private.LOG_HYPERPARAMS.get(holder, True):
+        return {}
+    # The public `hparams_initial` is a deep copy, which for a model among the values costs its memory.
+    initial = getattr(holder, private.HPARAMS_INITIAL.attribute, None)
+    return initial or getattr(holder, "hparams_initial", {})
 
 
 def _record_params(params: Any) -> None:
     if params and recording.current() is not None:
-        payload = lightning_params.to_payload(params)
-        recording.event(json_event("params", payload))
+        recording.event(json_event("params", json.dumps(plain(params)).encode("ascii")))
 
 
 def _logging_step(trainer: Any) -> int:

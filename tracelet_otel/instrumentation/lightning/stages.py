@@ -13,13 +13,12 @@ from opentelemetry.trace import Span, TracerProvider
 
 from tracelet_otel import recording
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.hooks import Call
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.checkpoints import CheckpointLog
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
 from tracelet_otel.instrumentation.lightning.spans import OpenSpan
 from tracelet_otel.recording.logged import LoggedEvent
-
-Call = Callable[[], Any]
 
 SUMMARY_TAG = "model_summary"
 _EVALUATIONS = {"validate": "validation", "sanity_check": "sanity_check", "test": "test"}

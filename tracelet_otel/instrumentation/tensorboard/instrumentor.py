@@ -15,11 +15,11 @@ from typing import Any
 
 from tracelet_otel import recording, semconv
 from tracelet_otel.foundation.guard import Guard
-from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Switch, Target, silenced
+from tracelet_otel.instrumentation.hooks import Call, Hooks, HooksInstrumentor, Target, Wrap, around, silenced
 from tracelet_otel.instrumentation.tensorboard import private
 from tracelet_otel.instrumentation.tensorboard.events import Scalar, Undecodable, decode, time_unix_nano
 from tracelet_otel.instrumentation.tensorboard.writers import (
-    Call,
+    WritingCall,
     calling,
     event_writer_of,
     state_of,
@@ -30,17 +30,16 @@ from tracelet_otel.recording.recorder import Recorder
 
 _guard = Guard("recording a TensorBoard event")
 _guard_value = Guard("decoding a TensorBoard value")
-_guard_call = Guard("following a TensorBoard call")
 _guard_embedding = Guard("recording a TensorBoard embedding")
 
 _recorder = recording.current
 _CLOSED = private.CLOSED.attribute
 
 
-def _add_event(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
+def _add_event(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
     def add_event(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if switch.on and (recorder := _recorder()) is not None and not silenced():
+        if wrap.on and (recorder := _recorder()) is not None and not silenced():
             try:
                 _record(recorder, self, args[0] if args else kwargs["event"])
             except Exception:
@@ -101,49 +100,31 @@ def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
             if content.kind == "params" and (call := calling.get()) is not None:
                 content = with_types(content, call.hparams)
             tag = state.name(recorder, run, content.tag, event_writer) if content.tag else ""
-            recorder.event(
-                LoggedEvent(
-                    content.kind,
-                    tag,
-                    content.step,
-                    content.payload,
-                    content.mime_type,
-                    content.attributes,
-                    time,
-                    run,
-                )
-            )
+            recorder.event(LoggedEvent(content.kind, tag, *content[2:], time, run))
             if isinstance(item, Undecodable):
                 raise item.error
 
 
 # -- calls that write through further writers, or past the event files --------------------------
-def _following(describe: Callable[..., Call]) -> Callable[[Callable[..., Any], Switch], Callable[..., Any]]:
-    """Makes wrappers that let :func:`_record` see the call that an event comes from."""
-
-    def make(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            token = None
-            if switch.on and _recorder() is not None:
-                with _guard_call:
-                    token = calling.set(describe(self, *args, **kwargs))
-            try:
-                return original(self, *args, **kwargs)
-            finally:
-                if token is not None:
-                    calling.reset(token)
-
-        return call
-
-    return make
+def _inside(call: Call, described: WritingCall) -> Any:
+    """Makes a call, and lets :func:`_record` see that an event comes from it."""
+    if _recorder() is None:
+        return call()
+    token = calling.set(described)
+    try:
+        return call()
+    finally:
+        calling.reset(token)
 
 
-def _scalars_call(writer: Any, main_tag: Any = None, tag_scalar_dict: Any = None, *_: Any, **__: Any) -> Call:
-    return Call(writer, main_tag=main_tag, scalars=tag_scalar_dict or {})
+def _add_scalars(
+    call: Call, writer: Any, main_tag: Any = None, tag_scalar_dict: Any = None, *_: Any, **__: Any
+) -> Any:
+    return _inside(call, WritingCall(writer, main_tag, scalars=tag_scalar_dict))
 
 
-def _hparams_call(writer: Any, hparam_dict: Any = None, *_: Any, **__: Any) -> Call:
-    return Call(writer, hparams=hparam_dict or {})
+def _add_hparams(call: Call, writer: Any, hparam_dict: Any = None, *_: Any, **__: Any) -> Any:
+    return _inside(call, WritingCall(writer, hparams=hparam_dict))
 
 
 _EMBEDDING_FILES = {
@@ -154,17 +135,14 @@ _EMBEDDING_FILES = {
 """By name: the argument without which the file is not written, and its type."""
 
 
-def _add_embedding(original: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
-    def add_embedding(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, *args, **kwargs)
-        if switch.on and (recorder := _recorder()) is not None and not silenced():
-            with _guard_embedding:
-                bound = inspect.signature(original).bind(self, *args, **kwargs)
-                bound.apply_defaults()
-                _record_embedding(recorder, self, bound.arguments)
-        return result
-
-    return add_embedding
+def _add_embedding(call: Call, writer: Any, *_: Any, **__: Any) -> Any:
+    result = call()
+    if (recorder := _recorder()) is not None and not silenced():
+        with _guard_embedding:
+            bound = inspect.signature(call.func).bind(*call.args, **call.keywords)
+            bound.apply_defaults()
+            _record_embedding(recorder, writer, bound.arguments)
+    return result
 
 
 def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]) -> None:
@@ -205,9 +183,9 @@ def _hooks(event_file_writer: str, writer: str) -> Hooks:
     return Hooks(
         [
             Target(event_file_writer, "EventFileWriter", "add_event", _add_event),
-            Target(writer, "SummaryWriter", "add_scalars", _following(_scalars_call)),
-            Target(writer, "SummaryWriter", "add_hparams", _following(_hparams_call)),
-            Target(writer, "SummaryWriter", "add_embedding", _add_embedding),
+            Target(writer, "SummaryWriter", "add_scalars", around(_add_scalars)),
+            Target(writer, "SummaryWriter", "add_hparams", around(_add_hparams)),
+            Target(writer, "SummaryWriter", "add_embedding", around(_add_embedding)),
         ]
     )
 

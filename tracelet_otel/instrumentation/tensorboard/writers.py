@@ -82,7 +82,7 @@ def _prefix(recorder: Recorder, run: Run, folder: str) -> str:
     return prefix
 
 
-class Call(NamedTuple):
+class WritingCall(NamedTuple):
     """A call that a ``SummaryWriter`` answers by writing through further writers."""
 
     writer: Any
@@ -94,7 +94,7 @@ class Call(NamedTuple):
     """Of ``add_hparams``."""
 
 
-calling: ContextVar[Call | None] = ContextVar("tracelet_tensorboard_call", default=None)
+calling: ContextVar[WritingCall | None] = ContextVar("tracelet_tensorboard_call", default=None)
 """The ``add_scalars`` or ``add_hparams`` that this thread is in."""
 
 
