@@ -175,7 +175,10 @@ def log_scalars(
 
 
 def log_params(params: Mapping[str, Any]) -> None:
-    """Logs parameters; nested mappings, lists, dataclasses and small arrays are kept, other objects become text."""
+    """Logs parameters.
+
+    Nested mappings, lists, dataclasses and arrays of up to 100 elements are kept, other objects become text.
+    """
     with Skipping("log_params"):
         _record("params", "", None, contents.params(params))
 

@@ -30,15 +30,10 @@ from tracelet_otel import semconv
 from tracelet_otel.cli.event_folders import Damage, EventFile, EventRun, embeddings, events, tag_of
 from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.spool.json_lines import batch_of
-from tracelet_otel.instrumentation.tensorboard.events import (
-    Content,
-    Scalar,
-    Undecodable,
-    decode,
-    time_unix_nano,
-)
+from tracelet_otel.instrumentation.tensorboard.events import Scalar, Undecodable, decode, time_unix_nano
 from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.run_resources import described
+from tracelet_otel.recording.logged import LoggedEvent, json_event
 from tracelet_otel.recording.media import MAX_INLINE_BYTES, MediaFolder
 from tracelet_otel.recording.recorder import SCOPE_NAME
 from tracelet_otel.recording.reservoir import KeptPoint, shortest_float32
@@ -107,8 +102,7 @@ class EventRunReader:
                 if self._is_full:
                     yield from self._flush()
         yield from self._flush()
-        status = Content("status", "", None, b"", "", {semconv.RUN_STATUS: "finished"})
-        self._event(status, self._last_time)
+        self._event(LoggedEvent("status", attributes={semconv.RUN_STATUS: "finished"}), self._last_time)
         yield from self._flush()
 
     @property
@@ -119,9 +113,8 @@ class EventRunReader:
     def _begin(self) -> None:
         folder = str(self.event_run.folder.absolute()).encode(errors="replace").decode()
         tags = json.dumps({semconv.TENSORBOARD_LOG_DIR: folder}).encode("ascii")
-        mime_type = "application/json"
-        self._event(Content("run", "", None, self.run.description(), mime_type, {}), self._last_time)
-        self._event(Content("tags", "", None, tags, mime_type, {}), self._last_time)
+        self._event(json_event("run", self.run.description()), self._last_time)
+        self._event(json_event("tags", tags), self._last_time)
 
     def _take(self, event: Any, file: EventFile, metadata: dict[str, Any], numbers: int) -> None:
         time = time_unix_nano(event) or self._last_time
@@ -130,9 +123,9 @@ class EventRunReader:
                 self._point(item, tag_of(file.folder, item.tag), event.step, time, numbers)
             elif isinstance(item, Undecodable):
                 self.damage.undecodable += 1
-                self._event(item.content, time, file.folder)
+                self._event(item.record, time, file.folder)
             else:
-                payload = redacted_json(item.payload) if item.kind == "params" else item.payload
+                payload = redacted_json(item.payload or b"") if item.kind == "params" else item.payload
                 self._event(item._replace(payload=payload), time, file.folder)
 
     def _point(self, scalar: Scalar, tag: str, step: int, time: int, numbers: int) -> None:
@@ -148,17 +141,17 @@ class EventRunReader:
         kept.append(KeptPoint(attributes, value, time))
         self._points += 1
 
-    def _event(self, content: Content, time: int, folder: str = "") -> None:
+    def _event(self, content: LoggedEvent, time: int, folder: str = "") -> None:
         attributes: dict[str, AnyValue] = {
             **self.run.identity(),
             semconv.TAG: tag_of(folder, content.tag) if content.tag else "",
-            **content.attributes,
+            **(content.attributes or {}),
         }
         if content.step is not None:
             attributes[semconv.STEP] = content.step
         if content.mime_type:
             attributes[semconv.MIME_TYPE] = content.mime_type
-        payload = None if content.kind == "status" else content.payload
+        payload = content.payload
         if payload is not None and len(payload) > MAX_INLINE_BYTES and self.media is not None:
             stored = self.media.store(payload)
             if stored is not None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import semconv
-from tracelet_otel.instrumentation.tensorboard.events import Content
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.run import clean_text
 
 _NAMESPACE: Final = uuid.UUID("c3a1e8a6-5d0f-5b8a-8d29-3c9f0f6a4b52")
@@ -162,7 +162,7 @@ def _check_end(path: Path, done: int, damage: Damage) -> None:
         damage.note_broken(path, f"damaged after {done:,} bytes, the other {left:,} bytes cannot be read")
 
 
-def embeddings(folder: Path, damage: Damage) -> Iterator[tuple[Content, int]]:
+def embeddings(folder: Path, damage: Damage) -> Iterator[tuple[LoggedEvent, int]]:
     """The files that the projector's configuration lists, as live instrumentation records them.
 
     Each with its time in nanoseconds. Source: ``tensorboard/plugins/projector/projector_config.proto``; the
@@ -196,4 +196,4 @@ def embeddings(folder: Path, damage: Damage) -> Iterator[tuple[Content, int]]:
                 continue
             attributes: dict[str, AnyValue] = {semconv.FILE_NAME: file.name}
             name = tag or embedding.tensor_name
-            yield Content("embedding", name, number, payload, mime_type, attributes), time
+            yield LoggedEvent("embedding", name, number, payload, mime_type, attributes), time

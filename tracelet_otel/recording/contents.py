@@ -64,8 +64,8 @@ def params(value: Any) -> Content:
     if not isinstance(value, Mapping):
         if not hasattr(value, "__dict__"):
             raise TypeError(f"params must be a mapping of names to values, got {type(value).__name__}")
-        value = vars(value)  # argparse.Namespace and its like
-    return Content(json.dumps(plain(cast("Any", value))).encode("ascii"), "application/json")
+        value = cast("Mapping[str, Any]", vars(value))  # argparse.Namespace and its like
+    return Content(json.dumps(plain(value)).encode("ascii"), "application/json")
 
 
 def plain(value: Any, _depth: int = 0) -> Any:

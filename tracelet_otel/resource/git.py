@@ -51,13 +51,11 @@ def describe(folder: str | os.PathLike[str], *, with_changes: bool = True) -> di
         "repository": redacted_url(_remote(folder, deadline)),
         "root": root,
     }
-    found = {name: value for name, value in found.items() if value}
     if with_changes:
         deadline = time.monotonic() + TIMEOUT_S
-        changes = _run(folder, deadline, "status", "--porcelain", "--untracked-files=no")
-        if changes is not None:
-            found["dirty"] = bool(changes.strip())
-    return found
+        changes = _ask(folder, deadline, "status", "--porcelain", "--untracked-files=no")
+        found["dirty"] = None if changes is None else bool(changes)
+    return {name: value for name, value in found.items() if value not in (None, "")}
 
 
 class GitResourceDetector(ResourceDetector):
@@ -73,33 +71,24 @@ class GitResourceDetector(ResourceDetector):
             found = describe(Path.cwd(), with_changes=False)
         except OSError:  # a folder that was deleted
             return Resource.get_empty()
-        return Resource(attributes(found))
-
-
-def attributes(found: dict[str, Any]) -> dict[str, str]:
-    """What :func:`describe` found, by OpenTelemetry's names."""
-    named = {
-        "vcs.ref.head.revision": found.get("commit"),
-        "vcs.ref.head.name": found.get("branch"),
-        "vcs.ref.head.type": "branch" if found.get("branch") else None,
-        "vcs.repository.url.full": found.get("repository"),
-    }
-    return {name: str(value) for name, value in named.items() if value}
+        named = {
+            "vcs.ref.head.revision": found.get("commit"),
+            "vcs.ref.head.name": found.get("branch"),
+            "vcs.ref.head.type": "branch" if "branch" in found else None,
+            "vcs.repository.url.full": found.get("repository"),
+        }
+        return Resource({name: value for name, value in named.items() if value})
 
 
 def _remote(folder: str | os.PathLike[str], deadline: float) -> str:
     """The URL of ``origin``, else of the first remote."""
     if url := _ask(folder, deadline, "remote", "get-url", "origin"):
         return url
-    names = _ask(folder, deadline, "remote").splitlines()
-    return _ask(folder, deadline, "remote", "get-url", names[0]) if names else ""
+    names = (_ask(folder, deadline, "remote") or "").splitlines()
+    return (_ask(folder, deadline, "remote", "get-url", names[0]) or "") if names else ""
 
 
-def _ask(folder: str | os.PathLike[str], deadline: float, *question: str) -> str:
-    return (_run(folder, deadline, *question) or "").strip()
-
-
-def _run(folder: str | os.PathLike[str], deadline: float, *question: str) -> str | None:
+def _ask(folder: str | os.PathLike[str], deadline: float, *question: str) -> str | None:
     """What git prints, or None where it fails, is missing, or is not done by the deadline."""
     timeout = deadline - time.monotonic()
     if timeout <= 0:
@@ -118,4 +107,4 @@ def _run(folder: str | os.PathLike[str], deadline: float, *question: str) -> str
         )
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None

@@ -67,9 +67,7 @@ def detect() -> Launch:
     run is resumed.
     """
     if (world_size := _number("WORLD_SIZE")) is not None and (rank := _number("RANK")) is not None:
-        if world_size < 2:
-            return Launch()
-        return Launch(rank, _torchrun_id(), _number("LOCAL_RANK"))
+        return Launch(rank, _torchrun_id(), _number("LOCAL_RANK")) if world_size > 1 else Launch()
     # Not SLURM_NTASKS, which is also set in a batch script that runs Python once, without srun.
     tasks, rank = _number("SLURM_STEP_NUM_TASKS"), _number("SLURM_PROCID")
     if tasks is None or rank is None or tasks < 2:
@@ -103,14 +101,13 @@ def _read(variables: Mapping[str, str]) -> dict[str, Any]:
 
 def _kubernetes() -> dict[str, Any]:
     # A pod's host name is its name, unless its specification says otherwise.
-    found = {"pod": os.environ.get("POD_NAME") or socket.gethostname()}
-    namespace = os.environ.get("POD_NAMESPACE") or _text(f"{_SERVICE_ACCOUNT}/namespace")
-    if namespace:
-        found["namespace"] = namespace
-    for name, variable in {"node": "NODE_NAME", "completion_index": "JOB_COMPLETION_INDEX"}.items():
-        if value := os.environ.get(variable):
-            found[name] = value
-    return found
+    found = {
+        "pod": os.environ.get("POD_NAME") or socket.gethostname(),
+        "namespace": os.environ.get("POD_NAMESPACE") or _text(f"{_SERVICE_ACCOUNT}/namespace"),
+        "node": os.environ.get("NODE_NAME"),
+        "completion_index": os.environ.get("JOB_COMPLETION_INDEX"),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _number(variable: str) -> int | None:

@@ -16,12 +16,12 @@ from tensorboard.util.tensor_util import make_ndarray, make_tensor_proto
 
 from tracelet_otel.instrumentation.tensorboard import tensors
 from tracelet_otel.instrumentation.tensorboard.events import (
-    Content,
     Scalar,
     Undecodable,
     decode,
     time_unix_nano,
 )
+from tracelet_otel.recording.logged import LoggedEvent
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -259,8 +259,8 @@ def test_what_cannot_be_decoded_is_kept_and_costs_no_other(plugin: str, array: A
     scalar, broken = items
     assert scalar == Scalar("after", 1.0, True)
     assert isinstance(broken, Undecodable)
-    assert broken.content.attributes == {"tracelet.file.name": f"tensorboard/{plugin}/t/3.pb"}
-    assert broken.content.payload == event.summary.value[0].SerializeToString()
+    assert broken.record.attributes == {"tracelet.file.name": f"tensorboard/{plugin}/t/3.pb"}
+    assert broken.record.payload == event.summary.value[0].SerializeToString()
 
 
 def test_a_broken_mesh_keeps_each_of_its_values() -> None:
@@ -282,7 +282,7 @@ def test_several_values_of_one_event() -> None:
     event.summary.value.add(tag="i").image.encoded_image_string = png(2, 2)
     *scalars, image = items_of(event)
     assert scalars == [Scalar(f"a/{number}", float(number), True) for number in range(3)]
-    assert isinstance(image, Content)
+    assert isinstance(image, LoggedEvent)
 
 
 def test_decoding_changes_nothing() -> None:

@@ -20,6 +20,7 @@ from opentelemetry.trace import Span
 
 from tracelet_otel import recording, semconv
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.recording.coercion import to_value
 from tracelet_otel.recording.run import Run
 
 if TYPE_CHECKING:
@@ -213,16 +214,11 @@ def metric_log() -> MetricLog:
 
 
 def to_number(value: object) -> tuple[float, bool] | None:
-    """A number as float and whether it was a float32; None if it is not a number."""
-    if isinstance(value, float):
-        return float(value), False
-    if isinstance(value, (str, bytes)):
-        return None
+    """A number as float and whether it had single precision; None if it is not a number."""
     try:
-        number = float(cast("Any", value))
+        return to_value(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number, str(getattr(value, "dtype", "")) == "float32"
 
 
 def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.trace import Span, TracerProvider
 
 from tracelet_otel import recording
@@ -17,16 +19,49 @@ from tracelet_otel.instrumentation.hooks import Call
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.checkpoints import CheckpointLog
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
-from tracelet_otel.instrumentation.lightning.spans import OpenSpan
 from tracelet_otel.recording.logged import LoggedEvent
+from tracelet_otel.recording.recorder import SCOPE_NAME
+from tracelet_otel.secrets.spans import record_failure
+from tracelet_otel.version import VERSION
 
 SUMMARY_TAG = "model_summary"
 _EVALUATIONS = {"validate": "validation", "sanity_check": "sanity_check", "test": "test"}
 """Name of the span by the value of Lightning's `RunningStage`."""
 _QUIET_PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true")
 """Those at which Lightning summarizes a model without a warning."""
+_NO_FAILURE = ("_TunerExitException", "StopIteration")
+"""Exceptions by which Lightning leaves a trial fit, and a loop."""
 
 _guard = Guard("the hook of Lightning's stages")
+
+
+class OpenSpan:
+    """A span that is current from its construction until :meth:`close`, in the same thread.
+
+    Args:
+        name: of the span.
+        attributes: of the span.
+        provider: where it comes from; None is the global one.
+    """
+
+    def __init__(self, name: str, attributes: Mapping[str, int], provider: TracerProvider | None) -> None:
+        self.span: Span = trace.INVALID_SPAN
+        self._token = None
+        with _guard:
+            tracer = trace.get_tracer(SCOPE_NAME, VERSION, provider)
+            self.span = tracer.start_span(name, attributes=attributes)
+            if self.span.get_span_context().is_valid:  # not without a TracerProvider
+                self._token = otel_context.attach(trace.set_span_in_context(self.span))
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Makes the span's parent current again and ends the span, with the error that was raised in it."""
+        with _guard:
+            if self._token is not None:
+                otel_context.detach(self._token)
+                self._token = None
+            if error is not None and type(error).__name__ not in _NO_FAILURE:
+                record_failure(self.span, error)
+            metric_log().end(self.span)
 
 
 @dataclass(slots=True)
@@ -44,26 +79,23 @@ class Stage:
     summarized: bool = False
     checkpoints: CheckpointLog = field(default_factory=CheckpointLog)
 
-    @contextmanager
-    def looping(self, loop: Any) -> Generator[bool]:
-        """Around a loop's run; tells whether it is the stage's own and not a trial of Lightning's tuner.
-
-        The tuner finds learning rates and batch sizes from inside callbacks: it runs the trainer's loop
-        before the trainer does, or again inside its run, with loggers and callbacks taken away.
-        """
-        before = self.trial
-        self.trial = before or not self.running or any(loop is outer for outer in self.loops)
-        self.loops.append(loop)
-        try:
-            yield not self.trial
-        finally:
-            self.loops.pop()
-            self.trial = before
-
     def metrics_span(self) -> Span | None:
         """The span that gets the metrics of an epoch: the epoch's, those of its validation included."""
         open_span = self.epoch or self.evaluation or self.fit
         return open_span.span if open_span is not None else None
+
+    def close_epoch(self, error: BaseException | None = None) -> None:
+        """Ends the epoch's span, if one is open."""
+        epoch, self.epoch = self.epoch, None
+        if epoch is not None:
+            epoch.close(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Records the last checkpoints, and ends the span of a fit."""
+        with _guard:
+            self.checkpoints.close()
+        if self.fit is not None:
+            self.fit.close(error)
 
 
 _stage: ContextVar[Stage | None] = ContextVar("tracelet_lightning_stage", default=None)
@@ -81,6 +113,37 @@ def records(trainer: Any) -> bool:
     if stage is not None and stage.trial and stage.trainer is trainer:
         return False
     return bool(trainer.is_global_zero) and not trainer.fast_dev_run
+
+
+@contextmanager
+def _closing(close: Callable[[BaseException | None], None]) -> Generator[None]:
+    """Calls ``close`` at the end of the block, with what the block raises."""
+    try:
+        yield
+    except BaseException as error:
+        close(error)
+        raise
+    close(None)
+
+
+def _looped(call: Call, loop: Any, around: Callable[[Stage], AbstractContextManager[None]]) -> Any:
+    """Makes the call of a loop: inside ``around``, unless it is a trial of Lightning's tuner.
+
+    The tuner finds learning rates and batch sizes from inside callbacks: it runs the trainer's loop
+    before the trainer does, or again inside its run, with loggers and callbacks taken away.
+    """
+    stage = _stage.get()
+    if stage is None:
+        return call()
+    before = stage.trial
+    stage.trial = before or not stage.running or any(loop is outer for outer in stage.loops)
+    stage.loops.append(loop)
+    try:
+        with nullcontext() if stage.trial else around(stage):
+            return call()
+    finally:
+        stage.loops.pop()
+        stage.trial = before
 
 
 class StageHooks:
@@ -106,18 +169,14 @@ class StageHooks:
         running = not hasattr(trainer, private.RUN_STAGE.attribute)
         stage = Stage(trainer, running) if records(trainer) else None
         token = _stage.set(stage)
-        if stage is not None:
+        try:
+            if stage is None:
+                return call()
             with _guard:
                 self._begin(trainer)
                 stage.fit = self._open("fit") if trainer.state.fn == "fit" else None
-        try:
-            result = call()
-        except BaseException as error:
-            self._end(stage, error)
-            raise
-        else:
-            self._end(stage)
-            return result
+            with _closing(stage.end):
+                return call()
         finally:
             _stage.reset(token)
 
@@ -134,26 +193,14 @@ class StageHooks:
         return call()
 
     def fit(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
-        """Around `_FitLoop.run`."""
-        stage = _stage.get()
-        if stage is None:
-            return call()
-        with stage.looping(loop) as ours:
-            if not ours:
-                return call()
-            try:
-                result = call()
-            except BaseException as error:
-                self._close_epoch(stage, error)
-                raise
-            self._close_epoch(stage)  # one that was left by StopIteration
-            return result
+        """Around `_FitLoop.run`; an epoch that is left by StopIteration ends with it."""
+        return _looped(call, loop, lambda stage: _closing(stage.close_epoch))
 
     def epoch_start(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
         """Around `_FitLoop.on_advance_start`, the first of an epoch."""
         stage = current_stage()
         if stage is not None:
-            self._close_epoch(stage)
+            stage.close_epoch()
             with _guard:
                 stage.epoch = self._open("epoch", epoch=int(loop.trainer.current_epoch))
         return call()
@@ -163,17 +210,17 @@ class StageHooks:
         result = call()
         stage = current_stage()
         if stage is not None:
-            self._close_epoch(stage)
+            stage.close_epoch()
         return result
 
     def evaluate(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
         """Around `_EvaluationLoop.run`, alone or inside an epoch."""
         name = _EVALUATIONS.get(str(getattr(loop.trainer.state.stage, "value", "")), "validation")
-        return self._evaluate(name, call, loop)
+        return _looped(call, loop, lambda stage: self._evaluation(stage, name))
 
     def predict(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
         """Around `_PredictionLoop.run`."""
-        return self._evaluate("predict", call, loop)
+        return _looped(call, loop, lambda stage: self._evaluation(stage, "predict"))
 
     def save_checkpoint(self, call: Call, callback: Any, trainer: Any, filepath: str, *_: Any) -> Any:
         """Around `ModelCheckpoint._save_checkpoint`."""
@@ -194,39 +241,16 @@ class StageHooks:
         return summary
 
     def _open(self, name: str, **attributes: int) -> OpenSpan:
-        return OpenSpan(name, attributes, self.provider, metric_log().end)
+        return OpenSpan(name, attributes, self.provider)
 
-    def _end(self, stage: Stage | None, error: BaseException | None = None) -> None:
-        if stage is None:
-            return
-        with _guard:
-            stage.checkpoints.close()
-        if stage.fit is not None:
-            stage.fit.close(error)
-
-    def _close_epoch(self, stage: Stage, error: BaseException | None = None) -> None:
-        epoch, stage.epoch = stage.epoch, None
-        if epoch is not None:
-            epoch.close(error)
-
-    def _evaluate(self, name: str, call: Call, loop: Any) -> Any:
-        stage = _stage.get()
-        if stage is None:
-            return call()
-        with stage.looping(loop) as ours:
-            if not ours:
-                return call()
-            stage.evaluation = evaluation = self._open(name)
-            try:
-                result = call()
-            except BaseException as error:
-                evaluation.close(error)
-                raise
-            else:
-                evaluation.close()
-                return result
-            finally:
-                stage.evaluation = None
+    @contextmanager
+    def _evaluation(self, stage: Stage, name: str) -> Generator[None]:
+        stage.evaluation = self._open(name)
+        try:
+            with _closing(stage.evaluation.close):
+                yield
+        finally:
+            stage.evaluation = None
 
     def _ensure_summary(self, stage: Stage) -> None:
         """Summarizes the model if Lightning has not, where that is cheap and silent."""

@@ -16,15 +16,15 @@ cards, costs that one value.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
-from tracelet_otel.instrumentation.machine.nvml import Nvml, asked, nvml
+from tracelet_otel.instrumentation.hooks import HooksInstrumentor
+from tracelet_otel.instrumentation.machine.nvml import asked, nvml
 from tracelet_otel.version import VERSION
 
 _VENDOR: Final = "NVIDIA"
@@ -33,90 +33,58 @@ Query = Callable[[Any, Any], float]
 """Asks the library about a handle; raises where there is no answer."""
 
 
-class _Quantity(NamedTuple):
-    name: str
-    kind: str
-    """Of the instrument: ``gauge``, ``up_down_counter`` or ``counter``."""
-    unit: str
-    description: str
-    query: Query
-    attributes: Mapping[str, str] = MappingProxyType({})
-    parts: bool = False
-    """Whether a part of a GPU has it too."""
+def _errors(kind: str) -> Query:
+    def ask(nvml: Any, gpu: Any) -> float:
+        counted = getattr(nvml, f"NVML_MEMORY_ERROR_TYPE_{kind}")
+        return nvml.nvmlDeviceGetTotalEccErrors(gpu, counted, nvml.NVML_VOLATILE_ECC)
+
+    return ask
 
 
-def _utilization(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetUtilizationRates(handle).gpu / 100.0
+def _memory_total(nvml: Any, gpu: Any) -> float:
+    return nvml.nvmlDeviceGetMemoryInfo(gpu).total
 
 
-def _memory_used(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetMemoryInfo(handle).used
+_INSTRUMENTS: Final = {
+    "hw.gpu.utilization": ("gauge", "1", "Fraction of time spent in a specific task."),
+    "hw.gpu.memory.usage": ("up_down_counter", "By", "GPU memory used."),
+    "hw.gpu.memory.limit": ("up_down_counter", "By", "Size of the GPU memory."),
+    "hw.gpu.memory.utilization": ("gauge", "1", "Fraction of GPU memory used."),
+    "hw.temperature": ("gauge", "Cel", "Temperature in degrees Celsius."),
+    "hw.power": ("gauge", "W", "Instantaneous power consumed by the component."),
+    "hw.gpu.power.limit": ("gauge", "W", "The power limit in force."),
+    "hw.energy": ("counter", "J", "Energy consumed by the component."),
+    "hw.errors": ("counter", "{error}", "Number of errors encountered by the component."),
+}
+"""Kind, unit and description of each instrument. Those of memory measure the parts of a GPU too."""
 
-
-def _memory_total(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetMemoryInfo(handle).total
-
-
-def _memory_share(library: Any, handle: Any) -> float:
-    memory = library.nvmlDeviceGetMemoryInfo(handle)
-    return memory.used / memory.total
-
-
-def _temperature(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)
-
-
-def _power(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetPowerUsage(handle) / 1000.0
-
-
-def _power_limit(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000.0
-
-
-def _energy(library: Any, handle: Any) -> float:
-    return library.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
-
-
-def _corrected(library: Any, handle: Any) -> float:
-    kind, since = library.NVML_MEMORY_ERROR_TYPE_CORRECTED, library.NVML_VOLATILE_ECC
-    return library.nvmlDeviceGetTotalEccErrors(handle, kind, since)
-
-
-def _uncorrected(library: Any, handle: Any) -> float:
-    kind, since = library.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, library.NVML_VOLATILE_ECC
-    return library.nvmlDeviceGetTotalEccErrors(handle, kind, since)
-
-
-_TASK: Final = {"hw.gpu.task": "general"}
 _TYPE: Final = {"hw.type": "gpu"}
-_ERRORS: Final = "Number of errors encountered by the component."
-
-_QUANTITIES: Final = (
-    _Quantity(
+_QUERIES: Final[list[tuple[str, Mapping[str, str], Query]]] = [
+    (
         "hw.gpu.utilization",
-        "gauge",
-        "1",
-        "Fraction of time spent in a specific task.",
-        _utilization,
-        _TASK,
+        {"hw.gpu.task": "general"},
+        lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100.0,
     ),
-    _Quantity("hw.gpu.memory.usage", "up_down_counter", "By", "GPU memory used.", _memory_used, parts=True),
-    _Quantity(
-        "hw.gpu.memory.limit", "up_down_counter", "By", "Size of the GPU memory.", _memory_total, parts=True
+    ("hw.gpu.memory.usage", {}, lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
+    ("hw.gpu.memory.limit", {}, _memory_total),
+    (
+        "hw.gpu.memory.utilization",
+        {},
+        lambda nvml, gpu: (memory := nvml.nvmlDeviceGetMemoryInfo(gpu)).used / memory.total,
     ),
-    _Quantity(
-        "hw.gpu.memory.utilization", "gauge", "1", "Fraction of GPU memory used.", _memory_share, parts=True
+    (
+        "hw.temperature",
+        _TYPE,
+        lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
     ),
-    _Quantity("hw.temperature", "gauge", "Cel", "Temperature in degrees Celsius.", _temperature, _TYPE),
-    _Quantity("hw.power", "gauge", "W", "Instantaneous power consumed by the component.", _power, _TYPE),
-    _Quantity("hw.gpu.power.limit", "gauge", "W", "The power limit in force.", _power_limit, _TYPE),
-    _Quantity("hw.energy", "counter", "J", "Energy consumed by the component.", _energy, _TYPE),
-    _Quantity("hw.errors", "counter", "{error}", _ERRORS, _corrected, {**_TYPE, "error.type": "corrected"}),
-    _Quantity(
-        "hw.errors", "counter", "{error}", _ERRORS, _uncorrected, {**_TYPE, "error.type": "uncorrected"}
-    ),
-)
+    ("hw.power", _TYPE, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000.0),
+    ("hw.gpu.power.limit", _TYPE, lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000.0),
+    ("hw.energy", _TYPE, lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000.0),
+    ("hw.errors", {**_TYPE, "error.type": "corrected"}, _errors("CORRECTED")),
+    ("hw.errors", {**_TYPE, "error.type": "uncorrected"}, _errors("UNCORRECTED")),
+]
+"""What each instrument measures: its attributes, and the question to the library."""
+
 _lock: Final = threading.Lock()
 
 
@@ -144,32 +112,29 @@ class Instruments:
     def __init__(self, meter_provider: MeterProvider) -> None:
         self.on = True
         meter = meter_provider.get_meter("tracelet_otel.instrumentation.gpu", VERSION)
-        for name in dict.fromkeys(quantity.name for quantity in _QUANTITIES):
-            members = [quantity for quantity in _QUANTITIES if quantity.name == name]
-            create = getattr(meter, f"create_observable_{members[0].kind}")
-            callbacks = [self._callback(quantity) for quantity in members]
-            create(name, callbacks, unit=members[0].unit, description=members[0].description)
+        for name, (kind, unit, description) in _INSTRUMENTS.items():
+            callbacks = [
+                partial(self._observe, name.startswith("hw.gpu.memory."), attributes, query)
+                for measured, attributes, query in _QUERIES
+                if measured == name
+            ]
+            create = getattr(meter, f"create_observable_{kind}")
+            create(name, callbacks, unit=unit, description=description)
 
-    def _callback(self, quantity: _Quantity) -> Callable[[CallbackOptions], list[Observation]]:
-        def observe(_: CallbackOptions) -> list[Observation]:
-            opened = nvml() if self.on else None
-            return _observed(opened, quantity) if opened is not None else []
-
-        return observe
-
-
-def _observed(opened: Nvml, quantity: _Quantity) -> list[Observation]:
-    found: list[Observation] = []
-    for device in opened.devices():
-        if device.parent and not quantity.parts:
-            continue
-        value = asked(lambda device=device: quantity.query(opened.library, device.handle))
-        if value is not None:
-            attributes = {"hw.id": device.id, "hw.name": device.name, "hw.vendor": _VENDOR}
-            if device.parent:
-                attributes["hw.parent"] = device.parent
-            found.append(Observation(value, {**attributes, **quantity.attributes}))
-    return found
+    def _observe(
+        self, with_parts: bool, attributes: Mapping[str, str], query: Query, _: CallbackOptions
+    ) -> Iterator[Observation]:
+        opened = nvml() if self.on else None
+        if opened is None:
+            return
+        for device in opened.devices():
+            if device.parent and not with_parts:
+                continue
+            value = asked(lambda device=device: query(opened.library, device.handle))
+            if value is not None:
+                described = {"hw.id": device.id, "hw.name": device.name, "hw.vendor": _VENDOR}
+                parent = {"hw.parent": device.parent} if device.parent else {}
+                yield Observation(value, {**described, **parent, **attributes})
 
 
 _instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
@@ -189,24 +154,16 @@ def observe(meter_provider: MeterProvider) -> Instruments:
         return instruments
 
 
-class GpuInstrumentor(BaseInstrumentor):
-    """Measures NVIDIA GPUs, for any distribution and any meter provider. Repeated calls are quiet."""
+class GpuInstrumentor(HooksInstrumentor):
+    """Measures NVIDIA GPUs, for any distribution and any meter provider. It needs no hooks.
+
+    Without pynvml there is just nothing to measure.
+
+    Args of ``instrument()``:
+        meter_provider: where to; OpenTelemetry's global one if not given.
+    """
 
     _instruments: Instruments | None = None
-
-    def instrumentation_dependencies(self) -> Collection[str]:
-        """Nothing that must be there: without pynvml there is just nothing to measure."""
-        return ()
-
-    def instrument(self, **kwargs: Any) -> None:
-        """Begins to measure; ``meter_provider``: where to, OpenTelemetry's global one if not given."""
-        if not self.is_instrumented_by_opentelemetry:
-            super().instrument(**kwargs)
-
-    def uninstrument(self, **kwargs: Any) -> None:
-        """Undoes ``instrument()``."""
-        if self.is_instrumented_by_opentelemetry:
-            super().uninstrument(**kwargs)
 
     def _instrument(self, **kwargs: Any) -> None:
         self._instruments = observe(kwargs.get("meter_provider") or get_meter_provider())

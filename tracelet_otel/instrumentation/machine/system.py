@@ -147,30 +147,23 @@ def _observe_more(meter_provider: MeterProvider, folder: str) -> None:
         yield Observation(process.memory_info().rss / memory)
 
     meter = meter_provider.get_meter("tracelet_otel.instrumentation.system", VERSION)
-    meter.create_observable_up_down_counter(
-        "system.filesystem.usage",
-        [_bounded("system.filesystem.usage", filesystem_usage)],
-        unit="By",
-        description="Reports a filesystem's space usage across different states.",
-    )
-    meter.create_observable_gauge(
-        "system.filesystem.utilization",
-        [_bounded("system.filesystem.utilization", filesystem_utilization)],
-        unit="1",
-        description="Fraction of filesystem bytes used.",
-    )
-    meter.create_observable_up_down_counter(
-        "system.memory.limit",
-        [_bounded("system.memory.limit", memory_limit)],
-        unit="By",
-        description="Total virtual memory available in the system.",
-    )
-    meter.create_observable_gauge(
-        "process.memory.utilization",
-        [_bounded("process.memory.utilization", process_memory)],
-        unit="1",
-        description="Fraction of the machine's memory that the process uses.",
-    )
+    up_down_counter, gauge = meter.create_observable_up_down_counter, meter.create_observable_gauge
+    usage = "Reports a filesystem's space usage across different states."
+    share = "Fraction of the machine's memory that the process uses."
+    total = "Total virtual memory available in the system."
+    for create, name, unit, description, callback in (
+        (up_down_counter, "system.filesystem.usage", "By", usage, filesystem_usage),
+        (
+            gauge,
+            "system.filesystem.utilization",
+            "1",
+            "Fraction of filesystem bytes used.",
+            filesystem_utilization,
+        ),
+        (up_down_counter, "system.memory.limit", "By", total, memory_limit),
+        (gauge, "process.memory.utilization", "1", share, process_memory),
+    ):
+        create(name, [_bounded(name, callback)], unit=unit, description=description)
 
 
 def _bounded(name: str, callback: _Callback) -> _Callback:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from tracelet_otel import semconv
 from tracelet_otel.instrumentation.tensorboard.values import (
     PROTOBUF,
-    Content,
     Scalar,
     Value,
     artifact,
@@ -19,16 +18,17 @@ from tracelet_otel.instrumentation.tensorboard.values import (
     mesh,
     mesh_data,
 )
+from tracelet_otel.recording.logged import LoggedEvent
 
 
 class Undecodable(NamedTuple):
-    """A value that could not be decoded, kept as the artifact ``content``."""
+    """A value that could not be decoded, kept as the artifact ``record``."""
 
     error: Exception
-    content: Content
+    record: LoggedEvent
 
 
-Item = Scalar | Content | Undecodable
+Item = Scalar | LoggedEvent | Undecodable
 
 
 def time_unix_nano(event: Any) -> int | None:
@@ -49,13 +49,12 @@ def decode(event: Any, metadata: MutableMapping[str, Any] | None = None) -> Iter
     if what == "summary":
         yield from _decode_summary(event, {} if metadata is None else metadata)
     elif what == "graph_def":
-        yield Content("graph", "", event.step, event.graph_def, PROTOBUF, {semconv.GRAPH_PART: "graph_def"})
-    elif what == "tagged_run_metadata":
-        tagged = event.tagged_run_metadata
-        part = "run_metadata"
-        yield Content(
-            "graph", tagged.tag, event.step, tagged.run_metadata, PROTOBUF, {semconv.GRAPH_PART: part}
+        yield LoggedEvent(
+            "graph", "", event.step, event.graph_def, PROTOBUF, {semconv.GRAPH_PART: "graph_def"}
         )
+    elif what == "tagged_run_metadata":
+        tagged, part = event.tagged_run_metadata, {semconv.GRAPH_PART: "run_metadata"}
+        yield LoggedEvent("graph", tagged.tag, event.step, tagged.run_metadata, PROTOBUF, part)
     elif what == "meta_graph_def":
         yield artifact("meta_graph_def", "", event.step, event.meta_graph_def)
     elif what == "log_message":
@@ -65,10 +64,9 @@ def decode(event: Any, metadata: MutableMapping[str, Any] | None = None) -> Iter
 
 def _decode_summary(event: Any, metadata: MutableMapping[str, Any]) -> Iterator[Item]:
     package = type(event).__module__.partition(".")[0]
-    step = event.step
     meshes: dict[str, list[Value]] = {}
     for message in event.summary.value:
-        value = Value(message, step, package)
+        value = Value(message, event.step, package)
         try:
             described = metadata.get(message.tag)
             if message.HasField("metadata"):
@@ -77,8 +75,7 @@ def _decode_summary(event: Any, metadata: MutableMapping[str, Any]) -> Iterator[
                 plugin_data = described.plugin_data
                 value = value._replace(plugin=plugin_data.plugin_name, plugin_data=plugin_data.content)
             if value.plugin == "mesh":
-                name = mesh_data(value).name
-                meshes.setdefault(name, []).append(value)
+                meshes.setdefault(mesh_data(value).name, []).append(value)
             else:
                 yield from list(decode_value(value))
         except Exception as error:
@@ -87,8 +84,7 @@ def _decode_summary(event: Any, metadata: MutableMapping[str, Any]) -> Iterator[
         try:
             yield mesh(name, values)
         except Exception as error:
-            for value in values:
-                yield _undecodable(error, value)
+            yield from (_undecodable(error, value) for value in values)
 
 
 def _undecodable(error: Exception, value: Value) -> Undecodable:
@@ -96,4 +92,4 @@ def _undecodable(error: Exception, value: Value) -> Undecodable:
     return Undecodable(error, artifact(value.plugin or "undecodable", value.message.tag, value.step, payload))
 
 
-__all__ = ["Content", "Item", "Scalar", "Undecodable", "decode", "time_unix_nano"]
+__all__ = ["Item", "Scalar", "Undecodable", "decode", "time_unix_nano"]

@@ -33,7 +33,6 @@ _guard_value = Guard("decoding a TensorBoard value")
 _guard_embedding = Guard("recording a TensorBoard embedding")
 
 _recorder = recording.current
-_CLOSED = private.CLOSED.attribute
 
 
 def _add_event(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
@@ -62,7 +61,7 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
                 state = event_writer._tracelet
             except AttributeError:
                 state = state_of(recorder, event_writer)
-            if state.can_be_closed and getattr(event_writer, _CLOSED):
+            if state.closed and getattr(event_writer, state.closed):
                 return
             run = recorder.scope.entered()
             if run is None:
@@ -83,24 +82,22 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
 
 
 def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
-    if getattr(event_writer, _CLOSED, False):
+    if getattr(event_writer, private.CLOSED.attribute, False):
         return
     time = time_unix_nano(event)
-    state = run = None
     for item in decode(event):
         with _guard_value:
-            if state is None or run is None:  # not before: a file's first event holds nothing
-                state = state_of(recorder, event_writer)
-                run = state.run(recorder)
+            state = state_of(recorder, event_writer)  # not before: a file's first event holds nothing
+            run = state.run(recorder)
             if isinstance(item, Scalar):
                 tag = state.name(recorder, run, item.tag, event_writer)
                 recorder.scalar((tag, item.value, event.step, time, item.single, run))
                 continue
-            content = item.content if isinstance(item, Undecodable) else item
-            if content.kind == "params" and (call := calling.get()) is not None:
-                content = with_types(content, call.hparams)
-            tag = state.name(recorder, run, content.tag, event_writer) if content.tag else ""
-            recorder.event(LoggedEvent(content.kind, tag, *content[2:], time, run))
+            record = item.record if isinstance(item, Undecodable) else item
+            if record.kind == "params" and (call := calling.get()) is not None:
+                record = with_types(record, call.hparams)
+            tag = state.name(recorder, run, record.tag, event_writer) if record.tag else ""
+            recorder.event(record._replace(tag=tag, time_unix_nano=time, run=run))
             if isinstance(item, Undecodable):
                 raise item.error
 
@@ -149,12 +146,9 @@ def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]
     event_writer = event_writer_of(writer)
     if event_writer is None:
         return
-    step: Any = arguments["global_step"]
-    step = 0 if step is None else step
-    tag: str = arguments["tag"]
+    step, tag = arguments["global_step"] or 0, arguments["tag"]
     home = event_writer.get_logdir()
-    encode = getattr(writer, private.ENCODE_TAG.attribute, str)
-    folder = f"{home}/{str(step).zfill(5)}/{encode(tag)}"
+    folder = f"{home}/{str(step).zfill(5)}/{private.ENCODE_TAG.get(writer, str)(tag)}"
     files = {
         f"{folder}/{name}": mime_type
         for name, (argument, mime_type) in _EMBEDDING_FILES.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from opentelemetry.util.types import AnyValue
 from tracelet_otel import semconv
 from tracelet_otel.instrumentation.tensorboard import tensors
 from tracelet_otel.recording.contents import mime_type_of
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.semconv import Kind
 
 PROTOBUF = "application/x-protobuf"
@@ -29,17 +30,6 @@ class Scalar(NamedTuple):
     single: bool
 
 
-class Content(NamedTuple):
-    """One record of the event; :mod:`tracelet_otel.otlp.records` says what each kind holds."""
-
-    kind: Kind
-    tag: str
-    step: int | None
-    payload: bytes
-    mime_type: str
-    attributes: dict[str, AnyValue]
-
-
 class Value(NamedTuple):
     """One value of an event's summary, with what it takes to decode it."""
 
@@ -50,8 +40,18 @@ class Value(NamedTuple):
     plugin: str = ""
     plugin_data: bytes = b""
 
+    def event(
+        self, kind: Kind, payload: bytes, mime_type: str, attributes: Mapping[str, AnyValue] | None = None
+    ) -> LoggedEvent:
+        """The value as a record of its tag and step."""
+        return LoggedEvent(kind, self.message.tag, self.step, payload, mime_type, attributes or {})
 
-def decode_value(value: Value) -> Iterable[Scalar | Content]:
+    def json_event(self, kind: Kind, content: Any) -> LoggedEvent:
+        """The value as a record of its tag and step whose payload is JSON."""
+        return self.event(kind, json.dumps(content).encode("ascii"), "application/json")
+
+
+def decode_value(value: Value) -> Iterable[Scalar | LoggedEvent]:
     """What one value holds; a mesh's is decoded by :func:`mesh`.
 
     Raises:
@@ -72,59 +72,45 @@ def decode_value(value: Value) -> Iterable[Scalar | Content]:
     return []  # what a failed `add_video` leaves
 
 
-def artifact(name: str, tag: str, step: int, payload: bytes) -> Content:
+def artifact(name: str, tag: str, step: int, payload: bytes) -> LoggedEvent:
     """Something that has no kind of its own, kept as TensorBoard has it."""
     parts = f"tensorboard/{name}/{tag}/{step}.pb".replace("\\", "/").split("/")
     # A tag may be "../x"; the name of a file may not.
     path = "/".join("%2E" * len(part) if part in (".", "..") else part for part in parts if part)
-    return Content("artifact", tag, step, payload, PROTOBUF, {semconv.FILE_NAME: path})
+    return LoggedEvent("artifact", tag, step, payload, PROTOBUF, {semconv.FILE_NAME: path})
 
 
 # -- fields -------------------------------------------------------------------------------------
-def _image(value: Value) -> Iterator[Content]:
+def _image(value: Value) -> Iterator[LoggedEvent]:
     image = value.message.image
-    yield _encoded_image(value, image.encoded_image_string, image.width, image.height)
+    yield _picture(value, image.encoded_image_string, image.width, image.height, {})
 
 
-def _encoded_image(
-    value: Value, encoded: bytes, width: int, height: int, index: int | None = None
-) -> Content:
+def _picture(
+    value: Value, encoded: bytes, width: int, height: int, index: Mapping[str, AnyValue]
+) -> LoggedEvent:
     mime_type = mime_type_of(encoded)
     if mime_type == "image/png" and len(encoded) >= 24:  # the message has the size before rescaling
         width, height = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
-    attributes: dict[str, AnyValue] = {semconv.WIDTH: width, semconv.HEIGHT: height}
-    if index is not None:
-        attributes[semconv.INDEX] = index
     kind: Kind = "video" if mime_type == "image/gif" else "image"
-    return Content(kind, value.message.tag, value.step, encoded, mime_type, attributes)
+    return value.event(kind, encoded, mime_type, {semconv.WIDTH: width, semconv.HEIGHT: height, **index})
 
 
-def _audio(value: Value) -> Iterator[Content]:
+def _audio(value: Value) -> Iterator[LoggedEvent]:
     audio = value.message.audio
     encoded = audio.encoded_audio_string
     mime_type = audio.content_type or mime_type_of(encoded)
-    attributes: dict[str, AnyValue] = {semconv.SAMPLE_RATE: round(audio.sample_rate)}
-    yield Content("audio", value.message.tag, value.step, encoded, mime_type, attributes)
+    yield value.event("audio", encoded, mime_type, {semconv.SAMPLE_RATE: round(audio.sample_rate)})
 
 
-def _histogram(value: Value) -> Iterator[Content]:
+def _histogram(value: Value) -> Iterator[LoggedEvent]:
     histogram = value.message.histo
-    yield _json(
-        value,
-        "histogram",
-        {
-            "min": histogram.min,
-            "max": histogram.max,
-            "num": histogram.num,
-            "sum": histogram.sum,
-            "sum_squares": histogram.sum_squares,
-            "bucket_limits": list(histogram.bucket_limit),
-            "bucket_counts": list(histogram.bucket),
-        },
-    )
+    described = {name: getattr(histogram, name) for name in ("min", "max", "num", "sum", "sum_squares")}
+    buckets = {"bucket_limits": [*histogram.bucket_limit], "bucket_counts": [*histogram.bucket]}
+    yield value.json_event("histogram", {**described, **buckets})
 
 
-_FIELDS: dict[str, Callable[[Value], Iterable[Scalar | Content]]] = {
+_FIELDS: dict[str, Callable[[Value], Iterable[Scalar | LoggedEvent]]] = {
     "image": _image,
     "audio": _audio,
     "histo": _histogram,
@@ -137,32 +123,36 @@ def _tensor_scalar(value: Value) -> Iterator[Scalar]:
     yield Scalar(value.message.tag, number, single)
 
 
-def _tensor_images(value: Value) -> Iterator[Content]:
+def _indexed(items: Sequence[bytes]) -> Iterator[tuple[bytes, dict[str, AnyValue]]]:
+    """Each item with its index as an attribute, where there are several."""
+    for index, item in enumerate(items):
+        yield item, {semconv.INDEX: index} if len(items) > 1 else {}
+
+
+def _tensor_images(value: Value) -> Iterator[LoggedEvent]:
     width, height, *images = tensors.strings(value.message.tensor)
-    for index, encoded in enumerate(images):
-        yield _encoded_image(value, encoded, int(width), int(height), index if len(images) > 1 else None)
+    for encoded, index in _indexed(images):
+        yield _picture(value, encoded, int(width), int(height), index)
 
 
-def _tensor_audio(value: Value) -> Iterator[Content]:
+def _tensor_audio(value: Value) -> Iterator[LoggedEvent]:
     # Each row is a sound and its label, or only a sound.
     sizes = tensors.shape(value.message.tensor)
     sounds = tensors.strings(value.message.tensor)[:: sizes[1] if len(sizes) > 1 else 1]
-    for index, encoded in enumerate(sounds):
+    for encoded, attributes in _indexed(sounds):
         mime_type = mime_type_of(encoded)
-        attributes: dict[str, AnyValue] = {semconv.INDEX: index} if len(sounds) > 1 else {}
         if mime_type == "audio/wav" and encoded[12:16] == b"fmt ":
             attributes[semconv.SAMPLE_RATE] = int.from_bytes(encoded[24:28], "little")
-        yield Content("audio", value.message.tag, value.step, encoded, mime_type, attributes)
+        yield value.event("audio", encoded, mime_type, attributes)
 
 
-def _tensor_histogram(value: Value) -> Iterator[Content]:
+def _tensor_histogram(value: Value) -> Iterator[LoggedEvent]:
     rows: list[list[float]] = tensors.array(value.message.tensor).reshape(-1, 3).astype(float).tolist()
     # (left, right, count) of each bucket. The values themselves are not there: each is taken for the
     # middle of its bucket.
     middles = [((left + right) / 2, count) for left, right, count in rows]
     filled = [(left, right) for left, right, count in rows if count]
-    yield _json(
-        value,
+    yield value.json_event(
         "histogram",
         {
             "min": filled[0][0] if filled else 0.0,
@@ -177,33 +167,31 @@ def _tensor_histogram(value: Value) -> Iterator[Content]:
     )
 
 
-def _text(value: Value) -> Iterator[Content]:
-    texts = tensors.strings(value.message.tensor)
-    for index, text in enumerate(texts):
-        attributes: dict[str, AnyValue] = {semconv.INDEX: index} if len(texts) > 1 else {}
-        yield Content("text", value.message.tag, value.step, text, "text/markdown", attributes)
+def _text(value: Value) -> Iterator[LoggedEvent]:
+    for text, index in _indexed(tensors.strings(value.message.tensor)):
+        yield value.event("text", text, "text/markdown", index)
 
 
 _PR_CURVE = ("true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall")
 
 
-def _pr_curve(value: Value) -> Iterator[Content]:
+def _pr_curve(value: Value) -> Iterator[LoggedEvent]:
     rows: list[list[float]] = tensors.array(value.message.tensor).tolist()
     curve: dict[str, list[float]] = dict(zip(_PR_CURVE, rows, strict=True))
     count = len(rows[0])
     curve["thresholds"] = [index / max(count - 1, 1) for index in range(count)]
-    yield _json(value, "pr_curve", curve)
+    yield value.json_event("pr_curve", curve)
 
 
-def _layout(value: Value) -> Iterator[Content]:
+def _layout(value: Value) -> Iterator[LoggedEvent]:
     from google.protobuf.json_format import MessageToDict
 
     (serialized,) = tensors.strings(value.message.tensor)
     layout = _helper(value.package, "layout").Layout.FromString(serialized)
-    yield _json(value, "layout", MessageToDict(layout))._replace(step=None)
+    yield value.json_event("layout", MessageToDict(layout))._replace(step=None)
 
 
-_PLUGINS: dict[str, Callable[[Value], Iterable[Scalar | Content]]] = {
+_PLUGINS: dict[str, Callable[[Value], Iterable[Scalar | LoggedEvent]]] = {
     "scalars": _tensor_scalar,
     "images": _tensor_images,
     "audio": _tensor_audio,
@@ -215,12 +203,12 @@ _PLUGINS: dict[str, Callable[[Value], Iterable[Scalar | Content]]] = {
 
 
 # -- plugins with data of their own -------------------------------------------------------------
-def _hparams(value: Value) -> Iterator[Content]:
+def _hparams(value: Value) -> Iterator[LoggedEvent]:
     data = _helper(value.package, "hparams").HParamsPluginData.FromString(value.plugin_data)
     if data.WhichOneof("data") == "session_start_info":
         # A protobuf map has no order.
         params = {name: _native(item) for name, item in sorted(data.session_start_info.hparams.items())}
-        yield _json(value, "params", params)._replace(tag="", step=None)
+        yield value.json_event("params", params)._replace(tag="", step=None)
 
 
 def _native(item: Any) -> Any:
@@ -240,7 +228,7 @@ def mesh_data(value: Value) -> Any:
     return _helper(value.package, "mesh").MeshPluginData.FromString(value.plugin_data)
 
 
-def mesh(name: str, values: list[Value]) -> Content:
+def mesh(name: str, values: list[Value]) -> LoggedEvent:
     """A mesh of its parts."""
     import numpy as np
 
@@ -255,8 +243,8 @@ def mesh(name: str, values: list[Value]) -> Content:
         config = data.json_config
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    attributes: dict[str, AnyValue] = {semconv.MESH_CONFIG: config if config not in ("", "null") else "{}"}
-    return Content("mesh", name, values[0].step, buffer.getvalue(), "application/x-npz", attributes)
+    attributes = {semconv.MESH_CONFIG: config if config not in ("", "null") else "{}"}
+    return LoggedEvent("mesh", name, values[0].step, buffer.getvalue(), "application/x-npz", attributes)
 
 
 _HELPERS = {
@@ -269,8 +257,3 @@ _HELPERS = {
 def _helper(package: str, name: str) -> Any:
     """The module of a plugin's messages, from the library that the event came from."""
     return import_module(_HELPERS[name][package == "tensorboardX"])
-
-
-def _json(value: Value, kind: Kind, content: Any) -> Content:
-    payload = json.dumps(content).encode("ascii")
-    return Content(kind, value.message.tag, value.step, payload, "application/json", {})

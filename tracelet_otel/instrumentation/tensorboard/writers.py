@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from tracelet_otel.instrumentation.tensorboard import private
-from tracelet_otel.instrumentation.tensorboard.events import Content
-from tracelet_otel.recording.logged import json_event
+from tracelet_otel.recording.logged import LoggedEvent, json_event
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import TENSORBOARD_LOG_DIR
@@ -25,28 +24,27 @@ STATE = "_tracelet"
 """Name of the attribute of an event-file writer that holds its :class:`WriterState`."""
 
 
-class Folders:
-    """The prefixes of the folders that one run is written to."""
+_folders: WeakKeyDictionary[Run, dict[str, str]] = WeakKeyDictionary()
+"""The prefix of each folder that a run is written to, the first one first."""
+_lock = threading.RLock()
 
-    def __init__(self) -> None:
-        self._prefixes: dict[str, str] = {}
-        self._first = ""
 
-    def prefix(self, folder: str) -> tuple[str, bool]:
-        """The prefix of a folder's tags, and whether it is new and the first one."""
-        if folder in self._prefixes:
-            return self._prefixes[folder], False
-        if not self._prefixes:
-            self._first = folder
-            self._prefixes[folder] = ""
-            return "", True
-        wanted = _relative(folder, self._first)
-        prefix, number = wanted, 1
-        while prefix in self._prefixes.values():
-            number += 1
-            prefix = f"{wanted}-{number}"
-        self._prefixes[folder] = prefix
-        return prefix, False
+def _prefix(recorder: Recorder, run: Run, folder: str) -> str:
+    """The prefix of a folder's tags in a run; tells the run's first folder to the trackers."""
+    with _lock:
+        prefixes = _folders.setdefault(run, {})
+        is_first = not prefixes
+        if folder not in prefixes:
+            prefix = wanted = "" if is_first else _relative(folder, next(iter(prefixes)))
+            number = 1
+            while prefix in prefixes.values():
+                number += 1
+                prefix = f"{wanted}-{number}"
+            prefixes[folder] = prefix
+    if is_first:
+        payload = json.dumps({TENSORBOARD_LOG_DIR: folder}).encode("ascii")
+        recorder.event(json_event("tags", payload, run))
+    return prefixes[folder]
 
 
 def _relative(folder: str, first: str) -> str:
@@ -61,37 +59,14 @@ def _relative(folder: str, first: str) -> str:
     return "/".join(parts) or name
 
 
-def _absolute(folder: str) -> str:
-    return folder if "://" in folder else os.path.abspath(folder)  # noqa: PTH100 - it may be no path of this system
-
-
-_folders: WeakKeyDictionary[Run, Folders] = WeakKeyDictionary()
-_lock = threading.RLock()
-
-
-def _prefix(recorder: Recorder, run: Run, folder: str) -> str:
-    """The prefix of a folder's tags in a run; tells the run's first folder to the trackers."""
-    with _lock:
-        folders = _folders.get(run)
-        if folders is None:
-            folders = _folders[run] = Folders()
-        prefix, is_first = folders.prefix(folder)
-    if is_first:
-        payload = json.dumps({TENSORBOARD_LOG_DIR: folder}).encode("ascii")
-        recorder.event(json_event("tags", payload, run))
-    return prefix
-
-
 class WritingCall(NamedTuple):
     """A call that a ``SummaryWriter`` answers by writing through further writers."""
 
     writer: Any
     main_tag: str | None = None
-    """Of ``add_scalars``."""
+    """Of ``add_scalars``; None for ``add_hparams``."""
     scalars: Mapping[str, Any] = {}
-    """Of ``add_scalars``."""
     hparams: Mapping[str, Any] = {}
-    """Of ``add_hparams``."""
 
 
 calling: ContextVar[WritingCall | None] = ContextVar("tracelet_tensorboard_call", default=None)
@@ -104,15 +79,15 @@ class WriterState:
     Args:
         folder: that decides the prefix of its tags.
         bound: the run that was current at its first event.
-        can_be_closed: once it is closed it ignores events silently, as tensorboardX's does.
+        closed: its attribute that says whether it is closed and ignores events; empty if it has none.
     """
 
-    __slots__ = ("_all_tags", "bound", "can_be_closed", "folder", "tags")
+    __slots__ = ("_all_tags", "bound", "closed", "folder", "tags")
 
-    def __init__(self, folder: str, bound: Run, can_be_closed: bool) -> None:
+    def __init__(self, folder: str, bound: Run, closed: str) -> None:
         self.folder = folder
         self.bound = bound
-        self.can_be_closed = can_be_closed
+        self.closed = closed
         self._all_tags: WeakKeyDictionary[Run, dict[str, str]] = WeakKeyDictionary()
         self.tags: tuple[Run, dict[str, str]] = (bound, self._tags_of(bound))
         """The run of the last value, and that run's tags for the writer's own: one pair, so that a
@@ -131,7 +106,7 @@ class WriterState:
         self.tags = (run, tags)
         if tag not in tags:
             prefix = _prefix(recorder, run, self.folder)
-            name = tag + (_key_suffix(event_writer) or "")
+            name = tag + _key_suffix(event_writer)
             tags[tag] = f"{prefix}/{name}" if prefix else name
         return tags[tag]
 
@@ -142,25 +117,26 @@ class WriterState:
 
 def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
     """The state of a writer; made at its first event."""
-    state = getattr(event_writer, STATE, None)
-    if state is None:
-        with _lock:
-            state = getattr(event_writer, STATE, None)
-            if state is None:
-                state = _new_state(recorder, event_writer)
-                setattr(event_writer, STATE, state)
-    return state
+    with _lock:
+        state = getattr(event_writer, STATE, None)
+        if state is None:
+            state = _new_state(recorder, event_writer)
+            setattr(event_writer, STATE, state)
+        return state
 
 
 def _new_state(recorder: Recorder, event_writer: Any) -> WriterState:
-    can_be_closed = hasattr(event_writer, private.CLOSED.attribute)
-    folder = _absolute(str(event_writer.get_logdir()))
-    parent = _parent(event_writer)
-    if parent is not None:
+    closed = private.CLOSED.attribute
+    closed = closed if hasattr(event_writer, closed) else ""
+    call, parent = calling.get(), _parent(event_writer)
+    if call is not None and parent is not None:
         state = state_of(recorder, parent)
-        if _key_suffix(event_writer) is not None or _is_of_hparams():
-            return WriterState(state.folder, state.bound, can_be_closed)
-    return WriterState(folder, recorder.scope.current(), can_be_closed)
+        if call.main_tag is None or _key_suffix(event_writer):
+            return WriterState(state.folder, state.bound, closed)
+    folder = str(event_writer.get_logdir())
+    if "://" not in folder:
+        folder = os.path.abspath(folder)  # noqa: PTH100 - it may be no path of this system
+    return WriterState(folder, recorder.scope.current(), closed)
 
 
 def event_writer_of(summary_writer: Any) -> Any:
@@ -175,33 +151,28 @@ def _parent(event_writer: Any) -> Any:
     return None if parent is event_writer else parent
 
 
-def _is_of_hparams() -> bool:
-    call = calling.get()
-    return call is not None and call.main_tag is None
-
-
-def _key_suffix(event_writer: Any) -> str | None:
-    """``/a`` if this is the writer that ``add_scalars(main_tag, {"a": ...})`` makes, else None.
+def _key_suffix(event_writer: Any) -> str:
+    """``/a`` if this is the writer that ``add_scalars(main_tag, {"a": ...})`` makes, else nothing.
 
     Both libraries write the main tag into a folder for each key and name that folder in their own way.
     """
     call, parent = calling.get(), _parent(event_writer)
     if call is None or call.main_tag is None or parent is None:
-        return None
+        return ""
     home, folder = str(parent.get_logdir()), str(event_writer.get_logdir())
     for key in call.scalars:
         torch = f"{home}/{call.main_tag.replace('/', '_')}_{key}"
         if folder in (torch, os.path.join(home, call.main_tag, key)):  # noqa: PTH118 - as tensorboardX does
             return f"/{key}"
-    return None
+    return ""
 
 
-def with_types(params: Content, hparams: Mapping[str, Any]) -> Content:
+def with_types(params: LoggedEvent, hparams: Mapping[str, Any]) -> LoggedEvent:
     """The parameters that ``add_hparams`` was given. An event file has integers as floats."""
-    decoded: dict[str, Any] = json.loads(params.payload)
-    given: dict[str, Any] = {}
-    for name, value in hparams.items():  # in this order; a protobuf map has none
-        if name in decoded:
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            given[name] = int(value) if whole else value if isinstance(value, bool) else decoded[name]
+    decoded: dict[str, Any] = json.loads(params.payload or b"")
+    given = {  # in this order; a protobuf map has none
+        name: value if isinstance(value, int) else decoded[name]
+        for name, value in hparams.items()
+        if name in decoded
+    }
     return params._replace(payload=json.dumps({**given, **decoded, **given}).encode("ascii"))
