@@ -12,7 +12,6 @@ the options are.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -27,15 +26,13 @@ Callback = Callable[[Mapping[str, Any]], None]
 _guard = Guard("capturing a command line")
 _parsing: ContextVar[bool] = ContextVar("tracelet_parsing", default=False)
 """Whether a parse is under way: subcommands have parsers of their own."""
-_lock = threading.Lock()
 _captured: dict[str, Any] = {}
 _callback: Callback | None = None
 
 
 def captured() -> dict[str, Any]:
     """The parameters of all parses so far, the last one's values where several have a name; JSON values."""
-    with _lock:
-        return dict(_captured)
+    return dict(_captured)
 
 
 def on_parsed(callback: Callback | None) -> None:
@@ -44,8 +41,7 @@ def on_parsed(callback: Callback | None) -> None:
     It is called on the thread that parses, after the parse and before the script has its result.
     """
     global _callback
-    with _lock:
-        _callback = callback
+    _callback = callback
 
 
 def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **__: Any) -> Any:
@@ -64,10 +60,8 @@ def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **_
 
 def _capture(namespace: Any) -> None:
     params = redacted(contents.plain(vars(namespace)))
-    with _lock:
-        _captured.update(params)
-        callback = _callback
-    if callback is not None and params:
+    _captured.update(params)
+    if (callback := _callback) is not None and params:
         callback(params)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
@@ -37,11 +36,6 @@ class Wrap:
     """One wrapper around a method. While it is off it calls what it wraps and does nothing else.
 
     A plain function, not a ``wrapt.FunctionWrapper``: binding that costs more than some hooks may.
-
-    Args:
-        owner: the class that has the method.
-        name: the method's.
-        make: makes the wrapper of the method, which is told by this object whether it is on.
     """
 
     def __init__(self, owner: type, name: str, make: Make) -> None:
@@ -71,7 +65,8 @@ class Wrap:
 
 
 Make = Callable[[Callable[..., Any], Wrap], Callable[..., Any]]
-"""Makes the wrapper of a function. It calls the function with untouched arguments and returns its value."""
+"""Makes the wrapper of a function, which calls it with untouched arguments and returns its value. The
+:class:`Wrap` tells it whether it is on."""
 
 
 def wrapped(before: Wrap | None, owner: type, name: str, make: Make) -> Wrap:
@@ -84,7 +79,7 @@ def wrapped(before: Wrap | None, owner: type, name: str, make: Make) -> Wrap:
         before: the method's last wrap, if there was one.
         owner: the class, or a class derived from the one that has the method.
         name: the method's.
-        make: makes the wrapper; called with the method as it is now.
+        make: called with the method as it is now.
     """
     # The module may have been imported again, unless a tool put a class derived from it in its place.
     if before is not None and before.owner in owner.__mro__:
@@ -160,9 +155,7 @@ class Hooks:
         with self._lock:
             self._enabled = True
             for module in {target.module for target in self._targets}:
-                if module in sys.modules:
-                    self._imported(sys.modules[module])
-                elif module not in self._awaited:
+                if module not in self._awaited:
                     self._awaited.add(module)
                     wrapt.register_post_import_hook(self._imported, module)
 

@@ -12,7 +12,6 @@ SAMPLED = frozenset({"system_metrics", "gpu"})
 """Entry points of instrumentors whose metrics :mod:`tracelet_otel.session.sampler` takes, at its own pace."""
 PARTS = SAMPLED | {"environment"}
 """What can be switched off by name and is not to be instrumented by that name."""
-_PACKAGE = "tracelet_otel."
 _switched_off: frozenset[str] = frozenset()
 
 
@@ -36,7 +35,7 @@ def instrument() -> None:
     Those in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` are left alone, as OpenTelemetry has it.
     """
     for entry in installed.in_group("opentelemetry_instrumentor"):
-        ours = entry.value.startswith(_PACKAGE) and entry.name not in SAMPLED
+        ours = entry.value.startswith("tracelet_otel.") and entry.name not in SAMPLED
         if ours and not disabled(entry.name):
             with Guard(f"instrumenting {entry.name}"):
                 entry.load()().instrument(skip_dep_check=True)

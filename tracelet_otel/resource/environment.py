@@ -30,11 +30,12 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.machine.gpu import visible_gpus
 from tracelet_otel.resource import git, launcher
 from tracelet_otel.secrets.redaction import is_secret_name, redacted_command, redacted_text
 
@@ -75,8 +76,7 @@ def snapshot() -> Snapshot:
         folder = os.getcwd()  # noqa: PTH109 - a Path costs more
     except OSError:  # it was deleted
         folder = ""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    module = getattr(spec, "name", "") or ""
+    module = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", "") or ""
     variables = {name: value for name, value in os.environ.items() if _is_allowed(name)}
     return Snapshot([*getattr(sys, "argv", ())], folder, variables, module.removesuffix(".__main__"))
 
@@ -98,7 +98,7 @@ def environment_record(now: Snapshot | None = None, *, gpus: bool = True) -> dic
         "entry_point": lambda: _entry_point(now),
         "working_dir": lambda: now.working_dir,
         "host": _host,
-        "gpus": _gpus if gpus else list,
+        "gpus": visible_gpus if gpus else list,
         "variables": lambda: {name: redacted_text(value) for name, value in sorted(now.variables.items())},
         "launcher": launcher.describe,
     }
@@ -113,23 +113,16 @@ def packages() -> dict[str, str]:
     """Every installed distribution and its version; of two with one name that which Python imports."""
     found: dict[str, str] = {}
     for distribution in distributions():
-        try:
-            name, version = _name_and_version(distribution)
-        except Exception:  # a broken installation of another package is not our matter
-            continue
-        if name and version:
-            found.setdefault(name, version)
+        with contextlib.suppress(Exception):  # a broken installation of another package is not our matter
+            # The first lines only: parsing the whole of a METADATA file takes ten times as long.
+            text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+            header = text.partition("\n\n")[0]
+            name, version = _NAME.search(header), _VERSION.search(header)
+            if name and version:
+                found.setdefault(name[1], version[1])
+            elif distribution.metadata["Name"] and distribution.version:
+                found.setdefault(distribution.metadata["Name"], distribution.version)
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
-
-
-def _name_and_version(distribution: Distribution) -> tuple[str, str]:
-    # The first lines only: parsing the whole of a METADATA file takes ten times as long.
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    header = text.partition("\n\n")[0]
-    name, version = _NAME.search(header), _VERSION.search(header)
-    if name is None or version is None:
-        return distribution.metadata["Name"], distribution.version
-    return name[1], version[1]
 
 
 def _is_allowed(name: str) -> bool:
@@ -139,9 +132,7 @@ def _is_allowed(name: str) -> bool:
 def _git(now: Snapshot) -> dict[str, Any]:
     """Of the script's repository; else, as for a script that pip installed, of the working folder's."""
     script = _script(now)
-    folders = [script.parent] if script is not None else []
-    if now.working_dir:
-        folders.append(Path(now.working_dir))
+    folders = [*([script.parent] if script else []), *([Path(now.working_dir)] if now.working_dir else [])]
     for folder in dict.fromkeys(folders):
         if folder.is_dir() and (found := git.describe(folder)):
             return found
@@ -159,11 +150,9 @@ def _entry_point(now: Snapshot) -> str:
     if now.module:
         return f"-m {now.module}"
     script = _script(now)
-    if script is None:
-        return ""
-    if now.working_dir and script.is_relative_to(now.working_dir):
+    if script and now.working_dir and script.is_relative_to(now.working_dir):
         return script.relative_to(now.working_dir).as_posix()
-    return str(script)
+    return str(script or "")
 
 
 def _host() -> dict[str, Any]:
@@ -185,9 +174,3 @@ def _memory_bytes() -> int | None:
         import psutil
 
         return psutil.virtual_memory().total
-
-
-def _gpus() -> list[dict[str, Any]]:
-    from tracelet_otel.instrumentation.machine.gpu import visible_gpus
-
-    return visible_gpus()

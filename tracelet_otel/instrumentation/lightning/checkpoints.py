@@ -15,13 +15,11 @@ from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MAX_INLINE_BYTES
 from tracelet_otel.settings import CheckpointPolicy
 
-MIME_TYPE = "application/octet-stream"
 
-
-def _policy() -> CheckpointPolicy:
-    """Which checkpoints are uploaded, as the session told its recorder."""
+def _uploads(policy: CheckpointPolicy) -> bool:
+    """Whether the session told its recorder to upload checkpoints by this policy."""
     recorder = recording.current()
-    return recorder.checkpoints if recorder is not None else "none"
+    return recorder is not None and recorder.checkpoints == policy
 
 
 @dataclass(slots=True)
@@ -47,32 +45,23 @@ class CheckpointLog:
     def saved(self, callback: Any, trainer: Any, path: str) -> None:
         """Records a save; one that ``AsyncCheckpointIO`` is still writing waits for :meth:`close`."""
         monitor = str(callback.monitor or "")
-        scores: dict[str, Any] = callback.best_k_models
-        score = scores.get(path, trainer.callback_metrics.get(monitor)) if monitor else None
-        number = to_number(score) if score is not None else None
-        save = _Saved(
-            callback=callback,
-            path=path,
-            step=int(trainer.global_step),
-            time_unix_nano=time_ns(),
-            # Reading the score waits for nothing: saving has just waited for the whole state.
-            score=number[0] if number is not None else None,
-            monitor=monitor,
-            best=path == callback.best_model_path,
-        )
+        score = callback.best_k_models.get(path, trainer.callback_metrics.get(monitor)) if monitor else None
+        # Reading the score waits for nothing: saving has just waited for the whole state.
+        value = number[0] if (number := to_number(score)) is not None else None
+        best = path == callback.best_model_path
+        save = _Saved(callback, path, int(trainer.global_step), time_ns(), value, monitor, best)
         self._last[path] = save
         if any(base.__name__ == "AsyncCheckpointIO" for base in type(trainer.strategy.checkpoint_io).__mro__):
             self._unwritten.append(save)
         else:
-            _record(save, upload=_policy() == "all")
+            _record(save, upload=_uploads("all"))
 
     def close(self) -> None:
         """At the end of a fit: records what was written meanwhile, and uploads the best of each callback."""
-        policy = _policy()
         for save in self._unwritten:
-            _record(save, upload=policy == "all")
+            _record(save, upload=_uploads("all"))
         self._unwritten.clear()
-        if policy == "best":
+        if _uploads("best"):
             for path, save in self._last.items():
                 if path == save.callback.best_model_path:
                     save.best, save.time_unix_nano = True, time_ns()
@@ -80,9 +69,13 @@ class CheckpointLog:
 
 
 def _record(save: _Saved, *, upload: bool) -> None:
-    path = Path(save.path)
+    path, folder = Path(save.path), Path(str(save.callback.dirpath or ""))
+    # With the folders below the callback's own that a metric's name may have made.
+    name = "checkpoints/" + (
+        path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+    )
     attributes: dict[str, AnyValue] = {
-        semconv.FILE_NAME: "checkpoints/" + _name(save),
+        semconv.FILE_NAME: name,
         semconv.CHECKPOINT_PATH: save.path,
         semconv.CHECKPOINT_BEST: save.best,
     }
@@ -92,7 +85,9 @@ def _record(save: _Saved, *, upload: bool) -> None:
         attributes[semconv.CHECKPOINT_SCORE] = save.score
     payload: bytes | None = None
     if path.exists():  # not if it is remote, or was removed by now
-        size = _size(path)
+        # Of a folder, a sharded checkpoint, everything in it.
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
         attributes[semconv.CHECKPOINT_SIZE] = size
         if upload and path.is_file():
             recorder = recording.current()
@@ -101,20 +96,7 @@ def _record(save: _Saved, *, upload: bool) -> None:
             elif recorder is not None:
                 attributes[semconv.PAYLOAD_URI] = recorder.media.keep_file(path)
                 attributes[semconv.PAYLOAD_SIZE] = size
-    name = str(attributes[semconv.FILE_NAME])
+    mime_type = "application/octet-stream"
     recording.event(
-        LoggedEvent("artifact", name, save.step, payload, MIME_TYPE, attributes, save.time_unix_nano)
+        LoggedEvent("artifact", name, save.step, payload, mime_type, attributes, save.time_unix_nano)
     )
-
-
-def _name(save: _Saved) -> str:
-    """The file's name, with the folders below the callback's own that a metric's name may have made."""
-    path, folder = Path(save.path), Path(str(save.callback.dirpath or ""))
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of everything in a folder (a sharded checkpoint)."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

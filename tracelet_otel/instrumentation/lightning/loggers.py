@@ -8,8 +8,6 @@ from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
-from opentelemetry.trace import Span
-
 from tracelet_otel import recording
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Call, Wrap, around, silence_loggers, silenced, wrapped
@@ -30,14 +28,10 @@ class LoggerHooks:
         self._wraps: dict[tuple[type, str], Wrap] = {}
         self._handed: tuple[Mapping[str, Any], object, set[int]] = ({}, None, set())
 
-    # -- what Lightning hands to them -----------------------------------------------------------
-
     def log_metrics(self, call: Call, connector: Any, *args: Any, **kwargs: Any) -> Any:
         """Around `_LoggerConnector.log_metrics(metrics, step=None)`; it is called without loggers too."""
         with _guard:
             self._record_metrics(connector, *args, **kwargs)
-        if not connector.trainer.loggers:
-            return call()
         with silence_loggers():
             return call()
 
@@ -53,18 +47,14 @@ class LoggerHooks:
             if chosen is None:
                 metrics.setdefault("epoch", trainer.current_epoch)
                 chosen = _logging_step(trainer)
-        span: Span | None = None
-        if private.FIRST_LOOP_ITER.get(connector, False) is None:  # metrics of an epoch, not of a batch
-            stage = current_stage()
-            span = stage.metrics_span() if stage is not None else None
-        metric_log().log(metrics, chosen, span)
+        # The metrics of an epoch, not of a batch, are on a span too.
+        stage = current_stage() if private.FIRST_LOOP_ITER.get(connector, False) is None else None
+        metric_log().log(metrics, chosen, stage.metrics_span() if stage is not None else None)
 
     def record_params(self, trainer: Any) -> None:
         """Records the hyperparameters that Lightning has given to the loggers, or would have given."""
         if trainer.enable_autolog_hparams:
             _record_params(_merged(trainer))
-
-    # -- what callbacks and users hand to them --------------------------------------------------
 
     def watch(self, trainer: Any) -> None:
         """From now on, records what is handed to this trainer's loggers directly."""

@@ -8,9 +8,11 @@ values are copied on their device, which is asynchronous, and read by the pipeli
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
@@ -64,14 +66,6 @@ class _Waiting:
     context: Context
 
 
-@dataclass(slots=True)
-class _Ended:
-    """A span that ended while metrics for its event were still on their device."""
-
-    span: Span
-    time_unix_nano: int
-
-
 class MetricLog:
     """Records metrics. Made only where torch is imported already; see :func:`metric_log`."""
 
@@ -80,7 +74,8 @@ class MetricLog:
 
         self._torch = torch
         self._float32 = torch.float32
-        self._waiting: deque[_Waiting | _Ended] = deque()
+        self._waiting: deque[_Waiting | partial[None]] = deque()
+        """Metrics, and the ends of spans whose metrics wait too."""
 
     def log(self, metrics: Mapping[str, Any], step: Any, span: Span | None = None) -> None:
         """Records metrics at one step.
@@ -104,35 +99,33 @@ class MetricLog:
             for tag, (value, _) in numbers.items():  # they wait too, for their step
                 tensors[tag] = self._torch.tensor(value, dtype=self._torch.float64)
             self._defer(call, tensors, step.detach().clone().reshape(1))
-            return
-        step = int(step)
-        call.record(numbers, step)
-        if tensors:
-            self._defer(call, tensors, step)
+        else:
+            call.record(numbers, int(step))
+            if tensors:
+                self._defer(call, tensors, int(step))
 
     def end(self, span: Span) -> None:
         """Ends a span, after the events of those of its metrics that are still on a device."""
         if any(isinstance(item, _Waiting) and item.call.span is span for item in tuple(self._waiting)):
-            self._waiting.append(_Ended(span, time_ns()))
+            self._waiting.append(partial(span.end, time_ns()))
         else:
             span.end()
 
     def drain(self) -> None:
         """Reads what is still on a device and records it. Waits for the device: not for training's thread."""
         items = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        blocks: list[tuple[torch.Tensor, Any]] = []
-        for item in items:
-            if isinstance(item, _Waiting):
-                blocks += [(values, item.stream) for values in item.values]
-                if not isinstance(item.step, int):
-                    blocks.append((item.step, item.stream))
-        read = self._read(blocks)
+        read = self._read(
+            (values, item.stream)
+            for item in items
+            if isinstance(item, _Waiting)
+            for values in ([*item.values] if isinstance(item.step, int) else [*item.values, item.step])
+        )
         for item in items:
             with _guard:
-                if isinstance(item, _Ended):
-                    item.span.end(item.time_unix_nano)
-                else:
+                if isinstance(item, _Waiting):
                     self._record(item, read)
+                else:
+                    item()
 
     def _sort(
         self,
@@ -159,18 +152,18 @@ class MetricLog:
         alike: dict[Any, dict[str, torch.Tensor]] = {}
         for tag, value in tensors.items():
             alike.setdefault((value.device, value.dtype), {})[tag] = value
-        # A copy, since who logged a tensor may change it in place; one kernel for all of a kind.
+        # A copy, since the caller may change a tensor in place; one kernel for all of a kind.
         copies = [
             self._torch.stack([value.detach().reshape(()) for value in group.values()])
             for group in alike.values()
         ]
         tags = [tag for group in alike.values() for tag in group]
-        # What was queued on a stream is complete for who reads on the same one.
+        # What was queued on a stream is complete for a reader on the same one.
         cuda = next((value.device for value in tensors.values() if value.device.type == "cuda"), None)
         stream = self._torch.cuda.current_stream(cuda) if cuda is not None else None
         self._waiting.append(_Waiting(call, tags, copies, step, stream, otel_context.get_current()))
 
-    def _read(self, blocks: list[tuple[torch.Tensor, Any]]) -> dict[int, list[float]]:
+    def _read(self, blocks: Iterable[tuple[torch.Tensor, Any]]) -> dict[int, list[float]]:
         """The numbers of each block by its ``id``: one copy, hence one wait, for each device and type."""
         alike: dict[Any, list[torch.Tensor]] = {}
         for values, stream in blocks:
@@ -179,10 +172,9 @@ class MetricLog:
         for (_, _, stream), group in alike.items():
             with _guard, self._torch.cuda.stream(stream) if stream is not None else nullcontext():
                 flat = cast("list[float]", self._torch.cat(group).tolist())  # pyright: ignore[reportUnknownMemberType]
-                start = 0
+                numbers = iter(flat)
                 for values in group:
-                    read[id(values)] = flat[start : start + values.numel()]
-                    start += values.numel()
+                    read[id(values)] = list(islice(numbers, values.numel()))
         return read
 
     def _record(self, item: _Waiting, read: dict[int, list[float]]) -> None:

@@ -25,8 +25,6 @@ from tracelet_otel.secrets.spans import record_failure
 from tracelet_otel.version import VERSION
 
 SUMMARY_TAG = "model_summary"
-_EVALUATIONS = {"validate": "validation", "sanity_check": "sanity_check", "test": "test"}
-"""Name of the span by the value of Lightning's `RunningStage`."""
 _QUIET_PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true")
 """Those at which Lightning summarizes a model without a warning."""
 _NO_FAILURE = ("_TunerExitException", "StopIteration")
@@ -36,13 +34,7 @@ _guard = Guard("the hook of Lightning's stages")
 
 
 class OpenSpan:
-    """A span that is current from its construction until :meth:`close`, in the same thread.
-
-    Args:
-        name: of the span.
-        attributes: of the span.
-        provider: where it comes from; None is the global one.
-    """
+    """A span that is current from its construction until :meth:`close`, in the same thread."""
 
     def __init__(self, name: str, attributes: Mapping[str, int], provider: TracerProvider | None) -> None:
         self.span: Span = trace.INVALID_SPAN
@@ -188,8 +180,7 @@ class StageHooks:
             with _guard:
                 self._set_up(trainer)
             with _guard:
-                if stage.fit is not None:
-                    self._ensure_summary(stage)
+                self._ensure_summary(stage)
         return call()
 
     def fit(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
@@ -215,7 +206,8 @@ class StageHooks:
 
     def evaluate(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
         """Around `_EvaluationLoop.run`, alone or inside an epoch."""
-        name = _EVALUATIONS.get(str(getattr(loop.trainer.state.stage, "value", "")), "validation")
+        running = str(getattr(loop.trainer.state.stage, "value", ""))  # Lightning's `RunningStage`
+        name = running if running in ("sanity_check", "test") else "validation"
         return _looped(call, loop, lambda stage: self._evaluation(stage, name))
 
     def predict(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
@@ -256,7 +248,8 @@ class StageHooks:
         """Summarizes the model if Lightning has not, where that is cheap and silent."""
         trainer, model = stage.trainer, stage.trainer.lightning_module
         if (
-            stage.summarized
+            stage.fit is None
+            or stage.summarized
             or recording.current() is None
             or model.example_input_array is not None  # it would be run through the model
             or trainer.precision not in _QUIET_PRECISIONS

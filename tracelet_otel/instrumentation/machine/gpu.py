@@ -147,11 +147,10 @@ def observe(meter_provider: MeterProvider) -> Instruments:
     microseconds without a GPU.
     """
     with _lock:
-        instruments = _instruments.get(meter_provider)
-        if instruments is None:
-            instruments = _instruments[meter_provider] = Instruments(meter_provider)
-        instruments.on = True
-        return instruments
+        if meter_provider not in _instruments:
+            _instruments[meter_provider] = Instruments(meter_provider)
+        _instruments[meter_provider].on = True
+        return _instruments[meter_provider]
 
 
 class GpuInstrumentor(HooksInstrumentor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -35,7 +35,8 @@ class Nvml:
         self.library = library
         self._process = os.getpid()
         library.nvmlInit()
-        self._devices = list(_found(library))
+        count = library.nvmlDeviceGetCount()
+        self._devices = [device for index in range(count) for device in _found(library, index)]
         self._selected: tuple[str | None, list[Device]] = (None, self._devices)
 
     def devices(self) -> list[Device]:
@@ -83,35 +84,25 @@ def selected(devices: Sequence[Device], visible: str) -> list[Device]:
         if entry.isdecimal() and int(entry) < len(whole):
             found = [whole[int(entry)]]
         else:
-            found = [
-                device
-                for device in devices
-                if entry[:4] in ("GPU-", "MIG-") and device.uuid.startswith(entry)
-            ]
+            is_uuid = entry.startswith(("GPU-", "MIG-"))
+            found = [device for device in devices if is_uuid and device.uuid.startswith(entry)]
         if len(found) != 1:
             break
-        chosen.add(found[0].id)
-        if found[0].parent:
-            chosen.add(found[0].parent)
-        else:  # CUDA itself takes the first of its MIG devices
-            chosen |= {device.id for device in devices if device.parent == found[0].id}
+        id_, parent = found[0].id, found[0].parent
+        # Of a GPU all MIG devices, of which CUDA itself takes the first.
+        chosen |= {id_, parent or id_, *(device.id for device in devices if device.parent == id_)}
     return [device for device in devices if device.id in chosen]
 
 
-def _found(library: Any) -> Iterable[Device]:
-    for index in range(library.nvmlDeviceGetCount()):
-        handle = asked(lambda index=index: library.nvmlDeviceGetHandleByIndex(index))
-        if handle is None:
-            continue
-        yield _device(library, str(index), handle)
-        mode = asked(lambda handle=handle: library.nvmlDeviceGetMigMode(handle))
-        if not mode or mode[0] != library.NVML_DEVICE_MIG_ENABLE:
-            continue
-        count = asked(lambda handle=handle: library.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
-        for part in range(count):
-            mig = asked(
-                lambda handle=handle, part=part: library.nvmlDeviceGetMigDeviceHandleByIndex(handle, part)
-            )
+def _found(library: Any, index: int) -> Iterator[Device]:
+    handle = asked(lambda: library.nvmlDeviceGetHandleByIndex(index))
+    if handle is None:
+        return
+    yield _device(library, str(index), handle)
+    mode = asked(lambda: library.nvmlDeviceGetMigMode(handle))
+    if mode and mode[0] == library.NVML_DEVICE_MIG_ENABLE:
+        for part in range(asked(lambda: library.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
+            mig = asked(lambda part=part: library.nvmlDeviceGetMigDeviceHandleByIndex(handle, part))
             if mig is not None:
                 yield _device(library, f"{index}_mig_{part}", mig, str(index))
 

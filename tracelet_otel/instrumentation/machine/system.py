@@ -7,6 +7,7 @@ file system, memory's size and the process's share of it, is measured here, by t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -37,35 +38,38 @@ CONFIG: Final[Mapping[str, list[str] | None]] = {
     "process.open_file_descriptor.count": None,
 }
 """What is measured of what the instrumentation can."""
+_MORE: Final = {
+    "system.filesystem.usage": (
+        "up_down_counter",
+        "By",
+        "Reports a filesystem's space usage across different states.",
+    ),
+    "system.filesystem.utilization": ("gauge", "1", "Fraction of filesystem bytes used."),
+    "system.memory.limit": ("up_down_counter", "By", "Total virtual memory available in the system."),
+    "process.memory.utilization": ("gauge", "1", "Fraction of the machine's memory that the process uses."),
+}
+"""Kind, unit and description of what is measured here."""
 SHORTEST_S: Final = 0.5
 """A CPU's use within less than this is noise, since the kernel counts in hundredths of a second."""
 
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 
-def observe(meter_provider: MeterProvider, folder: str | os.PathLike[str] | None = None) -> bool:
-    """Puts the machine's instruments on ``meter_provider``; they are read when its reader collects.
+def observe(meter_provider: MeterProvider) -> None:
+    """Puts the machine's instruments on ``meter_provider``, once; they are read when its reader collects.
 
-    Collecting costs about a millisecond, on whatever thread collects. It may hang as long as the file system
-    of ``folder`` does (a network folder that went away), so it is nothing for training's thread. In a
-    forked child nothing is measured.
-
-    Args:
-        meter_provider: where to; the same one only once.
-        folder: whose file system is measured; None: the folder that is current now.
-
-    Returns:
-        Whether there is anything to measure: not without psutil.
+    Without psutil there are none. Collecting costs about a millisecond, on whatever thread collects. It may
+    hang as long as the file system of the folder that is current now does (a network folder that went away),
+    so it is not for training's thread. In a forked child nothing is measured.
     """
     try:
         instrumentor = _instrumentor()
     except ImportError:
-        return False
+        return
     instrument = private.SYSTEM_METRICS_INSTRUMENT.get(instrumentor)
     if instrument is not None:
         instrument(meter_provider=meter_provider)
-    _observe_more(meter_provider, _absolute(folder))
-    return True
+    _observe_more(meter_provider)
 
 
 def _instrumentor() -> SystemMetricsInstrumentor:
@@ -123,12 +127,15 @@ def _cpu_times() -> list[dict[str, float]]:
     return times
 
 
-def _observe_more(meter_provider: MeterProvider, folder: str) -> None:
+def _observe_more(meter_provider: MeterProvider) -> None:
     import psutil
 
     process, memory = psutil.Process(), psutil.virtual_memory().total
-    mountpoint = _mountpoint(folder)
-    place = {"system.filesystem.mountpoint": mountpoint}
+    try:
+        folder = Path.cwd()
+    except OSError:  # it was deleted
+        folder = Path(os.sep)
+    place = {"system.filesystem.mountpoint": str(_mountpoint(folder))}
 
     def filesystem_usage(_: CallbackOptions) -> Generator[Observation]:
         disk = shutil.disk_usage(folder)
@@ -140,29 +147,16 @@ def _observe_more(meter_provider: MeterProvider, folder: str) -> None:
         if disk.used + disk.free > 0:  # as df has it: without what is kept for root
             yield Observation(disk.used / (disk.used + disk.free), place)
 
-    def memory_limit(_: CallbackOptions) -> Generator[Observation]:
-        yield Observation(memory)
-
-    def process_memory(_: CallbackOptions) -> Generator[Observation]:
-        yield Observation(process.memory_info().rss / memory)
-
+    callbacks: dict[str, _Callback] = {
+        "system.filesystem.usage": filesystem_usage,
+        "system.filesystem.utilization": filesystem_utilization,
+        "system.memory.limit": lambda _: [Observation(memory)],
+        "process.memory.utilization": lambda _: [Observation(process.memory_info().rss / memory)],
+    }
     meter = meter_provider.get_meter("tracelet_otel.instrumentation.system", VERSION)
-    up_down_counter, gauge = meter.create_observable_up_down_counter, meter.create_observable_gauge
-    usage = "Reports a filesystem's space usage across different states."
-    share = "Fraction of the machine's memory that the process uses."
-    total = "Total virtual memory available in the system."
-    for create, name, unit, description, callback in (
-        (up_down_counter, "system.filesystem.usage", "By", usage, filesystem_usage),
-        (
-            gauge,
-            "system.filesystem.utilization",
-            "1",
-            "Fraction of filesystem bytes used.",
-            filesystem_utilization,
-        ),
-        (up_down_counter, "system.memory.limit", "By", total, memory_limit),
-        (gauge, "process.memory.utilization", "1", share, process_memory),
-    ):
+    for name, callback in callbacks.items():
+        kind, unit, description = _MORE[name]
+        create = getattr(meter, f"create_observable_{kind}")
         create(name, [_bounded(name, callback)], unit=unit, description=description)
 
 
@@ -184,19 +178,9 @@ def _bounded(name: str, callback: _Callback) -> _Callback:
     return observe
 
 
-def _absolute(folder: str | os.PathLike[str] | None) -> str:
-    try:
-        return str(Path.cwd() if folder is None else Path(folder).absolute())
-    except OSError:  # the current folder was deleted
-        return os.sep
-
-
-def _mountpoint(folder: str) -> str:
-    path = Path(folder)
-    try:
+def _mountpoint(path: Path) -> Path:
+    with contextlib.suppress(OSError):
         path = path.resolve()
         while not path.is_mount() and path != path.parent:
             path = path.parent
-    except OSError:
-        pass
-    return str(path)
+    return path

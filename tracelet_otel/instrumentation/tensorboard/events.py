@@ -90,6 +90,3 @@ def _decode_summary(event: Any, metadata: MutableMapping[str, Any]) -> Iterator[
 def _undecodable(error: Exception, value: Value) -> Undecodable:
     payload = value.message.SerializeToString()
     return Undecodable(error, artifact(value.plugin or "undecodable", value.message.tag, value.step, payload))
-
-
-__all__ = ["Item", "Scalar", "Undecodable", "decode", "time_unix_nano"]

@@ -28,10 +28,6 @@ from tracelet_otel.instrumentation.tensorboard.writers import (
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
 
-_guard = Guard("recording a TensorBoard event")
-_guard_value = Guard("decoding a TensorBoard value")
-_guard_embedding = Guard("recording a TensorBoard embedding")
-
 _recorder = recording.current
 
 
@@ -42,7 +38,7 @@ def _add_event(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
             try:
                 _record(recorder, self, args[0] if args else kwargs["event"])
             except Exception:
-                with _guard:  # entered only now: this is the hot path
+                with Guard("recording a TensorBoard event"):  # entered only now: this is the hot path
                     raise
         return result
 
@@ -86,7 +82,7 @@ def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
         return
     time = time_unix_nano(event)
     for item in decode(event):
-        with _guard_value:
+        with Guard("decoding a TensorBoard value"):
             state = state_of(recorder, event_writer)  # not before: a file's first event holds nothing
             run = state.run(recorder)
             if isinstance(item, Scalar):
@@ -135,7 +131,7 @@ _EMBEDDING_FILES = {
 def _add_embedding(call: Call, writer: Any, *_: Any, **__: Any) -> Any:
     result = call()
     if (recorder := _recorder()) is not None and not silenced():
-        with _guard_embedding:
+        with Guard("recording a TensorBoard embedding"):
             bound = inspect.signature(call.func).bind(*call.args, **call.keywords)
             bound.apply_defaults()
             _record_embedding(recorder, writer, bound.arguments)

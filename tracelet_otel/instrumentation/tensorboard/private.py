@@ -8,7 +8,6 @@ from tracelet_otel.foundation.private_names import PrivateNames
 
 TENSORBOARD: Final = PrivateNames("TensorBoard", "tensorboard")
 
-
 CLOSED: Final = TENSORBOARD.optional(
     "tensorboard.summary.writer.event_file_writer:EventFileWriter._closed",
     "what is written to a closed writer, and so is in no file, is recorded too",

@@ -68,6 +68,11 @@ class WritingCall(NamedTuple):
     scalars: Mapping[str, Any] = {}
     hparams: Mapping[str, Any] = {}
 
+    @property
+    def event_writer(self) -> Any:
+        """Of the ``SummaryWriter``, which may make it during the call."""
+        return event_writer_of(self.writer)
+
 
 calling: ContextVar[WritingCall | None] = ContextVar("tracelet_tensorboard_call", default=None)
 """The ``add_scalars`` or ``add_hparams`` that this thread is in."""
@@ -95,10 +100,8 @@ class WriterState:
 
     def run(self, recorder: Recorder) -> Run:
         """Whose a value is that this thread writes now: the run it entered, else the writer's own."""
-        entered = recorder.scope.entered()
-        if entered is not None:
-            return entered
-        return recorder.scope.current() if self.bound.ended else self.bound
+        bound = recorder.scope.current() if self.bound.ended else self.bound
+        return recorder.scope.entered() or bound
 
     def name(self, recorder: Recorder, run: Run, tag: str, event_writer: Any) -> str:
         """The run's tag for one of the writer's own; made once."""
@@ -128,9 +131,8 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
 def _new_state(recorder: Recorder, event_writer: Any) -> WriterState:
     closed = private.CLOSED.attribute
     closed = closed if hasattr(event_writer, closed) else ""
-    call, parent = calling.get(), _parent(event_writer)
-    if call is not None and parent is not None:
-        state = state_of(recorder, parent)
+    if (call := _outer_call(event_writer)) is not None:
+        state = state_of(recorder, call.event_writer)
         if call.main_tag is None or _key_suffix(event_writer):
             return WriterState(state.folder, state.bound, closed)
     folder = str(event_writer.get_logdir())
@@ -144,11 +146,10 @@ def event_writer_of(summary_writer: Any) -> Any:
     return getattr(getattr(summary_writer, "file_writer", None), "event_writer", None)
 
 
-def _parent(event_writer: Any) -> Any:
-    """The writer in whose ``add_scalars`` or ``add_hparams`` another one is written to, if it is."""
+def _outer_call(event_writer: Any) -> WritingCall | None:
+    """The ``add_scalars`` or ``add_hparams`` of another writer in which this one is written to, if it is."""
     call = calling.get()
-    parent = None if call is None else event_writer_of(call.writer)
-    return None if parent is event_writer else parent
+    return None if call is None or call.event_writer in (None, event_writer) else call
 
 
 def _key_suffix(event_writer: Any) -> str:
@@ -156,10 +157,10 @@ def _key_suffix(event_writer: Any) -> str:
 
     Both libraries write the main tag into a folder for each key and name that folder in their own way.
     """
-    call, parent = calling.get(), _parent(event_writer)
-    if call is None or call.main_tag is None or parent is None:
+    call = _outer_call(event_writer)
+    if call is None or call.main_tag is None:
         return ""
-    home, folder = str(parent.get_logdir()), str(event_writer.get_logdir())
+    home, folder = str(call.event_writer.get_logdir()), str(event_writer.get_logdir())
     for key in call.scalars:
         torch = f"{home}/{call.main_tag.replace('/', '_')}_{key}"
         if folder in (torch, os.path.join(home, call.main_tag, key)):  # noqa: PTH118 - as tensorboardX does
