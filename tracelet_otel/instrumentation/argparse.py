@@ -23,7 +23,6 @@ from tracelet_otel.secrets.redaction import redacted
 
 Callback = Callable[[Mapping[str, Any]], None]
 
-_guard = Guard("capturing a command line")
 _parsing: ContextVar[bool] = ContextVar("tracelet_parsing", default=False)
 """Whether a parse is under way: subcommands have parsers of their own."""
 _captured: dict[str, Any] = {}
@@ -52,17 +51,13 @@ def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **_
         result = call()
     finally:
         _parsing.reset(token)
-    with _guard:
+    with Guard("capturing a command line"):
         if args is None or (isinstance(args, (list, tuple)) and [*args] == sys.argv[1:]):
-            _capture(result[0])
+            params = redacted(contents.plain(vars(result[0])))
+            _captured.update(params)
+            if (callback := _callback) is not None and params:
+                callback(params)
     return result
-
-
-def _capture(namespace: Any) -> None:
-    params = redacted(contents.plain(vars(namespace)))
-    _captured.update(params)
-    if (callback := _callback) is not None and params:
-        callback(params)
 
 
 class ArgparseInstrumentor(HooksInstrumentor):

@@ -71,13 +71,18 @@ class GitResourceDetector(ResourceDetector):
             found = describe(Path.cwd(), with_changes=False)
         except OSError:  # a folder that was deleted
             return Resource.get_empty()
-        named = {
-            "vcs.ref.head.revision": found.get("commit"),
-            "vcs.ref.head.name": found.get("branch"),
-            "vcs.ref.head.type": "branch" if "branch" in found else None,
-            "vcs.repository.url.full": found.get("repository"),
-        }
-        return Resource({name: value for name, value in named.items() if value})
+        return Resource(attributes(found))
+
+
+def attributes(found: dict[str, Any]) -> dict[str, str]:
+    """What :func:`describe` found, by OpenTelemetry's names."""
+    named = {
+        "vcs.ref.head.revision": found.get("commit"),
+        "vcs.ref.head.name": found.get("branch"),
+        "vcs.ref.head.type": "branch" if found.get("branch") else None,
+        "vcs.repository.url.full": found.get("repository"),
+    }
+    return {name: str(value) for name, value in named.items() if value}
 
 
 def _remote(folder: str | os.PathLike[str], deadline: float) -> str:

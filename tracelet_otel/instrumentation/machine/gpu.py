@@ -33,12 +33,9 @@ Query = Callable[[Any, Any], float]
 """Asks the library about a handle; raises where there is no answer."""
 
 
-def _errors(kind: str) -> Query:
-    def ask(nvml: Any, gpu: Any) -> float:
-        counted = getattr(nvml, f"NVML_MEMORY_ERROR_TYPE_{kind}")
-        return nvml.nvmlDeviceGetTotalEccErrors(gpu, counted, nvml.NVML_VOLATILE_ECC)
-
-    return ask
+def _errors(kind: str, nvml: Any, gpu: Any) -> float:
+    counted = getattr(nvml, f"NVML_MEMORY_ERROR_TYPE_{kind}")
+    return nvml.nvmlDeviceGetTotalEccErrors(gpu, counted, nvml.NVML_VOLATILE_ECC)
 
 
 def _memory_total(nvml: Any, gpu: Any) -> float:
@@ -80,8 +77,8 @@ _QUERIES: Final[list[tuple[str, Mapping[str, str], Query]]] = [
     ("hw.power", _TYPE, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000.0),
     ("hw.gpu.power.limit", _TYPE, lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000.0),
     ("hw.energy", _TYPE, lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000.0),
-    ("hw.errors", {**_TYPE, "error.type": "corrected"}, _errors("CORRECTED")),
-    ("hw.errors", {**_TYPE, "error.type": "uncorrected"}, _errors("UNCORRECTED")),
+    ("hw.errors", {**_TYPE, "error.type": "corrected"}, partial(_errors, "CORRECTED")),
+    ("hw.errors", {**_TYPE, "error.type": "uncorrected"}, partial(_errors, "UNCORRECTED")),
 ]
 """What each instrument measures: its attributes, and the question to the library."""
 
