@@ -38,7 +38,7 @@ class RefusedError(PermanentError):
         """Whether something among the events is what the server refuses, or how many they are."""
 
 
-class Connection:
+class ClearMLConnection:
     """A session of our own with one server; logs in in the constructor.
 
     Args:

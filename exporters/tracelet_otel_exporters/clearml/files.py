@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from tracelet_otel_exporters.clearml.connection import Connection, RefusedError
+from tracelet_otel_exporters.clearml.connection import ClearMLConnection, RefusedError
 from tracelet_otel_exporters.clearml.names import clean, segment
 from tracelet_otel_exporters.clearml.runs import ClearMLRun
 from tracelet_otel_exporters.shared.record_content import sha256
@@ -48,7 +48,7 @@ class Multipart:
         yield self._tail
 
 
-def upload(connection: Connection, path: str, content: bytes | Path, mime_type: str = "") -> str:
+def upload(connection: ClearMLConnection, path: str, content: bytes | Path, mime_type: str = "") -> str:
     """Stores a file at ``path``, which must be plain ASCII, and returns its URL.
 
     Where ClearML's file server is configured to be a bucket, fsspec writes there.
@@ -106,7 +106,7 @@ def read_artifacts(run: ClearMLRun, prefix: str) -> Iterator[bytes]:
                 yield _download(run.connection, str(artifact["uri"]))
 
 
-def _download(connection: Connection, url: str) -> bytes:
+def _download(connection: ClearMLConnection, url: str) -> bytes:
     """A file that :func:`upload` has stored."""
     if urlsplit(url).scheme in ("http", "https"):
         return connection.ask_file_server("GET", url)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import Status
-from tracelet_otel_exporters.clearml.connection import Connection, RefusedError
+from tracelet_otel_exporters.clearml.connection import ClearMLConnection, RefusedError
 from tracelet_otel_exporters.clearml.names import Name, clean
 from tracelet_otel_exporters.shared.steps import Steps
 
@@ -42,7 +42,7 @@ ENDS: Final[Mapping[Status, tuple[str, str]]] = {
 class ClearMLRun:
     """A run of ours in ClearML and what is known of its content."""
 
-    connection: Connection
+    connection: ClearMLConnection
     info: RunInfo
     id: str
     """The task's."""
@@ -112,7 +112,7 @@ class ClearMLRun:
             scroll = page.get("scroll_id")
 
 
-def open_run(connection: Connection, info: RunInfo) -> ClearMLRun:
+def open_run(connection: ClearMLConnection, info: RunInfo) -> ClearMLRun:
     """Finds the task by its user property or its own id, else creates it; it is in progress then."""
     found = _by_property(connection, info.id) or _by_task_id(connection, info.id)
     task = found[0] if found else _create(connection, info)
@@ -120,7 +120,9 @@ def open_run(connection: Connection, info: RunInfo) -> ClearMLRun:
         raise PermanentError(f"ClearML task {task['id']} is published, so nothing can be added to it")
     sections: Mapping[str, Mapping[str, Any]] = task.get("hyperparams") or {}
     run = ClearMLRun(
-        *(connection, info, task["id"]),
+        connection=connection,
+        info=info,
+        id=task["id"],
         project=_id(task.get("project")),
         created=_seconds(task.get("created")),
         is_resumed=bool(found),
@@ -171,7 +173,7 @@ def known_steps(run: ClearMLRun, name: Name) -> Steps:
     return Steps(known.items())
 
 
-def _create(connection: Connection, info: RunInfo) -> Mapping[str, Any]:
+def _create(connection: ClearMLConnection, info: RunInfo) -> Mapping[str, Any]:
     properties = {RUN_ID: info.id, **({NAME: info.name} if info.name else {})}
     made: str = connection.call(
         *("tasks", "create"),
@@ -193,7 +195,7 @@ def _set_properties(run: ClearMLRun, properties: Mapping[str, str]) -> None:
     run.call("edit_hyper_params", hyperparams=items, force=True)
 
 
-def _by_property(connection: Connection, run_id: str) -> list[Mapping[str, Any]]:
+def _by_property(connection: ClearMLConnection, run_id: str) -> list[Mapping[str, Any]]:
     """Tasks with this run's id, oldest first; every process sees the same order."""
     text = clean(run_id)
     found = _tasks(
@@ -206,16 +208,16 @@ def _by_property(connection: Connection, run_id: str) -> list[Mapping[str, Any]]
     return sorted(same, key=lambda task: (str(task.get("created")), str(task["id"])))
 
 
-def _by_task_id(connection: Connection, run_id: str) -> list[Mapping[str, Any]]:
+def _by_task_id(connection: ClearMLConnection, run_id: str) -> list[Mapping[str, Any]]:
     return _tasks(connection, id=[run_id]) if _TASK_ID.fullmatch(run_id) else []
 
 
-def _tasks(connection: Connection, **conditions: Any) -> list[Mapping[str, Any]]:
+def _tasks(connection: ClearMLConnection, **conditions: Any) -> list[Mapping[str, Any]]:
     fields = list(_FIELDS)
     return connection.call("tasks", "get_all", only_fields=fields, search_hidden=True, **conditions)["tasks"]
 
 
-def _project(connection: Connection, info: RunInfo) -> str:
+def _project(connection: ClearMLConnection, info: RunInfo) -> str:
     parts = [part.strip() for part in f"{info.project}/{info.experiment}".split("/") if part.strip()]
     name = clean("/".join([parts[0].ljust(MIN_NAME, "_"), *parts[1:]]) if parts else "Default")
     query = {"name": f"^{re.escape(name)}$", "only_fields": ["id", "name"], "search_hidden": True}

@@ -15,7 +15,7 @@ from tracelet_otel.tracker.companion import PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
 from tracelet_otel_exporters.clearml import runs
-from tracelet_otel_exporters.clearml.connection import Connection, RefusedError, errors
+from tracelet_otel_exporters.clearml.connection import ClearMLConnection, RefusedError, errors
 from tracelet_otel_exporters.clearml.files import read_artifacts, write_artifact
 from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.clearml.names import Name
@@ -60,7 +60,7 @@ class ClearMLTracker:
         if not isinstance(config_file, (str, Path, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"config_file must be a path, got {config_file!r}")
         self._config_file = None if config_file is None else Path(config_file).expanduser()
-        self._connection: Connection | None = None
+        self._connection: ClearMLConnection | None = None
         self._runs: dict[str, ClearMLRun] = {}
 
     def load(self) -> None:
@@ -70,7 +70,7 @@ class ClearMLTracker:
     def connect(self) -> None:
         """Logs in."""
         if self._connection is None:
-            self._connection = Connection(self._config_file)
+            self._connection = ClearMLConnection(self._config_file)
         else:
             self._connection.ping()
 

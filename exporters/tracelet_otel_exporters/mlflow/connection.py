@@ -66,7 +66,7 @@ class RefusedError(PermanentError):
         """Whether the run or the experiment is deleted or was never there."""
 
 
-class Connection:
+class MLflowConnection:
     """An ``MlflowClient`` of our own and the store below it, reached in the constructor.
 
     Args:
@@ -114,6 +114,13 @@ class Connection:
         if engine is not None and ":memory:" not in self.uri:  # whose database is the connection
             with self.calls():
                 engine.dispose()
+
+    def set_status(self, run_id: str, status: str, end_time_ms: int | None, name: str | None) -> None:
+        """Sets a run's status, and its end time or its name."""
+        from mlflow.entities import RunStatus
+
+        with self.calls():
+            self.store.update_run_info(run_id, RunStatus.from_string(status.upper()), end_time_ms, name)
 
     def post_points(self, run_id: str, metrics: Sequence[Mapping[str, object]]) -> bool:
         """Posts points to MLflow's REST API: a fifth of the CPU time of its client, which encodes twice.

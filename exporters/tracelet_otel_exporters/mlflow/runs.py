@@ -17,7 +17,7 @@ from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import RUN_ID
 from tracelet_otel_exporters.mlflow import names, private
-from tracelet_otel_exporters.mlflow.connection import Connection, RefusedError
+from tracelet_otel_exporters.mlflow.connection import MLflowConnection, RefusedError
 from tracelet_otel_exporters.shared import safe_names
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Place = tuple[str, int]
 class MLflowRun:
     """A run of ours in MLflow and what is known of its content."""
 
-    connection: Connection
+    connection: MLflowConnection
     info: RunInfo
     id: str
     """MLflow's own id."""
@@ -93,7 +93,7 @@ class MLflowRun:
                 self.connection.store.log_batch(self.id, [], [], entities[start : start + MAX_PER_REQUEST])
 
 
-def open_run(connection: Connection, info: RunInfo) -> MLflowRun:
+def open_run(connection: MLflowConnection, info: RunInfo) -> MLflowRun:
     """Finds the run by its tag or its MLflow id, else creates it; a resumed run is running again."""
     with connection.calls():
         experiment = _experiment(connection, info)
@@ -102,26 +102,19 @@ def open_run(connection: Connection, info: RunInfo) -> MLflowRun:
         run, is_resumed = _create(connection, experiment, info)
     else:
         is_resumed = True
-        set_status(connection, run.info.run_id, "running", name=info.name or None)
+        connection.set_status(run.info.run_id, "running", None, info.name or None)
     return MLflowRun(
-        *(connection, info, run.info.run_id, run.info.experiment_id, is_resumed),
+        connection=connection,
+        info=info,
+        id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        is_resumed=is_resumed,
         params=dict(run.data.params),
         start_time_ms=int(run.info.start_time or 0),
     )
 
 
-def set_status(
-    connection: Connection, run_id: str, status: str, end_time_ms: int | None = None, name: str | None = None
-) -> None:
-    """Sets the status, and the end time or the name."""
-    from mlflow.entities import RunStatus
-
-    with connection.calls():
-        number: Any = RunStatus.from_string(status.upper())
-        connection.store.update_run_info(run_id, number, end_time_ms, name)
-
-
-def _native_tags(connection: Connection) -> dict[str, str]:
+def _native_tags(connection: MLflowConnection) -> dict[str, str]:
     """What MLflow's own ``start_run`` fills "Source" and "Created by" with."""
     resolve, git = private.RESOLVE_TAGS.get(), private.GIT_CONTEXT.get()
     tags: dict[str, str] = {}
@@ -136,7 +129,7 @@ def _native_tags(connection: Connection) -> dict[str, str]:
     return {key: str(value)[:MAX_TAG_VALUE] for key, value in tags.items()}
 
 
-def _experiment(connection: Connection, info: RunInfo) -> Experiment:
+def _experiment(connection: MLflowConnection, info: RunInfo) -> Experiment:
     client = connection.client
     name = "/".join(part for part in (info.project, info.experiment) if part)
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
@@ -168,7 +161,7 @@ def _active(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def _artifact_location(connection: Connection, name: str) -> str | None:
+def _artifact_location(connection: MLflowConnection, name: str) -> str | None:
     """MLflow's default, but for a process that left the folder in which its database was chosen."""
     if not connection.uri.startswith("sqlite"):
         return None
@@ -178,7 +171,7 @@ def _artifact_location(connection: Connection, name: str) -> str | None:
     return (connection.folder / "mlruns" / safe_names.segment(name)).as_uri()
 
 
-def _by_tag(connection: Connection, experiment: Experiment, run_id: str) -> Run | None:
+def _by_tag(connection: MLflowConnection, experiment: Experiment, run_id: str) -> Run | None:
     """The oldest run that is not deleted; every process finds the same one."""
     quote = '"' if "'" in run_id else "'"
     if quote in run_id:
@@ -189,7 +182,7 @@ def _by_tag(connection: Connection, experiment: Experiment, run_id: str) -> Run 
     return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
 
-def _by_mlflow_id(connection: Connection, run_id: str) -> Run | None:
+def _by_mlflow_id(connection: MLflowConnection, run_id: str) -> Run | None:
     if not _MLFLOW_RUN_ID.fullmatch(run_id):
         return None
     try:
@@ -204,7 +197,7 @@ def _by_mlflow_id(connection: Connection, run_id: str) -> Run | None:
     return run
 
 
-def _create(connection: Connection, experiment: Experiment, info: RunInfo) -> tuple[Run, bool]:
+def _create(connection: MLflowConnection, experiment: Experiment, info: RunInfo) -> tuple[Run, bool]:
     tags = {**_native_tags(connection), RUN_ID: info.id}
     with connection.calls():
         created = connection.client.create_run(

@@ -18,10 +18,10 @@ from tracelet_otel.tracker.companion import FOLDER, PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, LocalStorage, Outcome, Problem
 from tracelet_otel_exporters.mlflow import artifacts
-from tracelet_otel_exporters.mlflow.connection import Connection, errors, resolve
+from tracelet_otel_exporters.mlflow.connection import MLflowConnection, errors, resolve
 from tracelet_otel_exporters.mlflow.points import samples, system_samples, write_samples
 from tracelet_otel_exporters.mlflow.records import WRITERS, write_tags
-from tracelet_otel_exporters.mlflow.runs import MLflowRun, Place, open_run, set_status
+from tracelet_otel_exporters.mlflow.runs import MLflowRun, Place, open_run
 from tracelet_otel_exporters.shared import safe_names
 
 NAMES_FILE: Final = "tracelet/names.json"
@@ -58,7 +58,7 @@ class MLflowTracker:
             self._folder = Path.cwd()
         except OSError:  # a folder that was deleted
             self._folder = Path(tempfile.gettempdir())
-        self._connection: Connection | None = None
+        self._connection: MLflowConnection | None = None
         self._runs: dict[str, MLflowRun] = {}
 
     def load(self) -> None:
@@ -69,7 +69,7 @@ class MLflowTracker:
     def connect(self) -> None:
         """Reaches the backend."""
         if self._connection is None:
-            self._connection = Connection(self._tracking_uri, self._folder)
+            self._connection = MLflowConnection(self._tracking_uri, self._folder)
         else:
             self._connection.ping()
 
@@ -144,7 +144,7 @@ class MLflowTracker:
         run = self._run(run_id)
         if run.names_changed:
             _write_names(run)
-        set_status(run.connection, run.id, status, time.time_ns() // 1_000_000)
+        run.connection.set_status(run.id, status, time.time_ns() // 1_000_000, None)
         del self._runs[run_id]
         return Outcome()
 
@@ -155,7 +155,7 @@ class MLflowTracker:
         if connection is not None:
             connection.close()
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> MLflowConnection:
         if self._connection is None:
             raise PermanentError("connect() was not called")
         return self._connection
