@@ -26,7 +26,7 @@ from tracelet_otel.delivery.spool.spool import Durability
 from tracelet_otel.foundation.locks import acquire, acquire_folder
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.backends import Backend, make_backend
-from tracelet_otel.gateway.http_app import App, Server
+from tracelet_otel.gateway.http_app import App, HttpServer
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
 from tracelet_otel.settings import ConfigurationError
@@ -108,7 +108,7 @@ class Agent:
         """Serves until no training process needs it and everything is delivered or given up."""
         app = App(self._intake, executor=self._executor, knows=self._processes.knows)
         add_endpoints(app, self._processes, self._backends, self._warning)
-        server = Server(app)
+        server = HttpServer(app)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._hurry)
         serving = asyncio.create_task(server.serve([listener]))

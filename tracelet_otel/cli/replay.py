@@ -12,7 +12,7 @@ from tracelet_otel.agent.address import SPOOL_PREFIX
 from tracelet_otel.backends.names import FILE, SPOOLS, available
 from tracelet_otel.cli import destinations, sending, spools
 from tracelet_otel.cli.sending import Sender
-from tracelet_otel.cli.spools import Stored
+from tracelet_otel.cli.spools import SpoolPart
 from tracelet_otel.delivery.otlp.forward import NAMES
 from tracelet_otel.delivery.spool import reading
 from tracelet_otel.delivery.spool.json_lines import JsonLines
@@ -61,7 +61,7 @@ def replay(
     return code
 
 
-def _say_what_is_odd(senders: Sequence[Sender], found: Sequence[Stored]) -> None:
+def _say_what_is_odd(senders: Sequence[Sender], found: Sequence[SpoolPart]) -> None:
     skipped = [stored for stored in found if stored.skipped]
     if skipped:
         count = sum(stored.skipped for stored in skipped)
@@ -75,7 +75,7 @@ def _say_what_is_odd(senders: Sequence[Sender], found: Sequence[Stored]) -> None
         typer.echo(f"no end of a run in this data, so it stays open: {unended[0]}{more}")
 
 
-def _remove(stored: Stored, senders: Sequence[Sender]) -> None:
+def _remove(stored: SpoolPart, senders: Sequence[Sender]) -> None:
     reason = ""
     for sender in senders:
         if sender.error or not sender.ended.is_set() or not sender.finished.get(str(stored.path)):

@@ -34,7 +34,7 @@ _SESSION: Final = re.compile(r"\d{8}-\d{6}-(\d+)-[0-9a-f]{6}")
 
 
 @dataclass(eq=False)
-class Stored:
+class SpoolPart:
     """A spool's folder, or one file."""
 
     path: Path
@@ -68,13 +68,13 @@ class Stored:
         return int(match[1]) if match else None
 
 
-def find(paths: Iterable[Path]) -> list[Stored]:
+def find(paths: Iterable[Path]) -> list[SpoolPart]:
     """The spools and files at these paths, each once.
 
     Raises:
         ConfigurationError: there is nothing at a path.
     """
-    found: dict[Path, Stored] = {}
+    found: dict[Path, SpoolPart] = {}
     for path in paths:
         if not path.exists():
             raise ConfigurationError(f"there is no {path}")
@@ -85,11 +85,11 @@ def find(paths: Iterable[Path]) -> list[Stored]:
                 "Name other files of OTLP JSON lines themselves"
             )
         for place in places:
-            found.setdefault(place.resolve(), Stored(place))
+            found.setdefault(place.resolve(), SpoolPart(place))
     return list(found.values())
 
 
-def parts(found: Iterable[Stored], backend: str) -> Iterator[Part]:
+def parts(found: Iterable[SpoolPart], backend: str) -> Iterator[Part]:
     """What a backend gets of it, in order.
 
     Raises:
@@ -113,7 +113,7 @@ def parts(found: Iterable[Stored], backend: str) -> Iterator[Part]:
         yield Part(base, finished=str(stored.path))
 
 
-def kept_because(stored: Stored, backends: Collection[str], trackers: Collection[str]) -> str:
+def kept_because(stored: SpoolPart, backends: Collection[str], trackers: Collection[str]) -> str:
     """Why a spool that was delivered to ``backends`` must not be removed; empty if it may be."""
     others = [name for name in stored.backends if name in trackers and name not in backends]
     if others:
@@ -132,7 +132,7 @@ def kept_because(stored: Stored, backends: Collection[str], trackers: Collection
     return ""
 
 
-def _requests(stored: Stored) -> Iterator[reading.Request]:
+def _requests(stored: SpoolPart) -> Iterator[reading.SpooledRequest]:
     """What is in the files; one that vanishes was delivered by the process that wrote it."""
     for path in stored.files:
         read_to = 0
@@ -149,7 +149,7 @@ def _requests(stored: Stored) -> Iterator[reading.Request]:
         stored.read_to[path] = min(read_to, stored.read_to.get(path, read_to))  # several backends read
 
 
-def _descriptions(stored: Stored) -> Iterator[Batch]:
+def _descriptions(stored: SpoolPart) -> Iterator[Batch]:
     """The records that describe runs, where they may come after points, and those beside them."""
     for path in stored.files:
         if not stored.is_folder or path.suffix == reading.SEGMENT:

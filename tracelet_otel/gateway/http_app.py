@@ -170,7 +170,7 @@ def _from_json(data: bytes) -> bytes | None:
     return parsed.SerializeToString() if parsed is not None else None
 
 
-class Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """Serves HTTP/1.1 until ``should_exit`` is set, logs nothing, and leaves signals to its caller.
 
     Args:

@@ -72,7 +72,7 @@ class Request:
         """
         encoding = self.header("content-encoding").strip().lower()
         if encoding not in ("", "identity", "gzip"):
-            raise HttpError(415, f"content-encoding {encoding!r}: gzip or none is taken")
+            raise HttpError(415, f"content-encoding {encoding!r}: only gzip is accepted")
         too_long = HttpError(413, f"the body has over {MAX_BYTES} bytes", {"connection": "close"})
         length = self.header("content-length")
         if length.isdigit() and int(length) > MAX_BYTES:

@@ -21,7 +21,7 @@ from tracelet_otel.gateway.auth import Certificates, Tokens, is_loopback, requir
 from tracelet_otel.gateway.backends import Backend, make_backend
 from tracelet_otel.gateway.budget import Budget
 from tracelet_otel.gateway.grpc_server import GrpcServer
-from tracelet_otel.gateway.http_app import App, Server
+from tracelet_otel.gateway.http_app import App, HttpServer
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs
 from tracelet_otel.gateway.telemetry import Telemetry
@@ -224,14 +224,14 @@ def _stopping() -> Generator[asyncio.Task[Literal[True]]]:
             loop.remove_signal_handler(number)
 
 
-def _web_server(app: App, options: Options) -> Server:
+def _web_server(app: App, options: Options) -> HttpServer:
     tls = options.tls
     files: dict[str, Any] = {}
     if tls is not None:
         files = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
         if tls.client_ca is not None:
             files |= {"ssl_ca_certs": str(tls.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    return Server(
+    return HttpServer(
         app,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -137,7 +137,7 @@ class Target(NamedTuple):
 class Hooks:
     """Wraps that are switched on and off together, any number of times.
 
-    A module that is imported is wrapped at once, any other when it is imported; none is imported by this.
+    A module that is imported is wrapped at once, any other when it is imported; this imports no module.
 
     Args:
         targets: the methods. One that a library's version lacks costs its own hook and no other.

@@ -32,6 +32,8 @@ _SIGNATURES = (
     (b"ID3", "audio/mpeg"),
 )
 _MAX_DEPTH = 32
+_MAX_TEXT = 10_000
+"""Characters kept of the text of an object, such as a model."""
 _MAX_ELEMENTS = 100
 """Elements up to which a tensor or array among parameters is written out."""
 
@@ -86,7 +88,7 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth >= _MAX_DEPTH:
-        return str(value)
+        return str(value)[:_MAX_TEXT]
     if isinstance(value, Namespace):
         return _plain(vars(value), depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -109,7 +111,7 @@ def _plain(value: Any, depth: int) -> Any:
         return str(other.name)
     if isinstance(value, type) or (callable(other) and hasattr(other, "__qualname__")):
         return f"{other.__module__}.{other.__qualname__}"  # no address in memory
-    return str(other)
+    return str(other)[:_MAX_TEXT]
 
 
 def _member(mapping: Mapping[Any, Any], key: Any, depth: int) -> Any:

@@ -19,7 +19,7 @@ from tracelet_otel import semconv
 from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope, clean_text
-from tracelet_otel.recording.series import POINT_KEY, SHOWN, Series, span_of
+from tracelet_otel.recording.series import POINT_KEY, SHOWN, BoundSeries, span_of
 from tracelet_otel.secrets.redaction import redacted_json
 from tracelet_otel.settings import CheckpointPolicy
 from tracelet_otel.version import VERSION
@@ -65,7 +65,7 @@ class Recorder:
             semconv.SCALAR_NONFINITE, description="NaN and infinite scalars that a training script logs."
         ).add
         self._logger = logger_provider.get_logger(SCOPE_NAME, VERSION)
-        self._series: list[Series] = []
+        self._series: list[BoundSeries] = []
         self._set_elsewhere: Callable[..., None] | None = None
 
     def show_on(self, meter_provider: MeterProvider) -> None:
@@ -97,8 +97,8 @@ class Recorder:
             span_id, trace_id = span_of(context) if context else (0, 0)
             series.keep((value, time_unix_nano or time_ns(), step, single, span_id, trace_id))
 
-    def _bound(self, run: Run, tag: str, value: float) -> Series:
-        series = Series(self, run.attributes(tag))
+    def _bound(self, run: Run, tag: str, value: float) -> BoundSeries:
+        series = BoundSeries(self, run.attributes(tag))
         self._show(series, value, series.context())
         if series.keep is not None:  # else the SDK is switched off
             # Two threads may both get here; their series end in the same reservoir.
@@ -113,7 +113,7 @@ class Recorder:
             if value is not None and value is not series.shown:
                 self._show(series, value, _SHOWN)
 
-    def _show(self, series: Series, value: float, context: Context) -> None:
+    def _show(self, series: BoundSeries, value: float, context: Context) -> None:
         self._set(value, series.attributes, context)
         series.shown = value
         if self._set_elsewhere is not None:

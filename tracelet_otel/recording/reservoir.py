@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.view import View
 from opentelemetry.util.types import Attributes
 
 from tracelet_otel import semconv
-from tracelet_otel.recording.series import POINT_KEY, SHOWN, Measured, Series, span_of
+from tracelet_otel.recording.series import POINT_KEY, SHOWN, BoundSeries, Measured, span_of
 
 CARDINALITY_LIMIT = 1_000_000
 """Tags (times runs) beyond which the SDK would fold points into one overflow series."""
@@ -72,7 +72,7 @@ class LosslessReservoir(ExemplarReservoir):
     def offer(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> None:
         """Keeps a measurement that came through the instrument; O(1), no lock."""
         point = context.get(POINT_KEY)
-        if isinstance(point, Series):
+        if isinstance(point, BoundSeries):
             point.bind(self)
         elif point is None:  # recorded by somebody else
             self.keep((value, time_unix_nano, None, False, *span_of(context)))

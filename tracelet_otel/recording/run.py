@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
-from tracelet_otel.recording.series import Series
+from tracelet_otel.recording.series import BoundSeries
 from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import RANK, RUN_ID, TAG
 
@@ -60,7 +60,7 @@ class Run:
         self._lock = threading.RLock()
         self.opened_at = 0
         """Nanoseconds since 1970 of its description, of this process."""
-        self.series: dict[str, Series] = {}
+        self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}
         """The last step of each tag that was logged through the API."""
@@ -101,7 +101,7 @@ class Run:
 
 
 class RunScope:
-    """Which run is current: the one this thread or task entered, else the last one anybody entered.
+    """Which run is current: the one this thread or task entered, else the last one that any thread entered.
 
     A thread that was started inside ``with run():`` does not inherit its context variables, so the
     innermost run of the process stands in for them.

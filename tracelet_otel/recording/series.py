@@ -16,7 +16,7 @@ from opentelemetry.trace import get_current_span
 
 POINT_KEY: Final = "tracelet-point"
 """Key of a measurement's context under which a reservoir finds ``(step, time, single)`` of a point, or the
-:class:`Series` that it shall be bound to, or :data:`SHOWN`."""
+:class:`BoundSeries` that it shall be bound to, or :data:`SHOWN`."""
 
 SHOWN: Final = "shown"
 """The measurement is what the gauge shows, and no point."""
@@ -43,7 +43,7 @@ class Reservoir(Protocol):
         ...
 
 
-class Series:
+class BoundSeries:
     """The points of one tag of one run.
 
     Args:

@@ -154,7 +154,7 @@ def redacted(values: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def redacted_json(payload: bytes) -> bytes:
-    """A JSON object's bytes with secrets masked; the same bytes where there are none.
+    """A JSON object's bytes with secrets masked; the same bytes if it holds no secret.
 
     What is not a JSON object is masked as a text: its readers will refuse it.
     """

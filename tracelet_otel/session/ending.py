@@ -39,7 +39,7 @@ def interactive() -> bool:
 
 def keep_interrupted() -> None:
     """Has Python end by SIGINT after all, whatever was imported at the end."""
-    # Python ends with the signal's own exit code after a KeyboardInterrupt that nobody caught. It knows
+    # Python ends with the signal's own exit code after a KeyboardInterrupt that was not caught. It knows
     # from a flag that the next evaluation of a source text clears, and what is imported at the end
     # evaluates some; one that raises sets it again. Source: CPython, Python/pythonrun.c, run_eval_code_obj.
     with contextlib.suppress(KeyboardInterrupt):

@@ -87,7 +87,7 @@ class Lifecycle:
         self.uninstalled = True
         atexit.unregister(self.at_exit)
         for owner, name, original, wrapper in self._exit_wraps:
-            if getattr(owner, name) is wrapper:  # else somebody wrapped it since, and ours stays below
+            if getattr(owner, name) is wrapper:  # else another wrapper was put around ours, which stays below
                 setattr(owner, name, original)
         self._exit_wraps.clear()
         if self._handler is not None and threading.current_thread() is threading.main_thread():
@@ -115,7 +115,7 @@ class Lifecycle:
     # -- exit codes -----------------------------------------------------------------------------
 
     def _wrap_exit(self) -> None:
-        # Python tells nobody the exit code that sys.exit() asked for: this is how it is known. Plain
+        # Python does not tell which exit code sys.exit() asked for. This is how it is known. Plain
         # functions under the original's name, so that they can be pickled as the original can.
         owners: list[tuple[Any, str]] = [(sys, "exit")]
         # The class of exit() and quit(), in a private module of CPython. Without it their code is not known.

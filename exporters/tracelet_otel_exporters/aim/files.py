@@ -22,7 +22,7 @@ from tracelet_otel.tracker.interface import Outcome
 from tracelet_otel_exporters.aim import private, sequences
 from tracelet_otel_exporters.aim.changes import Write
 from tracelet_otel_exporters.aim.runs import AimRun
-from tracelet_otel_exporters.aim.sequences import Row, valid_text
+from tracelet_otel_exporters.aim.sequences import AimRow, valid_text
 from tracelet_otel_exporters.shared import safe_names
 
 CONTEXT: Final = {"kind": "file"}
@@ -104,4 +104,4 @@ def _write_content(run: AimRun, name: str, path: Path) -> None:
     listed, value = aim.Text(valid_text(note)), aim.Text(valid_text(note))
     cast("Any", value).storage["content"] = blob(data=content)
     sequence = run.sequence(valid_text(name) or "_", CONTEXT, "aim.text", "file")
-    run.store.commit(sequences.changes(run.store, sequence, [Row(0, value, 0, listed)]))
+    run.store.commit(sequences.changes(run.store, sequence, [AimRow(0, value, 0, listed)]))

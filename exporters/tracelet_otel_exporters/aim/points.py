@@ -17,7 +17,7 @@ from tracelet_otel.tracker.interface import Outcome, PointAside, Problem
 from tracelet_otel_exporters.aim import sequences
 from tracelet_otel_exporters.aim.changes import Change
 from tracelet_otel_exporters.aim.runs import AimRun
-from tracelet_otel_exporters.aim.sequences import MAX_STEP, SYSTEM, Row
+from tracelet_otel_exporters.aim.sequences import MAX_STEP, SYSTEM, AimRow
 from tracelet_otel_exporters.shared.machine import Reading, readings
 
 REPEATED: Final = "AIM keeps one value a step"
@@ -49,7 +49,7 @@ def logged(run: AimRun, series: Series, outcome: Outcome) -> list[Change]:
         for point in series.points:
             set_aside(point, str(error))
         return []
-    rows: dict[int, Row] = {}
+    rows: dict[int, AimRow] = {}
     doubtful: list[Point] = []
     for point in series.points:
         step, value, time_unix_nano = point
@@ -63,7 +63,7 @@ def logged(run: AimRun, series: Series, outcome: Outcome) -> list[Change]:
         time_us = (time_unix_nano + 500) // 1000
         verdict = sequence.steps.add(step, time_us)
         if verdict == "new":
-            rows[step] = Row(step, value, time_us)
+            rows[step] = AimRow(step, value, time_us)
         elif verdict == "same":
             doubtful.append(point)
         else:
@@ -77,7 +77,7 @@ def logged(run: AimRun, series: Series, outcome: Outcome) -> list[Change]:
         if repr(value) != repr(point.value):  # NaN is NaN, 0.0 is not -0.0
             set_aside(point, REPEATED)
         elif row is None:
-            rows[point.step] = Row(point.step, point.value, (point.time_unix_nano + 500) // 1000)
+            rows[point.step] = AimRow(point.step, point.value, (point.time_unix_nano + 500) // 1000)
     return sequences.changes(run.store, sequence, list(rows.values()))
 
 
@@ -95,7 +95,7 @@ def measured(run: AimRun, points: Sequence[SystemPoint]) -> list[Change]:
         if time_us <= run.times[key]:
             continue  # it came before: a retry
         run.times[key] = time_us
-        row = Row(sequence.info.get("last_step", -1) + 1, reading.value, time_us)
+        row = AimRow(sequence.info.get("last_step", -1) + 1, reading.value, time_us)
         changes += sequences.changes(run.store, sequence, [row])
     return changes
 

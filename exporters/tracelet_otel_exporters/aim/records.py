@@ -11,7 +11,7 @@ from tracelet_otel.otlp.records import Record
 from tracelet_otel.tracker.interface import Outcome, Problem, RecordAside
 from tracelet_otel_exporters.aim import files, objects, runs, sequences
 from tracelet_otel_exporters.aim.runs import AimRun
-from tracelet_otel_exporters.aim.sequences import MAX_STEP, Row
+from tracelet_otel_exporters.aim.sequences import MAX_STEP, AimRow
 from tracelet_otel_exporters.shared.record_content import (
     file_suffix,
     graph_file,
@@ -160,7 +160,7 @@ def _show(run: AimRun, record: Record, dtype: str, value: Any) -> str:
             verdict = "repeat"
     if verdict == "repeat":
         return f"AIM keeps one value a step; step {record.step} has one already"
-    run.store.commit(sequences.changes(run.store, sequence, [Row(record.step, value, time_us)]))
+    run.store.commit(sequences.changes(run.store, sequence, [AimRow(record.step, value, time_us)]))
     return ""
 
 

@@ -14,7 +14,7 @@ from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel_exporters.aim import private
 from tracelet_otel_exporters.aim.changes import Array, Change, Rows, Tree
 from tracelet_otel_exporters.aim.private import Key
-from tracelet_otel_exporters.aim.server import Server
+from tracelet_otel_exporters.aim.server import AimServer
 
 MESSAGE_VALUES: Final = 200
 """Values in one message, about 50 KB: the server's time for a message grows with the square of its size."""
@@ -23,7 +23,7 @@ MESSAGE_VALUES: Final = 200
 class RemoteStore:
     """A run behind a server, with the methods of a run on disk: ``LocalStore`` tells what they do."""
 
-    def __init__(self, repository: Server, run_hash: str) -> None:
+    def __init__(self, repository: AimServer, run_hash: str) -> None:
         self.hash = run_hash
         self._repository = repository
         self._generation = 0
@@ -125,7 +125,7 @@ class RemoteStore:
 
 
 class _Props:
-    def __init__(self, repository: Server, handle: str) -> None:
+    def __init__(self, repository: AimServer, handle: str) -> None:
         object.__setattr__(self, "_call", functools.partial(repository.call, handle))
 
     def __getattr__(self, name: str) -> Any:

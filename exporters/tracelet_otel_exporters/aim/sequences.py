@@ -27,7 +27,7 @@ _METRIC_TYPES: Final = {"int", "float", "float64", "number"}
 _ARRAYS: Final = ("val", "epoch", "time")
 
 
-class Row(NamedTuple):
+class AimRow(NamedTuple):
     """One value of a sequence."""
 
     step: int
@@ -109,7 +109,7 @@ def _take(store: Store, sequence: AimSequence, info: dict[str, Any]) -> None:
     sequence.generation = store.generation
 
 
-def changes(store: Store, sequence: AimSequence, rows: Sequence[Row]) -> list[Change]:
+def changes(store: Store, sequence: AimSequence, rows: Sequence[AimRow]) -> list[Change]:
     """What writes these values and updates the record; the sequence is then as if it were written."""
     if not rows:
         return []
@@ -155,7 +155,7 @@ def stored(store: Store, sequence: AimSequence, steps: Sequence[int]) -> dict[in
     return {step: found[key] for step, key in keys.items() if key in found}
 
 
-def _updated(sequence: AimSequence, rows: Iterable[Row]) -> dict[str, Any]:
+def _updated(sequence: AimSequence, rows: Iterable[AimRow]) -> dict[str, Any]:
     """AIM's record after these values, as ``RunTracker._update_sequence_info`` leaves it."""
     info = dict(sequence.info)
     count = info.get("last_step", -1) + 1

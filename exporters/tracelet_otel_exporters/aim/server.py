@@ -26,7 +26,7 @@ _HEARTBEAT_SECONDS: Final = 60.0
 """AIM's server forgets a client after five minutes."""
 
 
-class Server:
+class AimServer:
     """A connection to a server, which is made anew when it broke.
 
     Args:

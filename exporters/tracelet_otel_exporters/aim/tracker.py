@@ -24,7 +24,7 @@ from tracelet_otel_exporters.aim.local_store import LocalStore
 from tracelet_otel_exporters.aim.points import logged, measured
 from tracelet_otel_exporters.aim.remote import RemoteStore
 from tracelet_otel_exporters.aim.runs import AimRun
-from tracelet_otel_exporters.aim.server import Server
+from tracelet_otel_exporters.aim.server import AimServer
 
 _INDEX_SECONDS: Final = 10.0
 """How often queries are told what a run has become."""
@@ -65,7 +65,7 @@ class AimTracker:
             self._folder = Path.cwd()
         except OSError:  # a folder that was deleted
             self._folder = Path(tempfile.gettempdir())
-        self._repository: LocalRepository | Server | None = None
+        self._repository: LocalRepository | AimServer | None = None
         self._runs: dict[str, AimRun] = {}
 
     def load(self) -> None:
@@ -86,7 +86,7 @@ class AimTracker:
             if storage is not None:
                 self._repository = LocalRepository(storage.path)
             elif (self._repo or "").startswith("aim://"):
-                self._repository = Server(str(self._repo))
+                self._repository = AimServer(str(self._repo))
             else:
                 raise PermanentError(f"AIM repository {self._repo!r}: a folder or aim://host:port is needed")
         self._repository.connect()
@@ -111,7 +111,7 @@ class AimTracker:
         hash_ = runs.run_hash(run.id)
         opened = self._runs.get(run.id)
         if opened is None:
-            if isinstance(repository, Server):
+            if isinstance(repository, AimServer):
                 opened = AimRun(run, RemoteStore(repository, hash_), self._artifacts_uri)
             else:
                 store = LocalStore(repository.path, hash_, repository.row)

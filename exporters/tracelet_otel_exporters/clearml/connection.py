@@ -24,7 +24,7 @@ MAX_API: Final = (2, 23)
 _LOGGER: Final = get_logger(__name__)
 
 
-class RefusedError(PermanentError):
+class ClearMLRefusedError(PermanentError):
     """The server's own refusal, with its error codes (``apiserver/apierrors/errors.conf``)."""
 
     def __init__(self, message: str, code: int, subcode: int = 0) -> None:
@@ -76,7 +76,7 @@ class ClearMLConnection:
         """Calls ``service.action`` and returns the ``data`` of its answer.
 
         Raises:
-            RefusedError: the server refused it.
+            ClearMLRefusedError: the server refused it.
             TransientError: it may work later.
         """
         return self._send(service, action, json=data)
@@ -96,12 +96,12 @@ class ClearMLConnection:
                 data: Any = answer.get("data")
             except (ValueError, KeyError, TypeError) as error:
                 if response.status_code == 413:
-                    raise RefusedError(f"{endpoint}: the request is too large", 413) from error
+                    raise ClearMLRefusedError(f"{endpoint}: the request is too large", 413) from error
                 text = f"{endpoint}: no ClearML server answers {response.status_code}: {response.text[:200]}"
                 raise PermanentError(text) from error
             if response.status_code != 200:
                 text = f"{endpoint}: {meta.get('result_msg')}"
-                raise RefusedError(text, response.status_code, int(meta.get("result_subcode") or 0))
+                raise ClearMLRefusedError(text, response.status_code, int(meta.get("result_subcode") or 0))
             return {} if data is None else data
 
     def ask_file_server(self, method: str, url: str, content_type: str = "", body: Any = None) -> bytes:
@@ -111,7 +111,7 @@ class ClearMLConnection:
             response = self._http.request(method, url, data=body, headers=headers, timeout=UPLOAD_TIMEOUT)
         if response.status_code != 200:
             text = f"the file server answered {response.status_code}: {response.text[:300]}"
-            raise RefusedError(text, response.status_code)
+            raise ClearMLRefusedError(text, response.status_code)
         return bytes(response.content)
 
     def ping(self) -> None:

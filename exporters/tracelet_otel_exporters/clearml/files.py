@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from tracelet_otel_exporters.clearml.connection import ClearMLConnection, RefusedError
+from tracelet_otel_exporters.clearml.connection import ClearMLConnection, ClearMLRefusedError
 from tracelet_otel_exporters.clearml.names import clean, segment
 from tracelet_otel_exporters.clearml.runs import ClearMLRun
 from tracelet_otel_exporters.shared.record_content import sha256
@@ -102,7 +102,7 @@ def read_artifacts(run: ClearMLRun, prefix: str) -> Iterator[bytes]:
     artifacts: list[Any] = run.stored("execution").get("artifacts") or []
     for artifact in artifacts:
         if str(artifact["key"]).startswith(prefix):
-            with contextlib.suppress(RefusedError):
+            with contextlib.suppress(ClearMLRefusedError):
                 yield _download(run.connection, str(artifact["uri"]))
 
 

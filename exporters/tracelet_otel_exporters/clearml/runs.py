@@ -12,7 +12,7 @@ from typing import Any, Final
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import Status
-from tracelet_otel_exporters.clearml.connection import ClearMLConnection, RefusedError
+from tracelet_otel_exporters.clearml.connection import ClearMLConnection, ClearMLRefusedError
 from tracelet_otel_exporters.clearml.names import Name, clean
 from tracelet_otel_exporters.shared.steps import Steps
 
@@ -78,7 +78,7 @@ class ClearMLRun:
         """
         try:
             self.call(action, **data)
-        except RefusedError as error:
+        except ClearMLRefusedError as error:
             if not error.is_status:
                 raise
             self.start()
@@ -227,7 +227,7 @@ def _project(connection: ClearMLConnection, info: RunInfo) -> str:
                 return project["id"]
         try:
             return connection.call("projects", "create", name=name, description="")["id"]
-        except RefusedError as error:
+        except ClearMLRefusedError as error:
             if is_last_try or not error.is_taken:  # another process was faster
                 raise
     raise AssertionError("unreachable")

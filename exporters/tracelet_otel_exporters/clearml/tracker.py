@@ -15,7 +15,7 @@ from tracelet_otel.tracker.companion import PREFIX
 from tracelet_otel.tracker.companion_lines import identities, identity
 from tracelet_otel.tracker.interface import Capabilities, Outcome, PointAside, Problem
 from tracelet_otel_exporters.clearml import runs
-from tracelet_otel_exporters.clearml.connection import ClearMLConnection, RefusedError, errors
+from tracelet_otel_exporters.clearml.connection import ClearMLConnection, ClearMLRefusedError, errors
 from tracelet_otel_exporters.clearml.files import read_artifacts, write_artifact
 from tracelet_otel_exporters.clearml.library import load_library
 from tracelet_otel_exporters.clearml.names import Name
@@ -190,7 +190,7 @@ def _send(run: ClearMLRun, tagged: Sequence[tuple[bytes, str]]) -> Outcome:
         if not answer.get("errors"):
             return Outcome(len(tagged))
         reason = json.dumps(answer.get("errors_info"))
-    except RefusedError as error:
+    except ClearMLRefusedError as error:
         if not error.is_content:
             raise
         reason = str(error)

@@ -55,7 +55,7 @@ def _is_not_ours(_: logging.LogRecord) -> bool:
     return not _IN_OUR_CALL.get()
 
 
-class RefusedError(PermanentError):
+class MLflowRefusedError(PermanentError):
     """MLflow's own refusal, with its error code."""
 
     def __init__(self, message: str, code: str) -> None:
@@ -213,8 +213,8 @@ def _translated_mlflow(code: str, text: str) -> DeliveryError:
     if transient and "InvalidURL" not in text:
         return TransientError(text)
     if code == _GONE or "must be in the 'active' state" in text:
-        return RefusedError(f"the run or its experiment was deleted in MLflow: {text}", _GONE)
-    return RefusedError(text, code)
+        return MLflowRefusedError(f"the run or its experiment was deleted in MLflow: {text}", _GONE)
+    return MLflowRefusedError(text, code)
 
 
 def refused_ones(items: Sequence[_T], write: Callable[[Sequence[_T]], None]) -> list[tuple[_T, str]]:
@@ -224,7 +224,7 @@ def refused_ones(items: Sequence[_T], write: Callable[[Sequence[_T]], None]) -> 
     """
     try:
         write(items)
-    except RefusedError as error:
+    except MLflowRefusedError as error:
         if not error.is_invalid:
             raise
         if len(items) == 1:

@@ -17,7 +17,7 @@ from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.semconv import RUN_ID
 from tracelet_otel_exporters.mlflow import names, private
-from tracelet_otel_exporters.mlflow.connection import MLflowConnection, RefusedError
+from tracelet_otel_exporters.mlflow.connection import MLflowConnection, MLflowRefusedError
 from tracelet_otel_exporters.shared import safe_names
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _by_mlflow_id(connection: MLflowConnection, run_id: str) -> Run | None:
     try:
         with connection.calls():
             run = connection.client.get_run(run_id)
-    except RefusedError as error:
+    except MLflowRefusedError as error:
         if error.is_gone:
             return None
         raise
@@ -209,6 +209,6 @@ def _create(connection: MLflowConnection, experiment: Experiment, info: RunInfo)
     oldest = _by_tag(connection, experiment, info.id)
     if oldest is None or oldest.info.run_id == created.info.run_id:
         return created, False
-    with contextlib.suppress(RefusedError), connection.calls():
+    with contextlib.suppress(MLflowRefusedError), connection.calls():
         connection.client.delete_run(created.info.run_id)
     return oldest, True

@@ -54,7 +54,7 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
 
 
 @dataclass(slots=True)
-class Row:
+class HistoryRow:
     """One row of the history: some metrics of one step at one time."""
 
     step: int
@@ -62,9 +62,9 @@ class Row:
     values: dict[str, float] = field(default_factory=dict[str, float])
 
 
-def rows(series: Iterable[tuple[str, Sequence[Point]]]) -> list[Row]:
+def rows(series: Iterable[tuple[str, Sequence[Point]]]) -> list[HistoryRow]:
     """Joins series, by their keys, to rows: by time, and a key at most once a row."""
-    by_step: defaultdict[int, list[Row]] = defaultdict(list)
+    by_step: defaultdict[int, list[HistoryRow]] = defaultdict(list)
     for key, points in series:
         taken: dict[int, int] = {}  # by step: the first of its rows that this series may still go into
         for step, value, time in points:
@@ -75,13 +75,13 @@ def rows(series: Iterable[tuple[str, Sequence[Point]]]) -> list[Row]:
             ):
                 place += 1
             if place == len(same_step) or same_step[place].time > time + JOIN_NS:
-                same_step.insert(place, Row(step, time))
+                same_step.insert(place, HistoryRow(step, time))
             same_step[place].values[key] = value
             taken[step] = place + 1
     return sorted((row for same_step in by_step.values() for row in same_step), key=lambda row: row.time)
 
 
-def history(run_id: str, rows: Iterable[Row]) -> Iterator[Any]:
+def history(run_id: str, rows: Iterable[HistoryRow]) -> Iterator[Any]:
     """What ``Run.log`` would send for each row; never with a step of W&B's own, below which it drops rows.
 
     It is one message, filled again for each row, which costs half as much.

@@ -53,7 +53,7 @@ class OtlpClient(ABC):
         """Sends an encoded ``ExportMetricsServiceRequest``.
 
         Raises:
-            TransientError: it may be taken later; ``retry_after`` if the receiver said when.
+            TransientError: it may be taken later; ``retry_after`` if the receiver told when.
             PermanentError: it will not be taken; a subclass of this module tells more.
         """
         partial = self._response("metrics", data).partial_success

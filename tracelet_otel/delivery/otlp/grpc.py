@@ -116,18 +116,18 @@ def _channel(receiver: Receiver) -> grpc.Channel:
 
 def _failure(endpoint: str, error: grpc.Call) -> Exception:
     code, details = error.code(), " ".join((error.details() or "").split())
-    said = f"{endpoint} answers {code.name}" + (f": {details}" if details else "")
+    text = f"{endpoint} answers {code.name}" + (f": {details}" if details else "")
     retry_after = _retry_after(error)
     exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED
     if (exhausted and retry_after is None) or (code in RETRYABLE and _TOO_LARGE.search(details)):
-        return TooLargeError(said)
+        return TooLargeError(text)
     if exhausted or code in RETRYABLE:
-        return TransientError(said, min(retry_after, LONGEST_PATIENCE_S) if retry_after else None)
+        return TransientError(text, min(retry_after, LONGEST_PATIENCE_S) if retry_after else None)
     if code in _DENIED:
-        return DeniedError(said)
+        return DeniedError(text)
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return MissingError(said)
-    return PermanentError(said)
+        return MissingError(text)
+    return PermanentError(text)
 
 
 def _retry_after(error: grpc.Call) -> float | None:

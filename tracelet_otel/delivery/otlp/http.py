@@ -156,26 +156,26 @@ def _read(response: httpx.Response) -> bytes:
 
 def _failure(endpoint: str, response: httpx.Response, body: bytes) -> Exception:
     status = response.status_code
-    said = f"{endpoint} answers {status}"
+    text = f"{endpoint} answers {status}"
     if status in HTTPStatus._value2member_map_:
-        said += f" {HTTPStatus(status).phrase}"
+        text += f" {HTTPStatus(status).phrase}"
     if response.has_redirect_location:
-        said += f", a redirect to {response.headers['location']}"
+        text += f", a redirect to {response.headers['location']}"
     elif response.is_success:
-        said += " with a web page: there is no OTLP receiver"
+        text += " with a web page: there is no OTLP receiver"
     elif message := _message(response, body):
-        said += f": {message}"
+        text += f": {message}"
     if status == HTTPStatus.MISDIRECTED_REQUEST:  # an agent that does not know this process yet
-        return TransientError(said)
+        return TransientError(text)
     if status in RETRYABLE:
-        return TransientError(said, _retry_after(response.headers.get("retry-after", "")))
+        return TransientError(text, _retry_after(response.headers.get("retry-after", "")))
     if status == 413:
-        return TooLargeError(said)
+        return TooLargeError(text)
     if status in (401, 403, 407):
-        return DeniedError(said)
+        return DeniedError(text)
     if status in (404, 405, 501):
-        return MissingError(said)
-    return PermanentError(said)
+        return MissingError(text)
+    return PermanentError(text)
 
 
 def _message(response: httpx.Response, body: bytes) -> str:

@@ -76,7 +76,7 @@ class Media:
         """Takes files in: where they are now is temporary.
 
         Raises:
-            OSError: one cannot be kept; none is then.
+            OSError: one cannot be kept; then no file is kept.
         """
         self.add(payloads.names)
         try:

@@ -22,7 +22,7 @@ SEGMENT: Final = ".otlp"
 """How the name of a segment ends."""
 
 
-class Request(NamedTuple):
+class SpooledRequest(NamedTuple):
     """A part of a file."""
 
     path: Path
@@ -54,7 +54,7 @@ def read(folder: Path) -> Iterator[Batch]:
                 yield request.batch
 
 
-def read_file(path: Path) -> Iterator[Request]:
+def read_file(path: Path) -> Iterator[SpooledRequest]:
     """The requests of one file, of a spool or of the Collector's file exporter, that are not delivered.
 
     Raises:
@@ -62,11 +62,11 @@ def read_file(path: Path) -> Iterator[Request]:
     """
     start = _start(path, Position(path.parent).noted())
     if start:
-        yield Request(path, start, Batch())
+        yield SpooledRequest(path, start, Batch())
     if path.suffix == SEGMENT:
         yield from _frames(path, start)
     else:
-        yield from (Request(path, size, batch) for batch, size in read_lines(path, start))
+        yield from (SpooledRequest(path, size, batch) for batch, size in read_lines(path, start))
 
 
 def logs_with(path: Path, event: str) -> Iterator[ExportLogsServiceRequest]:
@@ -92,16 +92,18 @@ def logs_with(path: Path, event: str) -> Iterator[ExportLogsServiceRequest]:
                 yield ExportLogsServiceRequest.FromString(data)
 
 
-def _frames(path: Path, start: int) -> Iterator[Request]:
+def _frames(path: Path, start: int) -> Iterator[SpooledRequest]:
     with path.open("rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size  # a process that goes on writing would keep us for ever
         for frame in scan(file, start, end):
             if frame.start > start:
-                yield Request(path, frame.start - start, None)
+                yield SpooledRequest(path, frame.start - start, None)
             data = frame.request(file)
             if data is not None and frame.entry.media:
                 data = located(data, path.parent)
-            yield Request(path, frame.end - frame.start, data if data is None else frame.entry.batch(data))
+            yield SpooledRequest(
+                path, frame.end - frame.start, data if data is None else frame.entry.batch(data)
+            )
             start = frame.end
 
 
