@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 RUN_ID_VARIABLE = "TRACELET_RUN_ID"
 RUN_OWNER_VARIABLE = "TRACELET_RUN_OWNER"
-"""Process whose open run the variable above names: its children join that run. Set by us."""
+"""The process whose open run the variable above names, and the run's name. Its children join. Set by us."""
 
 _LARGEST = {"export_interval": 1e9, "shutdown_timeout": 1e6}
 """Beyond these the system's clocks cannot wait."""
@@ -55,7 +55,9 @@ class Settings:
     )
     project: str = _setting("TRACELET_PROJECT", "", "Project that trackers file the run under.")
     experiment: str = _setting("TRACELET_EXPERIMENT", "", "Experiment (group of runs) inside the project.")
-    run_name: str = _setting("TRACELET_RUN_NAME", "", "Name of the run; script, date and time if not set.")
+    run_name: str = _setting(
+        "TRACELET_RUN_NAME", "", "Name of the run; script, date, time and four digits if not set."
+    )
     run_id: str = _setting(
         RUN_ID_VARIABLE, "", "Id of the run; a run with this id is resumed. New if not set."
     )
@@ -169,12 +171,18 @@ def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
             values[field.name] = _parse(field.name, given[field.name], f"argument {field.name}")
         elif _declared is not None and field.name in _declared:
             values[field.name] = _parse(field.name, _declared[field.name][0], source)
-        elif source == RUN_ID_VARIABLE and os.environ.get(RUN_OWNER_VARIABLE) == str(os.getpid()):
+        elif source == RUN_ID_VARIABLE and run_owner()[0] == str(os.getpid()):
             continue  # we set it ourselves, for our children
         elif source:
             text = os.environ[source].strip()
             values[field.name] = _parse(field.name, text, f"environment variable {source}")
     return Settings(**values)
+
+
+def run_owner() -> tuple[str, str]:
+    """The process whose open run its children join, and the run's name; empty for none."""
+    owner, _, name = os.environ.get(RUN_OWNER_VARIABLE, "").partition(" ")
+    return owner, name
 
 
 def state_folder(spool_dir: str = "") -> Path:

@@ -96,7 +96,7 @@ def run_commands(folder: Path, blocks: list[Block]) -> None:
 
 def general(line: str) -> str:
     """The line without what is another each time: times, ids and folders."""
-    line = re.sub(r"\d{8}-\d{6}", "<time>", line)
+    line = re.sub(r"\d{8}-\d{6}(-[0-9a-f]{4}\b)?", "<time>", line)
     line = re.sub(r"[0-9a-f]{32}", "<id>", line)
     return re.sub(r"(-> (?:sqlite:///)?)/\S+/", r"\1<folder>/", line)
 

@@ -1,7 +1,8 @@
-"""Processes of one run that log one tag at the same time lose nothing, in any tracker."""
+"""Processes of one run: one name, and nothing is lost of a tag that they log at the same time."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,35 @@ def test_two_processes_with_one_tag(tmp_path: Path, database: Path) -> None:
             assert [(one.step, one.value) for one in stored] == [
                 (step, float(step)) for step in range(2 * POINTS)
             ], name
+
+
+def test_a_child_shows_the_name_of_the_run(tmp_path: Path) -> None:
+    script = """
+    import subprocess, sys
+    import tracelet_otel
+    tracelet_otel.configure("file")
+    tracelet_otel.log_scalar("loss", 0.5, 0)
+    if len(sys.argv) == 1:
+        subprocess.run([sys.executable, __file__, "child"], check=True)
+        with tracelet_otel.run(name="of a block"):
+            tracelet_otel.log_scalar("loss", 0.5, 0)
+            subprocess.run([sys.executable, __file__, "child"], check=True)
+    """
+    done = run_script(tmp_path, script, zero_code=False)
+    assert done.returncode == 0, done.stderr
+    first, second, third = re.findall(r"run (.+) -> file", done.stderr)
+    assert re.fullmatch(r"\w+-\d{8}-\d{6}-[0-9a-f]{4}", first)
+    assert (second, third) == (first, "of a block")
+
+
+def test_runs_that_begin_in_one_second_have_different_names(tmp_path: Path) -> None:
+    script = """
+    import tracelet_otel
+    tracelet_otel.configure("file")
+    for _ in range(4):
+        with tracelet_otel.run() as run:
+            tracelet_otel.log_scalar("loss", 0.5, 0)
+        print(run.name)
+    """
+    done = run_script(tmp_path, script, zero_code=False)
+    assert len(set(done.stdout.split())) == 4

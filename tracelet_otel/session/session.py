@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -37,7 +38,7 @@ from tracelet_otel.session.lifecycle import finish_with_multiprocessing
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
-from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, state_folder
+from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, run_owner, state_folder
 
 BackendSignals = Mapping[str, frozenset[Signal]]
 """Which signals each backend gets."""
@@ -69,7 +70,7 @@ class Session:
         declared_sdk: DeclaredSdk | None = None,
     ) -> None:
         launch = launcher.detect()
-        owner = os.environ.get(RUN_OWNER_VARIABLE, "")
+        owner, owners_run = run_owner()
         self.settings = settings
         self._end = end
         self.zero_code = zero_code
@@ -79,7 +80,9 @@ class Session:
             continues = None  # a tracker cannot move a run that it has already
         self.run = Run(
             id=settings.run_id or (continues.run.id if continues else "") or launch.run_id,
-            name=settings.run_name or (continues.run.name if continues else ""),
+            name=settings.run_name
+            or (continues.run.name if continues else "")
+            or (owners_run if self.joined else ""),
             project=settings.project,
             experiment=settings.experiment,
             tags=settings.tags,
@@ -220,7 +223,8 @@ class Session:
     def opened(self, run: Run) -> None:
         """A run's first value came: tells the trackers, and the user once."""
         if not run.name and not self.joined:
-            run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}"
+            digits = hashlib.sha256(run.id.encode()).hexdigest()[:4]  # others may start in the same second
+            run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}-{digits}"
         self.pipeline.runs.add(run)
         run.opened_at = time.time_ns()
         self.pipeline.recorder.event(json_event("run", run.description(), run, run.opened_at))
@@ -257,9 +261,9 @@ class Session:
     def share(self, run: Run) -> dict[str, str | None]:
         """Has child processes that log join this run; what :meth:`restore_variables` needs."""
         before = {name: os.environ.get(name) for name in (RUN_ID_VARIABLE, RUN_OWNER_VARIABLE)}
+        owner = run_owner()[0] if self.joined else os.getpid()
         os.environ[RUN_ID_VARIABLE] = run.id
-        if not self.joined:
-            os.environ[RUN_OWNER_VARIABLE] = str(os.getpid())
+        os.environ[RUN_OWNER_VARIABLE] = f"{owner} {run.name}".replace("\0", "")
         return before
 
     def restore_variables(self, before: Mapping[str, str | None]) -> None:
