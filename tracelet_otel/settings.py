@@ -6,17 +6,18 @@ as OpenTelemetry specifies. A configuration file takes the variables' place, see
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 RUN_ID_VARIABLE = "TRACELET_RUN_ID"
 RUN_OWNER_VARIABLE = "TRACELET_RUN_OWNER"
-"""The process whose open run the variable above names, and the run's name. Its children join. Set by us."""
+"""What children have to know of the open run of a process, which they join; see :class:`RunOwner`."""
 
 _LARGEST = {"export_interval": 1e9, "shutdown_timeout": 1e6}
 """Beyond these the system's clocks cannot wait."""
@@ -171,7 +172,7 @@ def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
             values[field.name] = _parse(field.name, given[field.name], f"argument {field.name}")
         elif _declared is not None and field.name in _declared:
             values[field.name] = _parse(field.name, _declared[field.name][0], source)
-        elif source == RUN_ID_VARIABLE and run_owner()[0] == str(os.getpid()):
+        elif source == RUN_ID_VARIABLE and run_owner().process == os.getpid():
             continue  # we set it ourselves, for our children
         elif source:
             text = os.environ[source].strip()
@@ -179,10 +180,23 @@ def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
     return Settings(**values)
 
 
-def run_owner() -> tuple[str, str]:
-    """The process whose open run its children join, and the run's name; empty for none."""
-    owner, _, name = os.environ.get(RUN_OWNER_VARIABLE, "").partition(" ")
-    return owner, name
+class RunOwner(NamedTuple):
+    """What :data:`RUN_OWNER_VARIABLE` says. We set it ourselves."""
+
+    process: int = 0
+    """The id of the process that opened the run and ends it; 0: there is none."""
+    name: str = ""
+    """The run's name."""
+    first_folder: str = ""
+    """The first folder of event files of the run, absolute; empty while there is none."""
+
+
+def run_owner() -> RunOwner:
+    """The owner of the run that this process and its children write."""
+    try:
+        return RunOwner(*json.loads(os.environ.get(RUN_OWNER_VARIABLE) or "[]"))
+    except (ValueError, TypeError):  # not set by this version
+        return RunOwner()
 
 
 def state_folder(spool_dir: str = "") -> Path:

@@ -60,6 +60,11 @@ class Run:
         self._lock = threading.RLock()
         self.opened_at = 0
         """Nanoseconds since 1970 of its description, of this process."""
+        self.first_folder = ""
+        """The first folder of event files that the run is written to, absolute; see
+        :mod:`tracelet_otel.instrumentation.tensorboard.writers`."""
+        self.on_first_folder: Callable[[Run], None] | None = None
+        """Called once the first folder is known."""
         self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}

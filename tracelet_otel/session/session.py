@@ -70,11 +70,11 @@ class Session:
         declared_sdk: DeclaredSdk | None = None,
     ) -> None:
         launch = launcher.detect()
-        owner, owners_run = run_owner()
+        owner = run_owner()
         self.settings = settings
         self._end = end
         self.zero_code = zero_code
-        self.joined = bool(owner) and owner != str(os.getpid())
+        self.joined = owner.process not in (0, os.getpid())
         """Whether the run is that of a parent process, which ends it."""
         if continues is not None and continues.run.opened and not _same_place(continues.settings, settings):
             continues = None  # a tracker cannot move a run that it has already
@@ -82,7 +82,7 @@ class Session:
             id=settings.run_id or (continues.run.id if continues else "") or launch.run_id,
             name=settings.run_name
             or (continues.run.name if continues else "")
-            or (owners_run if self.joined else ""),
+            or (owner.name if self.joined else ""),
             project=settings.project,
             experiment=settings.experiment,
             tags=settings.tags,
@@ -91,6 +91,8 @@ class Session:
         )
         if continues is not None:
             self.run.last_step.update(continues.run.last_step)
+        elif self.joined:
+            self.run.first_folder = owner.first_folder
         self.media = MediaFolder(settings.media_dir)
         self.resource = _resource(self.run, declared_sdk)
         self.pipeline = Pipeline(
@@ -261,10 +263,15 @@ class Session:
     def share(self, run: Run) -> dict[str, str | None]:
         """Has child processes that log join this run; what :meth:`restore_variables` needs."""
         before = {name: os.environ.get(name) for name in (RUN_ID_VARIABLE, RUN_OWNER_VARIABLE)}
-        owner = run_owner()[0] if self.joined else os.getpid()
         os.environ[RUN_ID_VARIABLE] = run.id
-        os.environ[RUN_OWNER_VARIABLE] = f"{owner} {run.name}".replace("\0", "")
+        run.on_first_folder = self._tell_children
+        self._tell_children(run)
         return before
+
+    def _tell_children(self, run: Run) -> None:
+        if os.environ.get(RUN_ID_VARIABLE) == run.id:
+            process = run_owner().process if self.joined else os.getpid()
+            os.environ[RUN_OWNER_VARIABLE] = json.dumps([process, run.name, run.first_folder])
 
     def restore_variables(self, before: Mapping[str, str | None]) -> None:
         """Takes :meth:`share` back."""

@@ -1,7 +1,8 @@
 """Which run an event-file writer's values belong to, and what their tags become.
 
-The first folder that a run is written to keeps its tags. A writer in another folder gets the folder's
-path relative to the first as a prefix, as two trials of one script would overwrite each other otherwise.
+The first folder that a run is written to, by whichever process, keeps its tags. A writer in another folder
+gets the path of its folder relative to the first as a prefix. Two trials of one script would overwrite each
+other otherwise.
 """
 
 from __future__ import annotations
@@ -32,16 +33,20 @@ _lock = threading.RLock()
 def _prefix(recorder: Recorder, run: Run, folder: str) -> str:
     """The prefix of a folder's tags in a run; tells the run's first folder to the trackers."""
     with _lock:
-        prefixes = _folders.setdefault(run, {})
-        is_first = not prefixes
+        is_first = not run.first_folder
+        if is_first:
+            run.first_folder = folder
+        prefixes = _folders.setdefault(run, {run.first_folder: ""})
         if folder not in prefixes:
-            prefix = wanted = "" if is_first else _relative(folder, next(iter(prefixes)))
+            prefix = wanted = _relative(folder, run.first_folder)
             number = 1
             while prefix in prefixes.values():
                 number += 1
                 prefix = f"{wanted}-{number}"
             prefixes[folder] = prefix
     if is_first:
+        if run.on_first_folder is not None:
+            run.on_first_folder(run)
         payload = json.dumps({TENSORBOARD_LOG_DIR: folder}).encode("ascii")
         recorder.event(json_event("tags", payload, run))
     return prefixes[folder]
