@@ -89,7 +89,12 @@ def drop_kept(run: AimRun, outcome: Outcome) -> None:
         run.in_companions = identities(read_all(run, PREFIX)) if run.is_resumed else set()
     new = {known: line for line in outcome.aside if (known := identity(line)) not in run.in_companions}
     outcome.aside = [*new.values()]
-    run.in_companions.update(new)
+
+
+def note_aside(run: AimRun, outcome: Outcome) -> None:
+    """Notes what will be in the companion files, once a write has succeeded. Else a retry would drop it."""
+    if run.in_companions is not None:
+        run.in_companions.update(map(identity, outcome.aside))
 
 
 def _write_content(run: AimRun, name: str, path: Path) -> None:

@@ -135,6 +135,7 @@ class AimTracker:
         with self._held(run_id) as run:
             run.store.commit([change for one in series for change in logged(run, one, outcome)])
             files.drop_kept(run, outcome)
+        files.note_aside(run, outcome)
         return outcome
 
     def write_record(self, record: Record) -> Outcome:
@@ -150,6 +151,7 @@ class AimTracker:
                 run.sequences.clear()
                 return Outcome(rejected=[Problem(record.tag or record.kind, str(error))])
             files.drop_kept(run, outcome)
+        files.note_aside(run, outcome)
         return outcome
 
     def write_system(self, run_id: str, points: Sequence[SystemPoint]) -> Outcome:

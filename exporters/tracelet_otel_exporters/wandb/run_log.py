@@ -8,12 +8,16 @@ LevelDB's ``doc/log_format.md``). W&B's Python package has no reader of it.
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from google.protobuf.message import DecodeError
+
+from tracelet_otel.foundation.guard import log_once
 from tracelet_otel_exporters.wandb import ledger, private
 
 _HEADER: Final = 7
@@ -44,7 +48,12 @@ def read(paths: Iterable[Path]) -> Found:
     """Reads all logs of one run; a log that ends in the middle of a record is read up to there."""
     found = Found()
     for path in paths:
-        for record in map(private.RECORD.get().FromString, _records(path.read_bytes())):
+        for data in _records(path.read_bytes()):
+            try:
+                record = private.RECORD.get().FromString(data)
+            except DecodeError as error:  # a loss of power left other bytes
+                log_once(f"damaged {path}", logging.WARNING, "%s: a record is skipped: %s", path, error)
+                continue
             kind = record.WhichOneof("record_type")
             if kind == "history":
                 found.rows += 1

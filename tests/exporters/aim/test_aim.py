@@ -232,6 +232,26 @@ def test_a_step_that_aim_cannot_tell_apart_goes_aside_and_one_out_of_range_is_re
     assert [tuple(point)[:2] for point in opened.subject.points(opened.id)["tag"]] == [(1, 1.0)]
 
 
+def test_what_goes_aside_does_so_again_after_an_index_that_failed(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened.tracker._runs[opened.id].store
+    index, failures = store.index, [TransientError("the disk is full")]
+
+    def fail_once(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        index(*arguments)
+
+    monkeypatch.setattr(store, "index", fail_once)
+    opened.tracker._runs[opened.id].indexed = -1e9
+    points = [(1, 1.0), (1, 2.0)]
+    with pytest.raises(TransientError):
+        opened.points(points)
+    assert [aside.point.value for aside in opened.points(points).aside] == [2.0]
+    assert opened.points(points).aside == []
+
+
 def test_ranks_and_odd_names(opened: Opened) -> None:
     names = ["a/b c", "ä" * 300, "", "\ud800", "\\ud800", "_", "__system__cpu", "system__cpu"]
     for number, name in enumerate(names):
