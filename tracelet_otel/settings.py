@@ -185,6 +185,7 @@ class RunOwner(NamedTuple):
 
     process: int = 0
     """The id of the process that opened the run and ends it; 0: there is none."""
+    run_id: str = ""
     name: str = ""
     """The run's name."""
     first_folder: str = ""

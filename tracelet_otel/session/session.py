@@ -80,9 +80,7 @@ class Session:
             continues = None  # a tracker cannot move a run that it has already
         self.run = Run(
             id=settings.run_id or (continues.run.id if continues else "") or launch.run_id,
-            name=settings.run_name
-            or (continues.run.name if continues else "")
-            or (owner.name if self.joined else ""),
+            name=settings.run_name or (continues.run.name if continues else ""),
             project=settings.project,
             experiment=settings.experiment,
             tags=settings.tags,
@@ -91,8 +89,10 @@ class Session:
         )
         if continues is not None:
             self.run.last_step.update(continues.run.last_step)
-        elif self.joined:
-            self.run.first_folder = owner.first_folder
+            self.run.first_folder = continues.run.first_folder
+        if self.joined and owner.run_id == self.run.id:
+            self.run.name = self.run.name or owner.name
+            self.run.first_folder = self.run.first_folder or owner.first_folder
         self.media = MediaFolder(settings.media_dir)
         self.resource = _resource(self.run, declared_sdk)
         self.pipeline = Pipeline(
@@ -271,7 +271,7 @@ class Session:
     def _tell_children(self, run: Run) -> None:
         if os.environ.get(RUN_ID_VARIABLE) == run.id:
             process = run_owner().process if self.joined else os.getpid()
-            os.environ[RUN_OWNER_VARIABLE] = json.dumps([process, run.name, run.first_folder])
+            os.environ[RUN_OWNER_VARIABLE] = json.dumps([process, run.id, run.name, run.first_folder])
 
     def restore_variables(self, before: Mapping[str, str | None]) -> None:
         """Takes :meth:`share` back."""

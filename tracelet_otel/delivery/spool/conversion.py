@@ -29,7 +29,8 @@ def convert(folder: Path, place: Place) -> None:
             with draft.open("wb") as file:
                 for signal, done in zip(SIGNALS, place.lines, strict=True):
                     start = done if number == place.number else 0
-                    for batch, _ in read_lines(paths[signal], start, locates=False):
+                    lines = read_lines(paths[signal], start, locates=False) if paths[signal].exists() else ()
+                    for batch, _ in lines:
                         if batch is not None and batch.size:
                             data = batch.request
                             entry = Entry.of(batch, names_of(data) if signal == "logs" else ())

@@ -170,15 +170,13 @@ def read_lines(path: Path, start: int = 0, *, locates: bool = True) -> Iterator[
     A last line that is incomplete is left out, and so is what is appended meanwhile.
 
     Args:
-        path: the file; one that does not exist has no lines.
+        path: the file.
         start: the byte from which it is read.
         locates: whether relative names of media become absolute ones.
 
     Raises:
         OSError: it cannot be read.
     """
-    if not path.exists():
-        return
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - start
         file.seek(start)
