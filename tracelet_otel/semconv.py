@@ -5,6 +5,7 @@ Where OpenTelemetry has a convention its name is used; the rest lives under ``tr
 
 from __future__ import annotations
 
+from math import isfinite, isnan
 from typing import Final, Literal
 
 # -- metrics ------------------------------------------------------------------------------------
@@ -25,7 +26,7 @@ SEQUENCE: Final = "tracelet.sequence"
 number of up to 62 bits, so that processes that write one series have numbers of their own. With the number of
 exemplars it tells a data point that comes again from a new one."""
 VALUE: Final = "tracelet.value"
-"""``NaN``, ``Infinity`` or ``-Infinity``: which value a non-finite point has."""
+"""Which value a non-finite point has, see :func:`nonfinite_name`."""
 
 # -- attributes of the run (resource and run event) ---------------------------------------------
 RUN_NAME: Final = "tracelet.run.name"
@@ -87,3 +88,15 @@ ATTENDANTS: Final = frozenset({"run", "status", "environment"})
 """Kinds of record that we add to a run. The script did not log them, so they are not counted."""
 
 Status = Literal["finished", "failed", "killed"]
+
+
+def nonfinite_name(value: float) -> str:
+    """``NaN``, ``Infinity`` or ``-Infinity``, by Protocol Buffers' JSON mapping; empty for a finite value.
+
+    Example:
+        >>> nonfinite_name(float("-inf"))
+        '-Infinity'
+    """
+    if isfinite(value):
+        return ""
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite, isnan
 from typing import Any, Final, cast
 
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -130,7 +129,7 @@ class EventRunReader:
 
     def _point(self, scalar: Scalar, tag: str, step: int, time: int, numbers: int) -> None:
         value = scalar.value
-        name = "" if isfinite(value) else "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        name = semconv.nonfinite_name(value)
         number = self._numbers.get((tag, name), 0)
         self._numbers[tag, name] = number + 1
         kept = self._series.setdefault((tag, name), [])

@@ -24,6 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 from tracelet_otel import semconv
 from tracelet_otel.delivery.spool.media import local_path
 from tracelet_otel.otlp.decoding import (
+    NONFINITE,
     decode_attributes,
     decode_record,
     first_number,
@@ -38,7 +39,7 @@ from tracelet_otel.otlp.records import Record, RunInfo
 MOST_RUN_ID: Final = 1000
 """Characters."""
 _KINDS: Final = {semconv.SCALAR: "gauge", semconv.SCALAR_NONFINITE: "sum"}
-_NONFINITE: Final = ("NaN", "Infinity", "-Infinity")
+_NONFINITE: Final = tuple(NONFINITE)  # a sender's value may be a list, which no dict can be asked for
 _STATUSES: Final = get_args(semconv.Status)
 
 Range = tuple[int, int]

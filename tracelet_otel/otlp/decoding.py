@@ -30,7 +30,8 @@ from tracelet_otel.semconv import Kind
 _KINDS: frozenset[str] = frozenset(get_args(Kind))
 _SYSTEM = ("system.", "process.", "hw.")
 """How the names of metrics about the machine begin, by OpenTelemetry's conventions."""
-_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""What :data:`~tracelet_otel.semconv.VALUE` may be."""
 
 
 def parse_metrics(data: bytes) -> ExportMetricsServiceRequest:
@@ -125,7 +126,7 @@ def _series(data_points: Iterable[NumberDataPoint]) -> Iterator[Series]:
             )
             continue
         value = attributes.get(semconv.VALUE)
-        nonfinite = _NONFINITE.get(value) if isinstance(value, str) else None
+        nonfinite = NONFINITE.get(value) if isinstance(value, str) else None
         points = _points(data_point)
         if nonfinite is not None:
             points = [Point(step, nonfinite, time_unix_nano) for step, _, time_unix_nano in points]

@@ -120,15 +120,15 @@ def _exemplars_text(point: NumberDataPoint) -> str:
             else repeat("}")
         )
         texts += [
-            f'{{"timeUnixNano":"{time}","asDouble":{value if value - value == 0 else _named(value)}'
+            f'{{"timeUnixNano":"{time}","asDouble":{value if value - value == 0 else _quoted(value)}'
             f'{_STEP}{step}"}}}}]{end}'
             for (step, value, time), end in zip(span.points(), ends, strict=False)
         ]
     return ",".join(texts)
 
 
-def _named(value: float) -> str:
-    return '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
+def _quoted(value: float) -> str:
+    return f'"{semconv.nonfinite_name(value)}"'
 
 
 def _exemplar_json(exemplar: Exemplar) -> dict[str, Any]:

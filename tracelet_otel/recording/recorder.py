@@ -6,7 +6,7 @@ It opens nothing, waits for nothing and touches no tracker. Training pays what i
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, isnan
+from math import isfinite
 from time import time_ns
 
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
@@ -85,7 +85,7 @@ class Recorder:
             raise OverflowError(f"a step must be in the range of int64, got {step}")
         run = run or self.scope.current()
         if not isfinite(value):
-            name = "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+            name = semconv.nonfinite_name(value)
             context = Context({**get_current(), POINT_KEY: (step, time_unix_nano, single)})
             self._add(1, {**run.attributes(tag), semconv.VALUE: name}, context)
             return

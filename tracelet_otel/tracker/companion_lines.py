@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from tracelet_otel.otlp.records import Record
+from tracelet_otel.semconv import nonfinite_name
 from tracelet_otel.tracker.interface import PointAside, RecordAside
 
 
@@ -85,6 +85,4 @@ def _record(record: Record) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | str:
-    if math.isnan(value):
-        return "NaN"
-    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+    return nonfinite_name(value) or value

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tracelet_otel.otlp.records import Point, Series, SystemPoint
+from tracelet_otel.semconv import nonfinite_name
 from tracelet_otel.tracker.interface import Outcome, PointAside, Problem
 from tracelet_otel_exporters.mlflow import names, private
 from tracelet_otel_exporters.mlflow.connection import refused_ones
@@ -267,5 +268,4 @@ def _without_inserted(store: Any, run_id: str, batch: Sequence[Sample]) -> Seque
 
 def _json(value: float) -> float | str:
     """As protobuf's JSON mapping has it, which MLflow's server reads."""
-    texts = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-    return value if math.isfinite(value) else texts[repr(value)]
+    return nonfinite_name(value) or value

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tracelet_otel.otlp.records import Point, SystemPoint
+from tracelet_otel.semconv import nonfinite_name
 from tracelet_otel_exporters.shared.machine import GROWING, readings_by_host
 from tracelet_otel_exporters.wandb import private
 from tracelet_otel_exporters.wandb.names import STEP
 
 JOIN_NS: Final = 100_000_000
 """Points of one step whose times are this close share a row, with the time of the first."""
-_NONFINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""How W&B's JSON writes what Python prints."""
 _MIB: Final = 1 / 2**20
 _NAMES: Final[Mapping[str, tuple[str, float]]] = {
     "cpu": ("cpu", 1.0),
@@ -96,8 +95,7 @@ def history(run_id: str, rows: Iterable[HistoryRow]) -> Iterator[Any]:
             for key in keys:
                 items.add(key=key)
         for item, value in zip(items, (*row.values.values(), row.step, row.time / 1e9), strict=True):
-            text = repr(value)
-            item.value_json = _NONFINITE.get(text, text)
+            item.value_json = nonfinite_name(value) or repr(value)
         yield message
 
 

@@ -47,10 +47,11 @@ def logs(folder: Path, run_id: str) -> list[Path]:
 def read(paths: Iterable[Path]) -> Found:
     """Reads all logs of one run; a log that ends in the middle of a record is read up to there."""
     found = Found()
+    parse = private.RECORD.get().FromString
     for path in paths:
         for data in _records(path.read_bytes()):
             try:
-                record = private.RECORD.get().FromString(data)
+                record = parse(data)
             except DecodeError as error:  # a loss of power left other bytes
                 log_once(f"damaged {path}", logging.WARNING, "%s: a record is skipped: %s", path, error)
                 continue

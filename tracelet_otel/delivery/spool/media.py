@@ -165,10 +165,9 @@ def file_size(record: LogRecord) -> int | None:
 
     A file that is missing counts as 0 bytes; :func:`inline` then raises.
     """
-    uri = _uri(record)
-    path = local_path(uri.value.string_value) if uri is not None else None
+    found = _local_file(record)
     try:
-        return path.stat().st_size if path is not None else None
+        return found[1].stat().st_size if found is not None else None
     except OSError:
         return 0
 
@@ -181,10 +180,9 @@ def inline(record: LogRecord) -> None:
     Raises:
         OSError: the file cannot be read.
     """
-    uri = _uri(record)
-    path = local_path(uri.value.string_value) if uri is not None else None
-    assert uri is not None
-    assert path is not None
+    found = _local_file(record)
+    assert found is not None
+    uri, path = found
     record.body.bytes_value = path.read_bytes()
     record.attributes.remove(uri)
     if not any(item.key == semconv.PAYLOAD_SIZE for item in record.attributes):
@@ -192,8 +190,11 @@ def inline(record: LogRecord) -> None:
         size.value.int_value = len(record.body.bytes_value)
 
 
-def _uri(record: LogRecord) -> KeyValue | None:
-    return next((item for item in record.attributes if item.key == semconv.PAYLOAD_URI), None)
+def _local_file(record: LogRecord) -> tuple[KeyValue, Path] | None:
+    """The attribute that names a file of this machine, and the file; None if the payload is elsewhere."""
+    uri = next((item for item in record.attributes if item.key == semconv.PAYLOAD_URI), None)
+    path = local_path(uri.value.string_value) if uri is not None else None
+    return (uri, path) if uri is not None and path is not None else None
 
 
 def local_path(uri: str) -> Path | None:
