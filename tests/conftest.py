@@ -28,10 +28,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+@pytest.fixture(scope="session")
+def temporary_folder() -> Iterator[Path]:
+    """Everything temporary of all tests; pytest's own has too long a path for sockets."""
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture
-def agents() -> Iterator[Agents]:
+def agents(temporary_folder: Path) -> Iterator[Agents]:
     """The agents of the test. None of them, and no file of one, may be left at its end."""
-    with tempfile.TemporaryDirectory(prefix="agents-") as folder:  # pytest's own has too long a path
+    with tempfile.TemporaryDirectory(prefix="agents-", dir=temporary_folder) as folder:
         made = Agents(Path(folder))
         yield made
         made.finish()

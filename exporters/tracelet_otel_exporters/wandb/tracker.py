@@ -200,10 +200,10 @@ class WandbTracker:
                 shutil.rmtree(self._media_folder, ignore_errors=True)
 
     def _make_media_folder(self) -> None:
-        """Makes W&B's folder for media again: it goes when the process exits, before the last records."""
+        """Makes W&B's folder for media again: it goes as the process exits, or with its temporary folder."""
         if (media := private.MEDIA_FOLDER.get()) is not None and not Path(media.name).exists():
             self._media_folder = Path(media.name)
-            self._media_folder.mkdir()
+            self._media_folder.mkdir(mode=0o700, parents=True)
 
     def _connected(self) -> Core:
         if self._core is None:

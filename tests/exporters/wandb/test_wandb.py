@@ -33,7 +33,7 @@ from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoi
 from tracelet_otel_exporters.wandb import names as wandb_names
 from tracelet_otel_exporters.wandb import plots as wandb_plots
 from tracelet_otel_exporters.wandb import points as wandb_points
-from tracelet_otel_exporters.wandb import run_settings
+from tracelet_otel_exporters.wandb import private, run_settings
 from tracelet_otel_exporters.wandb import tracker as tracker_module
 from tracelet_otel_exporters.wandb.tracker import WandbTracker
 
@@ -556,6 +556,19 @@ def test_media_keep_their_bytes_and_step(opened: WandbTracker, subject: WandbSub
     assert subject.files("run-1")[note] == names["note"]
     [log] = subject.logs("run-1")
     assert all(row["_timestamp"] == NOW / SECOND for row in rows(log))
+
+
+def test_media_outlive_the_temporary_folder(
+    opened: WandbTracker, subject: WandbSubject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A temporary folder of a job goes with the job, and the system removes old ones."""
+    media = private.MEDIA_FOLDER.get()
+    assert media is not None
+    monkeypatch.setattr(media, "name", str(tmp_path / "of a job" / "media"))
+    assert opened.write_record(record("image", png(), mime_type="image/png")).accepted == 1
+    opened.close_run("run-1", "finished")
+    [stored] = subject.media("run-1")
+    assert stored.content == png()
 
 
 def test_a_broken_image_is_kept_as_a_file(opened: WandbTracker, subject: WandbSubject) -> None:
