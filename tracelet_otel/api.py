@@ -125,7 +125,8 @@ def run(
     scope = session.pipeline.scope
     previous = scope.entered()
     scope.enter(new)
-    variables = session.share(new)
+    sharing = session.share(new)
+    sharing.start()
     status: Status = "finished"
     try:
         yield new
@@ -133,7 +134,7 @@ def run(
         status = status_of(error)
         raise
     finally:
-        session.restore_variables(variables)
+        sharing.stop()
         scope.leave(new, previous)
         with Guard("the end of a run"):
             session.end_run(new, status)

@@ -189,7 +189,9 @@ class RunOwner(NamedTuple):
     name: str = ""
     """The run's name."""
     first_folder: str = ""
-    """The first folder of event files of the run, absolute; empty while there is none."""
+    """The first folder that a writer wrote the run to, absolute; empty while there is none."""
+    folder_file: str = ""
+    """The file in which the first folder will be."""
 
 
 def run_owner() -> RunOwner:

@@ -17,6 +17,7 @@ from opentelemetry.util.types import AnyValue
 from tracelet_otel import semconv
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.run import clean_text
+from tracelet_otel.recording.writer_names import series_tag
 
 _NAMESPACE: Final = uuid.UUID("c3a1e8a6-5d0f-5b8a-8d29-3c9f0f6a4b52")
 _TIME_STAMP: Final = re.compile(r"\d{9,11}\.\d+")
@@ -107,17 +108,9 @@ def _event_files(top: Path) -> Iterator[Path]:
 def tag_of(folder: str, tag: str) -> str:
     """A tag as a live run would have it, whose writer's folder is ``folder`` below the run's first.
 
-    ``add_scalars(m, {a: ...})`` writes ``m`` into a folder that torch calls ``m_a`` and tensorboardX ``m/a``,
-    and ``add_hparams`` into one that is called by the time.
+    What ``add_hparams`` writes into a folder that is called by the time is the run's own.
     """
-    if not folder or _TIME_STAMP.fullmatch(folder):
-        return tag
-    torch = f"{tag.replace('/', '_')}_"
-    if tag and folder.startswith(torch) and "/" not in folder:
-        return f"{tag}/{folder[len(torch) :]}"
-    if tag and folder.startswith(f"{tag}/"):
-        return folder
-    return f"{folder}/{tag}"
+    return tag if _TIME_STAMP.fullmatch(folder) else series_tag("/", f"/{folder}", tag)
 
 
 def events(file: EventFile, damage: Damage) -> Iterator[tuple[Any, int]]:

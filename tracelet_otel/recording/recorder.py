@@ -5,6 +5,7 @@ It opens nothing, waits for nothing and touches no tracker. Training pays what i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import isfinite
 from time import time_ns
@@ -16,10 +17,11 @@ from opentelemetry.trace import get_current_span
 from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import semconv
-from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint
+from tracelet_otel.recording.logged import LoggedEvent, LoggedPoint, json_event
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.run import Run, RunScope, clean_text
 from tracelet_otel.recording.series import POINT_KEY, SHOWN, BoundSeries, span_of
+from tracelet_otel.recording.writer_names import series_tag
 from tracelet_otel.secrets.redaction import redacted_json
 from tracelet_otel.settings import CheckpointPolicy
 from tracelet_otel.version import VERSION
@@ -105,6 +107,20 @@ class Recorder:
             run.series[tag] = series
             self._series.append(series)
         return series
+
+    def tag_of(self, run: Run, folder: str, tag: str, home: str = "") -> str:
+        """The run's tag for a writer's own.
+
+        Args:
+            run: the run that the value belongs to.
+            folder: the writer's, absolute or a URL.
+            tag: as the writer was given it.
+            home: that of the writer which made this one, where it has another folder.
+        """
+        if not run.first_folder and run.write_to(home or folder):
+            tags = json.dumps({semconv.TENSORBOARD_LOG_DIR: run.first_folder}).encode("ascii")
+            self.event(json_event("tags", tags, run))
+        return series_tag(run.first_folder, folder, tag)
 
     def show(self) -> None:
         """Has the gauge show the last value of each series: before each collection."""

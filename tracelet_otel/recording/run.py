@@ -61,10 +61,9 @@ class Run:
         self.opened_at = 0
         """Nanoseconds since 1970 of its description, of this process."""
         self.first_folder = ""
-        """The first folder of event files that the run is written to, absolute; see
-        :mod:`tracelet_otel.instrumentation.tensorboard.writers`."""
-        self.on_first_folder: Callable[[Run], None] | None = None
-        """Called once the first folder is known."""
+        """The first folder that a writer of any process wrote the run to, absolute; empty until then."""
+        self.choose_first_folder: Callable[[str], str] | None = None
+        """Says which folder is the first, of a process that would take the one that it is given."""
         self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}
@@ -87,6 +86,14 @@ class Run:
         if not self.opened:
             self.open()
         return {TAG: clean_text(tag), **self.identity()}
+
+    def write_to(self, folder: str) -> bool:
+        """Notes that a writer writes to a folder, absolute or a URL; returns whether it became the first."""
+        if self.first_folder:
+            return False
+        choose = self.choose_first_folder
+        self.first_folder = folder if choose is None else choose(folder)
+        return self.first_folder == folder
 
     def next_step(self, tag: str) -> int:
         """The step of a value that was logged without one: the tag's last one plus one, from 0."""

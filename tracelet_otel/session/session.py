@@ -38,7 +38,8 @@ from tracelet_otel.session.lifecycle import finish_with_multiprocessing
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
-from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings, run_owner, state_folder
+from tracelet_otel.session.sharing import RunSharing
+from tracelet_otel.settings import Settings, run_owner, state_folder
 
 BackendSignals = Mapping[str, frozenset[Signal]]
 """Which signals each backend gets."""
@@ -90,9 +91,7 @@ class Session:
         if continues is not None:
             self.run.last_step.update(continues.run.last_step)
             self.run.first_folder = continues.run.first_folder
-        if self.joined and owner.run_id == self.run.id:
-            self.run.name = self.run.name or owner.name
-            self.run.first_folder = self.run.first_folder or owner.first_folder
+        self._sharing = self.share(self.run)
         self.media = MediaFolder(settings.media_dir)
         self.resource = _resource(self.run, declared_sdk)
         self.pipeline = Pipeline(
@@ -110,7 +109,6 @@ class Session:
         self._recorder = self._make_recorder(launch)
         self._described: bytes | None = None
         self._announced = False
-        self._variables: dict[str, str | None] = {}
 
     def _make_recorder(self, launch: launcher.Launch) -> recording.Recorder | None:
         """What this process records into; None if nothing it logs is wanted."""
@@ -212,7 +210,7 @@ class Session:
                 delivery.hand_on()
         # A signal is followed by a kill soon. A process that ends by itself waits for a backend that works.
         self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
-        self.restore_variables(self._variables)
+        self._sharing.stop()
         if self._announced:
             for line in (line for delivery in self._deliveries for line in delivery.lines()):
                 say(str(line))
@@ -236,7 +234,7 @@ class Session:
         if run is self.run:
             if self.pipeline.sampler is not None:
                 self.pipeline.sampler.start()
-            self._variables = self.share(run)
+            self._sharing.start()
             if self._ends_run and (arguments := argparse.captured()):
                 self._record_arguments(arguments)
         if not self._announced and self._deliveries:
@@ -260,26 +258,9 @@ class Session:
         payload = json.dumps(dict(arguments)).encode()
         self.pipeline.recorder.event(json_event("params", payload, self.run))
 
-    def share(self, run: Run) -> dict[str, str | None]:
-        """Has child processes that log join this run; what :meth:`restore_variables` needs."""
-        before = {name: os.environ.get(name) for name in (RUN_ID_VARIABLE, RUN_OWNER_VARIABLE)}
-        os.environ[RUN_ID_VARIABLE] = run.id
-        run.on_first_folder = self._tell_children
-        self._tell_children(run)
-        return before
-
-    def _tell_children(self, run: Run) -> None:
-        if os.environ.get(RUN_ID_VARIABLE) == run.id:
-            process = run_owner().process if self.joined else os.getpid()
-            os.environ[RUN_OWNER_VARIABLE] = json.dumps([process, run.id, run.name, run.first_folder])
-
-    def restore_variables(self, before: Mapping[str, str | None]) -> None:
-        """Takes :meth:`share` back."""
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    def share(self, run: Run) -> RunSharing:
+        """What has child processes join a run, once it is started."""
+        return RunSharing(run, state_folder(self.settings.spool_dir))
 
     def __enter__(self) -> Session:
         return self

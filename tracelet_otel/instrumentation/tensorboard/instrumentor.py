@@ -66,10 +66,7 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
                     run = recorder.scope.current()
             last_run, tags = state.tags
             tag = value.tag
-            if run is last_run and tag in tags:
-                tag = tags[tag]
-            else:
-                tag = state.name(recorder, run, tag, event_writer)
+            tag = tags[tag] if run is last_run and tag in tags else state.name(recorder, run, tag)
             seconds = event.wall_time
             nanoseconds = round(seconds * 1e9) if 0.0 < seconds < 9e9 else None
             recorder.scalar((tag, number, event.step, nanoseconds, True, run))
@@ -86,13 +83,13 @@ def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
             state = state_of(recorder, event_writer)  # not before: a file's first event holds nothing
             run = state.run(recorder)
             if isinstance(item, Scalar):
-                tag = state.name(recorder, run, item.tag, event_writer)
+                tag = state.name(recorder, run, item.tag)
                 recorder.scalar((tag, item.value, event.step, time, item.single, run))
                 continue
             record = item.record if isinstance(item, Undecodable) else item
             if record.kind == "params" and (call := calling.get()) is not None:
-                record = with_types(record, call.hparams)
-            tag = state.name(recorder, run, record.tag, event_writer) if record.tag else ""
+                record = with_types(record, call.hparams or {})
+            tag = state.name(recorder, run, record.tag) if record.tag else ""
             recorder.event(record._replace(tag=tag, time_unix_nano=time, run=run))
             if isinstance(item, Undecodable):
                 raise item.error
@@ -110,14 +107,12 @@ def _inside(call: Call, described: WritingCall) -> Any:
         calling.reset(token)
 
 
-def _add_scalars(
-    call: Call, writer: Any, main_tag: Any = None, tag_scalar_dict: Any = None, *_: Any, **__: Any
-) -> Any:
-    return _inside(call, WritingCall(writer, main_tag, scalars=tag_scalar_dict))
+def _add_scalars(call: Call, writer: Any, *_: Any, **__: Any) -> Any:
+    return _inside(call, WritingCall(writer))
 
 
 def _add_hparams(call: Call, writer: Any, hparam_dict: Any = None, *_: Any, **__: Any) -> Any:
-    return _inside(call, WritingCall(writer, hparams=hparam_dict))
+    return _inside(call, WritingCall(writer, hparam_dict))
 
 
 _EMBEDDING_FILES = {
@@ -153,7 +148,7 @@ def _record_embedding(recorder: Recorder, writer: Any, arguments: dict[str, Any]
     files[f"{home}/projector_config.pbtxt"] = "text/plain"
     state = state_of(recorder, event_writer)
     run = state.run(recorder)
-    name = state.name(recorder, run, tag, event_writer)
+    name = state.name(recorder, run, tag)
     for path, mime_type in files.items():
         attributes = {semconv.FILE_NAME: path.rpartition("/")[2]}
         recorder.event(LoggedEvent("embedding", name, int(step), _read(path), mime_type, attributes, run=run))

@@ -1,9 +1,4 @@
-"""Which run an event-file writer's values belong to, and what their tags become.
-
-The first folder that a run is written to, by whichever process, keeps its tags. A writer in another folder
-gets the path of its folder relative to the first as a prefix. Two trials of one script would overwrite each
-other otherwise.
-"""
+"""Which run an event-file writer's values belong to, and whose folder they are of."""
 
 from __future__ import annotations
 
@@ -16,62 +11,23 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from tracelet_otel.instrumentation.tensorboard import private
-from tracelet_otel.recording.logged import LoggedEvent, json_event
+from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.run import Run
-from tracelet_otel.semconv import TENSORBOARD_LOG_DIR
 
 STATE = "_tracelet"
 """Name of the attribute of an event-file writer that holds its :class:`WriterState`."""
 
 
-_folders: WeakKeyDictionary[Run, dict[str, str]] = WeakKeyDictionary()
-"""The prefix of each folder that a run is written to, the first one first."""
 _lock = threading.RLock()
-
-
-def _prefix(recorder: Recorder, run: Run, folder: str) -> str:
-    """The prefix of a folder's tags in a run; tells the run's first folder to the trackers."""
-    with _lock:
-        is_first = not run.first_folder
-        if is_first:
-            run.first_folder = folder
-        prefixes = _folders.setdefault(run, {run.first_folder: ""})
-        if folder not in prefixes:
-            prefix = wanted = _relative(folder, run.first_folder)
-            number = 1
-            while prefix in prefixes.values():
-                number += 1
-                prefix = f"{wanted}-{number}"
-            prefixes[folder] = prefix
-    if is_first:
-        if run.on_first_folder is not None:
-            run.on_first_folder(run)
-        payload = json.dumps({TENSORBOARD_LOG_DIR: folder}).encode("ascii")
-        recorder.event(json_event("tags", payload, run))
-    return prefixes[folder]
-
-
-def _relative(folder: str, first: str) -> str:
-    name = folder.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    if ("://" in folder) != ("://" in first):
-        return name
-    try:
-        path = os.path.relpath(folder, first)
-    except ValueError:  # on another drive
-        return name
-    parts = [part for part in path.replace(os.sep, "/").split("/") if part not in ("..", ".")]
-    return "/".join(parts) or name
 
 
 class WritingCall(NamedTuple):
     """A call that a ``SummaryWriter`` answers by writing through further writers."""
 
     writer: Any
-    main_tag: str | None = None
-    """Of ``add_scalars``; None for ``add_hparams``."""
-    scalars: Mapping[str, Any] = {}
-    hparams: Mapping[str, Any] = {}
+    hparams: Mapping[str, Any] | None = None
+    """Of ``add_hparams``; None for ``add_scalars``."""
 
     @property
     def event_writer(self) -> Any:
@@ -87,15 +43,17 @@ class WriterState:
     """What we know of one event-file writer.
 
     Args:
-        folder: that decides the prefix of its tags.
+        folder: what it writes to.
+        home: that of the ``SummaryWriter`` which made it.
         bound: the run that was current at its first event.
         closed: its attribute that says whether it is closed and ignores events; empty if it has none.
     """
 
-    __slots__ = ("_all_tags", "bound", "closed", "folder", "tags")
+    __slots__ = ("_all_tags", "bound", "closed", "folder", "home", "tags")
 
-    def __init__(self, folder: str, bound: Run, closed: str) -> None:
+    def __init__(self, folder: str, home: str, bound: Run, closed: str) -> None:
         self.folder = folder
+        self.home = home
         self.bound = bound
         self.closed = closed
         self._all_tags: WeakKeyDictionary[Run, dict[str, str]] = WeakKeyDictionary()
@@ -108,14 +66,12 @@ class WriterState:
         bound = recorder.scope.current() if self.bound.ended else self.bound
         return recorder.scope.entered() or bound
 
-    def name(self, recorder: Recorder, run: Run, tag: str, event_writer: Any) -> str:
+    def name(self, recorder: Recorder, run: Run, tag: str) -> str:
         """The run's tag for one of the writer's own; made once."""
         tags = self._tags_of(run)
         self.tags = (run, tags)
         if tag not in tags:
-            prefix = _prefix(recorder, run, self.folder)
-            name = tag + _key_suffix(event_writer)
-            tags[tag] = f"{prefix}/{name}" if prefix else name
+            tags[tag] = recorder.tag_of(run, self.folder, tag, self.home)
         return tags[tag]
 
     def _tags_of(self, run: Run) -> dict[str, str]:
@@ -136,14 +92,18 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
 def _new_state(recorder: Recorder, event_writer: Any) -> WriterState:
     closed = private.CLOSED.attribute
     closed = closed if hasattr(event_writer, closed) else ""
-    if (call := _outer_call(event_writer)) is not None:
-        state = state_of(recorder, call.event_writer)
-        if call.main_tag is None or _key_suffix(event_writer):
-            return WriterState(state.folder, state.bound, closed)
-    folder = str(event_writer.get_logdir())
-    if "://" not in folder:
-        folder = os.path.abspath(folder)  # noqa: PTH100 - it may be no path of this system
-    return WriterState(folder, recorder.scope.current(), closed)
+    folder = _absolute(str(event_writer.get_logdir()))
+    call = _outer_call(event_writer)
+    if call is None:
+        return WriterState(folder, folder, recorder.scope.current(), closed)
+    outer = state_of(recorder, call.event_writer)
+    # What `add_hparams` writes is the writer's own: there is one set of hyperparameters.
+    return WriterState(folder if call.hparams is None else outer.folder, outer.home, outer.bound, closed)
+
+
+def _absolute(folder: str) -> str:
+    # Not pathlib's, since it may be no path of this system.
+    return folder.rstrip("/") if "://" in folder else os.path.abspath(folder)  # noqa: PTH100
 
 
 def event_writer_of(summary_writer: Any) -> Any:
@@ -155,22 +115,6 @@ def _outer_call(event_writer: Any) -> WritingCall | None:
     """The ``add_scalars`` or ``add_hparams`` of another writer in which this one is written to, if it is."""
     call = calling.get()
     return None if call is None or call.event_writer in (None, event_writer) else call
-
-
-def _key_suffix(event_writer: Any) -> str:
-    """``/a`` if this is the writer that ``add_scalars(main_tag, {"a": ...})`` makes, else nothing.
-
-    Both libraries write the main tag into a folder for each key and name that folder in their own way.
-    """
-    call = _outer_call(event_writer)
-    if call is None or call.main_tag is None:
-        return ""
-    home, folder = str(call.event_writer.get_logdir()), str(event_writer.get_logdir())
-    for key in call.scalars:
-        torch = f"{home}/{call.main_tag.replace('/', '_')}_{key}"
-        if folder in (torch, os.path.join(home, call.main_tag, key)):  # noqa: PTH118 - as tensorboardX does
-            return f"/{key}"
-    return ""
 
 
 def with_types(params: LoggedEvent, hparams: Mapping[str, Any]) -> LoggedEvent:
