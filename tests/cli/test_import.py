@@ -274,11 +274,11 @@ def test_runs_are_found_once_links_followed(tmp_path: Path) -> None:
     ("folder", "tag", "expected"),
     [
         ("", "loss", "loss"),
-        ("val", "loss", "val/loss"),
-        ("m_x_a", "m/x", "m/x/a"),
-        ("m/x/a", "m/x", "m/x/a"),
+        ("val", "loss", "val:/loss"),
+        ("m_x_a", "m/x", "m/x/:a"),
+        ("m/x/a", "m/x", "m/x/::a"),
         ("1795539738.302387", "acc", "acc"),
-        ("trial/1", "", "trial/1/"),
+        ("trial/1", "", "trial/1:/"),
     ],
 )
 def test_tags_of_one_run(folder: str, tag: str, expected: str) -> None:

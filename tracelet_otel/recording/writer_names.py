@@ -48,7 +48,7 @@ def _of_add_scalars(first_folder: str, folder: str, tag: str) -> tuple[str, str]
 
     ``add_scalars(m, {a: ...})`` writes ``m`` into a folder that torch calls ``m_a`` and tensorboardX ``m/a``.
     """
-    first, parts = first_folder.split("/"), folder.split("/")
+    first, parts = first_folder.rstrip("/").split("/"), folder.split("/")
     shared = 0
     while parts[shared : shared + 1] == first[shared : shared + 1] != []:
         shared += 1
