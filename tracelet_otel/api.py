@@ -108,7 +108,7 @@ def run(
     """
     given = {"run_name": name, "run_id": run_id, "project": project, "experiment": experiment, "tags": tags}
     settings = resolve({key: value for key, value in given.items() if value is not None})
-    session = process.session()
+    session = process.ready_session()
     if session is None:
         yield Run(id=run_id or "", name=name or "")
         return
@@ -122,7 +122,7 @@ def run(
         rank=default.rank,
         on_open=session.opened,
     )
-    scope = session.pipeline.scope
+    scope = session.scope
     previous = scope.entered()
     scope.enter(new)
     sharing = session.share(new)
@@ -243,7 +243,7 @@ def log_artifact(path: str | PathLike[str], name: str | None = None) -> None:
         path: the file or folder.
         name: its name in the run; None is its own.
     """
-    session = process.session()
+    session = process.ready_session()
     if session is None:
         return
     with Skipping("log_artifact", path):

@@ -7,11 +7,11 @@ never raised into training.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.foundation.logs import get_logger
 
 logger = get_logger()
@@ -21,7 +21,7 @@ raises = False
 _INTERVAL_S = 60.0
 _BAD_INPUT = (TypeError, ValueError, OverflowError, OSError, ImportError)
 _MOST_PLACES = 1000
-_lock = threading.Lock()
+_lock = SharedLock()
 _last: dict[str, float] = {}
 
 

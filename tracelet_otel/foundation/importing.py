@@ -6,10 +6,11 @@ module that the other imports get it as it is: Python ends the deadlock so, and 
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
-IMPORTING: Final = threading.RLock()
+from tracelet_otel.foundation.forks import SharedLock
+
+IMPORTING: Final = SharedLock()
 """Held while a tracker's client is imported."""
 
 

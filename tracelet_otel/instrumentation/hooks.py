@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.foundation.guard import Guard
 
 _silenced: ContextVar[bool] = ContextVar("tracelet_silenced", default=False)
@@ -148,7 +148,7 @@ class Hooks:
         self._wraps: dict[Target, Wrap] = {}
         self._awaited: set[str] = set()
         self._enabled = False
-        self._lock = threading.RLock()
+        self._lock = SharedLock()
 
     def enable(self) -> None:
         """Wraps what is not wrapped."""

@@ -1,11 +1,10 @@
 """The recorder that every hook and every function of the API records into.
 
-Nothing is recorded before a session installs one, and in a forked child.
+Nothing is recorded before a session installs one.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from tracelet_otel.recording.logged import LoggedEvent
@@ -64,13 +63,3 @@ def before_collect(callback: Callable[[], None]) -> None:
 def collection_callbacks() -> list[Callable[[], None]]:
     """What :func:`before_collect` registered."""
     return list(_callbacks)
-
-
-def _forget() -> None:
-    # A forked child shares the parent's run and has none of its threads: whatever it recorded would
-    # never be delivered, or be delivered twice.
-    install(None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)

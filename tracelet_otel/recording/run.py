@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import uuid
@@ -53,6 +54,8 @@ class Run:
         self.experiment = clean_text(experiment)
         self.tags = redacted({clean_text(key): clean_text(value) for key, value in (tags or {}).items()})
         self.rank = rank
+        self.owner = os.getpid()
+        """The id of the process that ends it."""
         self.opened = False
         self.ended = False
         self._opening = False
@@ -80,6 +83,18 @@ class Run:
                     self._on_open(self)
             finally:
                 self.opened = True
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is the run of another process, which ends it."""
+        return self.owner != os.getpid()
+
+    def open_again(self, parent: int) -> None:
+        """In a forked child: opens with the child's first value. If the parent has opened it, it ends it."""
+        if self.owner == parent and not (self.opened or self._opening):
+            self.owner = os.getpid()
+        self.opened = self._opening = False
+        self._lock = threading.RLock()
 
     def attributes(self, tag: str) -> dict[str, str | int]:
         """The attributes of one tag's points. Opens the run."""

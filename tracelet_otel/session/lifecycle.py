@@ -93,10 +93,12 @@ class Lifecycle:
         if self._handler is not None and threading.current_thread() is threading.main_thread():
             self._restore_signals()
 
-    def at_exit(self) -> None:
+    def at_exit(self, exit_code: int | None = None) -> None:
         """The process ends now: ends the session, or waits while a signal does."""
         if os.getpid() != self._pid:
             return
+        if exit_code is not None:
+            self._exit_code = exit_code
         status = self.status()
         uninterrupted(lambda: self.end(status))
         if isinstance(last_error(), KeyboardInterrupt) and not interactive():
@@ -272,18 +274,10 @@ def uninterrupted(work: Callable[[], None]) -> None:
             say("still delivering; interrupt again to give up")
 
 
-def finish_with_multiprocessing() -> None:
-    """In a child of ``multiprocessing``, which ends without ``atexit``, ends the session with the child."""
-    multiprocessing = sys.modules.get("multiprocessing")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        from multiprocessing.util import Finalize
-
-        Finalize(None, _finish, exitpriority=0)
-
-
-def _finish() -> None:
+def finish(exit_code: int | None = None) -> None:
+    """Ends the session now, as the process ends with this code: None if it is not known."""
     if _current is not None and not _current.uninstalled:
-        _current.at_exit()
+        _current.at_exit(exit_code)
 
 
 _current: Lifecycle | None = None

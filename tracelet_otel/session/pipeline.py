@@ -70,10 +70,19 @@ class Pipeline:
         run: the run that values belong to outside any ``with run():``.
         interval: seconds between two collections.
         media: where large payloads go.
+        scope: of the run; a new one if not given.
     """
 
-    def __init__(self, resource: Resource, run: Run, *, interval: float, media: MediaFolder) -> None:
-        self.scope = RunScope(run)
+    def __init__(
+        self,
+        resource: Resource,
+        run: Run,
+        *,
+        interval: float,
+        media: MediaFolder,
+        scope: RunScope | None = None,
+    ) -> None:
+        self.scope = scope or RunScope(run)
         self.runs = RunResources(resource, run)
         """The resource of each run."""
         self.deliveries: list[Delivery] = []

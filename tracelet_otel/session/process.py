@@ -5,27 +5,36 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tracelet_otel import recording
 from tracelet_otel.delivery.otlp import forward
+from tracelet_otel.delivery.summary import say
+from tracelet_otel.foundation.forks import in_child
 from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.otlp.json import Signal
-from tracelet_otel.recording.stand_ins import RestartingRecorder
 from tracelet_otel.semconv import Status
 from tracelet_otel.session import providers
+from tracelet_otel.session.deliveries import BackendSignals
 from tracelet_otel.session.lifecycle import Lifecycle, uninterrupted
-from tracelet_otel.session.session import BackendSignals, Session
-from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, Settings
+from tracelet_otel.session.session import Session
+from tracelet_otel.settings import Settings
 
 _lock = threading.RLock()
 _session: Session | None = None
 _lifecycle: Lifecycle | None = None
 _declared_sdk: providers.DeclaredSdk | None = None
+_offers_providers = False
 
 
 def session() -> Session | None:
     """The session in use, if any."""
+    return _session
+
+
+def ready_session() -> Session | None:
+    """The session in use, if any; in a forked child it has begun again."""
+    if _session is not None and _session.is_left:
+        _begin_again()
     return _session
 
 
@@ -63,7 +72,7 @@ def start(
     Raises:
         ConfigurationError: the settings name a backend that cannot be used; the session in use stays.
     """
-    global _session, _lifecycle, _declared_sdk
+    global _session, _lifecycle, _declared_sdk, _offers_providers
     with _lock:
         _declared_sdk = declared_sdk or _declared_sdk
         span_exporters = providers.find_span_exporters(trace_exporters)
@@ -85,12 +94,17 @@ def start(
         _session = new
         if _lifecycle is None:
             _lifecycle = Lifecycle(_end, _hurry)
+        _offers_providers = offer_providers
         if offer_providers:
             providers.offer_tracer_provider(span_exporters, new.resource)
-            providers.offer_meter_provider(new.pipeline.meter_provider)
-            providers.offer_logger_provider(new.pipeline.logger_provider)
+            _offer_providers(new)
         instrumentors.instrument()
         return new
+
+
+def _offer_providers(session: Session) -> None:
+    providers.offer_meter_provider(session.pipeline.meter_provider)
+    providers.offer_logger_provider(session.pipeline.logger_provider)
 
 
 def stop(status: Status | None = None) -> None:
@@ -129,32 +143,32 @@ def _hurry() -> None:
 
 
 def _forget() -> None:
-    # A forked child is inert: the session, its threads and its lock are the parent's. But where the parent
-    # had not logged anything, it may be a mere launcher, and the child the one that trains.
-    global _session, _lifecycle, _lock
-    before, _session = _session, None
+    # In a forked child the session is the parent's, but for its runs; its threads are not there.
+    global _lifecycle, _lock
     _lifecycle = None
     _lock = threading.RLock()
-    if before is not None and before.records and not before.pipeline.scope.current().opened:
-        recording.install(RestartingRecorder(lambda: _revive(before)))
+    if _session is not None:
+        _session.leave_to_parent(_begin_again)
 
 
-def _revive(before: Session) -> None:
-    """Starts the session that a launcher had, in its child: with the same run."""
-    recording.install(None)
-    run = before.pipeline.scope.current()
-    for variable in (RUN_ID_VARIABLE, RUN_OWNER_VARIABLE):  # the parent's word that the run is its own
-        os.environ.pop(variable, None)
-    settings = replace(
-        before.settings,
-        run_id=run.id,
-        run_name=run.name,
-        project=run.project,
-        experiment=run.experiment,
-        tags=run.tags,
-    )
-    start(settings, signals=before.signals, zero_code=before.zero_code)
+def _begin_again() -> None:
+    """In a forked child, at its first value: the session begins again, with everything of its own."""
+    global _lifecycle
+    with _lock:
+        session = _session
+        if session is None or not session.is_left:
+            return
+        try:
+            session.begin_again()
+            session.record()
+            session.start()
+            _lifecycle = Lifecycle(_end, _hurry)
+        except Exception as error:
+            recording.install(None)
+            say(f"nothing that process {os.getpid()} logs is recorded: {error!r}")
+            return
+        if _offers_providers:
+            _offer_providers(session)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+in_child(_forget)

@@ -4,45 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import recording
-from tracelet_otel.agent import isolation
-from tracelet_otel.backends.deliveries import make_delivery
-from tracelet_otel.delivery.delivery import BOTH, Delivery
 from tracelet_otel.delivery.summary import say
-from tracelet_otel.foundation.errors import DeliveryError
-from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.instrumentation import argparse
 from tracelet_otel.instrumentation.instrumentors import disabled
-from tracelet_otel.otlp.json import Signal
-from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.otlp.run_resources import described
 from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.media import MediaFolder
-from tracelet_otel.recording.run import Run
-from tracelet_otel.recording.stand_ins import RunOpener
+from tracelet_otel.recording.run import Run, RunScope
+from tracelet_otel.recording.stand_ins import RestartingRecorder, RunOpener
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import Status
+from tracelet_otel.session.children import finish_with_child
+from tracelet_otel.session.deliveries import BackendSignals, make_deliveries
 from tracelet_otel.session.ending import script_name, status_of
-from tracelet_otel.session.lifecycle import finish_with_multiprocessing
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
 from tracelet_otel.session.sharing import RunSharing
 from tracelet_otel.settings import Settings, run_owner, state_folder
-
-BackendSignals = Mapping[str, frozenset[Signal]]
-"""Which signals each backend gets."""
 
 
 class Session:
@@ -75,8 +65,11 @@ class Session:
         self.settings = settings
         self._end = end
         self.zero_code = zero_code
-        self.joined = owner.process not in (0, os.getpid())
-        """Whether the run is that of a parent process, which ends it."""
+        self.signals = signals or {}
+        self._declared_sdk = declared_sdk
+        self._process = os.getpid()
+        self.is_left = False
+        """Whether this is a forked child in which it has not begun again."""
         if continues is not None and continues.run.opened and not _same_place(continues.settings, settings):
             continues = None  # a tracker cannot move a run that it has already
         self.run = Run(
@@ -88,18 +81,24 @@ class Session:
             rank=launch.rank,
             on_open=self.opened,
         )
+        self.run.owner = owner.process or self.run.owner
         if continues is not None:
             self.run.last_step.update(continues.run.last_step)
             self.run.first_folder = continues.run.first_folder
         self._sharing = self.share(self.run)
+        self.scope = RunScope(self.run)
+        self._set_up(launch)
+
+    def _set_up(self, launch: launcher.Launch) -> None:
+        settings, declared_sdk = self.settings, self._declared_sdk
         self.media = MediaFolder(settings.media_dir)
         self.resource = _resource(self.run, declared_sdk)
+        interval = settings.export_interval / 1000
         self.pipeline = Pipeline(
-            self.resource, self.run, interval=settings.export_interval / 1000, media=self.media
+            self.resource, self.run, interval=interval, media=self.media, scope=self.scope
         )
-        self.signals = signals or {}
         self._ends_run = not self.joined and launch.rank in (None, 0)
-        self._deliveries = self._make_deliveries(self.signals)
+        self._deliveries = make_deliveries(settings, self.run, self.signals, ends_runs=self._ends_run)
         self._is_shown = False
         if declared_sdk is not None and declared_sdk.meter_provider is not None:
             self.pipeline.join(declared_sdk.meter_provider)
@@ -120,51 +119,34 @@ class Session:
             return recorder
         return RunOpener(recorder) if self.pipeline.sampler is not None else None
 
-    def _make_deliveries(self, signals: BackendSignals) -> list[Delivery]:
-        run, settings = self.run, self.settings
-        info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags)
-        made: list[Delivery] = []
-        name_of_session = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        state = state_folder(settings.spool_dir)
-        named = {
-            name: settings.backends.get(name, {}) for name in dict.fromkeys([*settings.backends, *signals])
-        }
-        isolated = isolation.isolated(named) if settings.isolation == "process" else {}
-        try:
-            if isolated:
-                try:
-                    made.append(
-                        isolation.make_delivery(
-                            isolated,
-                            settings,
-                            run_id=run.id,
-                            state=state,
-                            session=name_of_session,
-                            ends_runs=self._ends_run,
-                        )
-                    )
-                except (DeliveryError, OSError) as error:
-                    log_once("agent", logging.WARNING, "trackers stay in this process: %s", error)
-                    isolated = {}
-            for name, options in named.items():
-                if name not in isolated:
-                    made.append(
-                        make_delivery(
-                            name,
-                            options,
-                            run=info,
-                            max_queue_bytes=settings.max_queue_bytes,
-                            state=state,
-                            session=name_of_session,
-                            max_spool_bytes=settings.max_spool_bytes,
-                            signals=signals.get(name, BOTH),
-                        )
-                    )
-        except Exception:
-            for delivery in made:
-                delivery.close(0)
-            raise
-        return made
+    @property
+    def joined(self) -> bool:
+        """Whether the run is that of a parent process, which ends it."""
+        return self.run.joined
+
+    def leave_to_parent(self, begin_again: Callable[[], None]) -> None:
+        """In a forked child: all but the runs is the parent's, and is not touched any more.
+
+        Args:
+            begin_again: called with the child's first value; has to call :meth:`begin_again`.
+        """
+        self.is_left = True
+        for run in self.scope.all():
+            run.open_again(self._process)
+        self._process = os.getpid()
+        if self._recorder is not None:
+            silent = isinstance(self._recorder, RunOpener)
+            self._recorder = None if silent else RestartingRecorder(begin_again)
+        if self.joined and self.settings.isolation == "thread":  # trackers' clients do not survive a fork
+            self.settings = replace(self.settings, isolation="process")
+        recording.install(self._recorder)
+
+    def begin_again(self) -> None:
+        """In a forked child: sets up everything anew, for the runs that were there at the fork."""
+        self._set_up(launcher.detect())
+        self.is_left = False
+        if (current := self.scope.current()) is not self.run:
+            self.share(current).start()
 
     def signals_for(self, settings: Settings) -> BackendSignals:
         """What a refining session inherits: the signals of the backends that both have."""
@@ -193,6 +175,8 @@ class Session:
         Returns:
             Whether everything was delivered or, if it never can be, dropped and counted.
         """
+        if self.is_left:
+            return True
         return self.pipeline.flush(self.settings.shutdown_timeout if idle_timeout is None else idle_timeout)
 
     def stop(self, status: Status | None) -> None:
@@ -200,10 +184,12 @@ class Session:
         if recording.current() is self._recorder:
             recording.install(None)
             argparse.on_parsed(None)
-        for run in self.pipeline.scope.all():
+        for run in self.scope.all():
             run.ended = True  # here: a writer that is bound to it goes on to the next session's run
             if status is not None:
                 self.end_run(run, status)
+        if self.is_left:
+            return
         timeout = self.settings.shutdown_timeout
         if status is None:
             for delivery in self._deliveries:
@@ -216,19 +202,20 @@ class Session:
                 say(str(line))
 
     def end_run(self, run: Run, status: Status) -> None:
-        """Ends one run; the default run only where this process is the one to end it."""
-        if run is not self.run or self._ends_run:
+        """Ends one run, where this process is the one to end it."""
+        run.ended = True
+        if not (run.joined or self.is_left) and (run is not self.run or self._ends_run):
             self.pipeline.end_run(run, status)
 
     def opened(self, run: Run) -> None:
         """A run's first value came: tells the trackers, and the user once."""
-        if not run.name and not self.joined:
+        if not run.name and not run.joined:
             digits = hashlib.sha256(run.id.encode()).hexdigest()[:4]  # others may start in the same second
             run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}-{digits}"
         self.pipeline.runs.add(run)
         run.opened_at = time.time_ns()
         self.pipeline.recorder.event(json_event("run", run.description(), run, run.opened_at))
-        if self._ends_run and not disabled("environment"):
+        if self._ends_run and not run.joined and not disabled("environment"):
             now = environment.snapshot()
             self.pipeline.describe(run, lambda: self._environment(now))
         if run is self.run:
@@ -241,7 +228,7 @@ class Session:
             self._announced = True
             names = ", ".join(name for delivery in self._deliveries for name in delivery.backends)
             say(f"run {run.name or run.id} -> {names}")
-        finish_with_multiprocessing()
+        finish_with_child()
 
     def _environment(self, now: environment.Snapshot) -> bytes:
         if self._described is None:  # every run of a sweep has the same

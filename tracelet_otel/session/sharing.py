@@ -14,6 +14,7 @@ import os
 import threading
 from pathlib import Path
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.process_ids import is_alive
 from tracelet_otel.recording.run import Run
@@ -31,14 +32,12 @@ class RunSharing:
     def __init__(self, run: Run, state: Path) -> None:
         owner = run_owner()
         self._run = run
-        self._lock = threading.RLock()
+        self._lock = SharedLock()
         self._before: dict[str, str | None] = {}
-        self._joined = owner.run_id == run.id and owner.process not in (0, os.getpid())
-        self._process = owner.process if self._joined else os.getpid()
         # Ranks are apart by their rank, so each has a first folder of its own.
         digest = hashlib.sha256(f"{run.id}\n{run.rank}".encode()).hexdigest()[:32]
         self._file = state / "first-folders" / digest
-        if self._joined:
+        if run.joined and owner.run_id == run.id:
             run.name = run.name or owner.name
             run.first_folder = run.first_folder or owner.first_folder
             self._file = Path(owner.folder_file) if owner.folder_file else self._file
@@ -59,14 +58,14 @@ class RunSharing:
             else:
                 os.environ[name] = value
         self._before = {}
-        if not self._joined:
+        if not self._run.joined:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
 
     def _tell(self) -> None:
         run = self._run
         if os.environ.get(RUN_ID_VARIABLE) == run.id:
-            known = [self._process, run.id, run.name, run.first_folder, str(self._file)]
+            known = [run.owner, run.id, run.name, run.first_folder, str(self._file)]
             os.environ[RUN_OWNER_VARIABLE] = json.dumps(known)
 
     def _choose(self, folder: str) -> str:
@@ -76,7 +75,7 @@ class RunSharing:
                     self._run.first_folder = self._agreed(folder)
                 except (OSError, ValueError) as error:
                     self._run.first_folder = folder
-                    if self._joined:
+                    if self._run.joined:
                         log_once("first folder", logging.WARNING, "names may lack their folder: %s", error)
                 self._tell()
             return self._run.first_folder
@@ -97,7 +96,7 @@ class RunSharing:
 
     def _remove_stale(self) -> None:
         """Removes the file of an earlier run with this id that was killed."""
-        if self._joined or self._before:  # a process of this run may have made it
+        if self._run.joined or self._before:  # a process of this run may have made it
             return
         with contextlib.suppress(OSError, ValueError):
             if not is_alive(json.loads(self._file.read_text())[0]):

@@ -21,6 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from tracelet_otel import recording, semconv
+from tracelet_otel.foundation.forks import in_child
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.recording.coercion import to_value
 from tracelet_otel.recording.run import Run
@@ -127,6 +128,10 @@ class MetricLog:
                 else:
                     item()
 
+    def forget(self) -> None:
+        """In a forked child: what waits is the parent's, and a device cannot be read here."""
+        self._waiting.clear()
+
     def _sort(
         self,
         metrics: Mapping[str, Any],
@@ -203,6 +208,14 @@ def metric_log() -> MetricLog:
         _log = MetricLog()
         recording.before_collect(_log.drain)
     return _log
+
+
+def _forget() -> None:
+    if _log is not None:
+        _log.forget()
+
+
+in_child(_forget)
 
 
 def to_number(value: object) -> tuple[float, bool] | None:

@@ -15,7 +15,6 @@ cards, costs that one value.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -23,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.instrumentation.hooks import HooksInstrumentor
 from tracelet_otel.instrumentation.machine.nvml import asked, nvml
 from tracelet_otel.version import VERSION
@@ -82,7 +82,7 @@ _QUERIES: Final[list[tuple[str, Mapping[str, str], Query]]] = [
 ]
 """What each instrument measures: its attributes, and the question to the library."""
 
-_lock: Final = threading.Lock()
+_lock: Final = SharedLock()
 
 
 def visible_gpus() -> list[dict[str, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
+
+from tracelet_otel.foundation.forks import SharedLock
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -50,7 +51,7 @@ class Nvml:
         return self._selected[1]
 
 
-_lock: Final = threading.Lock()
+_lock: Final = SharedLock()
 _opened: list[Nvml | None] = []
 """Empty: not tried yet. None: NVML is missing."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.instrumentation.tensorboard import private
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
@@ -19,7 +19,7 @@ STATE = "_tracelet"
 """Name of the attribute of an event-file writer that holds its :class:`WriterState`."""
 
 
-_lock = threading.RLock()
+_lock = SharedLock()
 
 
 class WritingCall(NamedTuple):

@@ -1,0 +1,48 @@
+"""What a forked child has to find as if nobody else had been there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from weakref import WeakSet
+
+_locks: WeakSet[SharedLock] = WeakSet()
+
+
+class SharedLock:
+    """A re-entrant lock that is free in a forked child, whichever thread of the parent held it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def forget(self) -> None:
+        """In a forked child: takes it from threads that are not there. The forking thread keeps it."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+
+
+def in_child(action: Callable[[], object]) -> None:
+    """Has ``action`` called in every forked child, before anything else of its code; for good."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=action)
+
+
+def _forget() -> None:
+    for lock in _locks:
+        lock.forget()
+
+
+in_child(_forget)
