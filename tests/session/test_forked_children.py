@@ -83,7 +83,7 @@ def loader(name):
 if __name__ == "__main__":
     with SummaryWriter("runs") as writer:
         writer.add_scalar("loss", 100.0, 0)
-        for shape in (process, executor, pool, bare, fork_of_a_fork, in_a_thread, falls_through, loader):
+        for shape in {shapes}:
             shape(shape.__name__)
         writer.add_scalar("loss", 101.0, 1)
 """

@@ -26,6 +26,7 @@ from tracelet_otel.agent.protocol import (
 from tracelet_otel.delivery.destination import SOURCE_HEADER, Batch, Receipt
 from tracelet_otel.delivery.summary import BackendReport
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
+from tracelet_otel.foundation.importing import IMPORTING
 
 START_SECONDS: Final = 30.0
 """How long an agent may take to listen: a second or two, more on a cold or network disk."""
@@ -145,7 +146,8 @@ class AgentClient:
 
     def _register(self) -> bool:
         """Registers this process with the agent. Returns whether there is an agent."""
-        import psutil
+        with IMPORTING:
+            import psutil
 
         us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self.ends_runs, self.patience)
         try:

@@ -12,10 +12,17 @@ _locks: WeakSet[SharedLock] = WeakSet()
 
 
 class SharedLock:
-    """A re-entrant lock that is free in a forked child, whichever thread of the parent held it."""
+    """A re-entrant lock that is free in a forked child, whichever thread of the parent held it.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds that a fork waits for a thread that holds it, where the child would miss what that
+            thread is about to finish.
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
         self._lock = threading.RLock()
+        self._patience = patience
+        self._forking = 0
         _locks.add(self)
 
     def __enter__(self) -> None:
@@ -25,6 +32,17 @@ class SharedLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    def before_fork(self) -> None:
+        """Waits for the thread that holds it, if that shall be."""
+        if self._patience and self._lock.acquire(timeout=self._patience):
+            self._forking = threading.get_ident()
+
+    def after_fork(self) -> None:
+        """In the parent and in the child."""
+        if self._forking == threading.get_ident():
+            self._forking = 0
+            self._lock.release()
 
     def forget(self) -> None:
         """In a forked child: takes it from threads that are not there. The forking thread keeps it."""
@@ -40,9 +58,21 @@ def in_child(action: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=action)
 
 
+def _before() -> None:
+    for lock in _locks:
+        lock.before_fork()
+
+
+def _after() -> None:
+    for lock in _locks:
+        lock.after_fork()
+
+
 def _forget() -> None:
     for lock in _locks:
+        lock.after_fork()
         lock.forget()
 
 
-in_child(_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_forget)

@@ -10,8 +10,10 @@ from typing import Final
 
 from tracelet_otel.foundation.forks import SharedLock
 
-IMPORTING: Final = SharedLock()
-"""Held while a tracker's client is imported."""
+_PATIENCE_S: Final = 10.0
+IMPORTING: Final = SharedLock(_PATIENCE_S)
+"""Held while a tracker's client is imported, or anything else by a thread of ours. A fork waits for it: a
+child in which a module is half imported for ever can never import it."""
 
 
 def passes(error: Exception) -> bool:

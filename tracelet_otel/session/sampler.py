@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.foundation.importing import IMPORTING
 from tracelet_otel.instrumentation.instrumentors import disabled
 
 INTERVAL_S = 10.0
@@ -87,9 +88,10 @@ class Sampler:
             shutdown_on_exit=False,
         )
         if not disabled("system_metrics"):
-            from tracelet_otel.instrumentation.machine import system  # psutil: not before a run needs it
+            with IMPORTING:  # psutil: not before a run needs it
+                from tracelet_otel.instrumentation.machine import system
 
-            system.observe(provider)
+                system.observe(provider)
         if not disabled("gpu"):
             from tracelet_otel.instrumentation.machine import gpu
 
