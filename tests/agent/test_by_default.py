@@ -61,9 +61,7 @@ def test_configure_again_refines_a_run_and_then_begins_another(
     assert [point.step for point in stored["refined"]["thread"]] == list(range(int(count)))
 
 
-def test_forked_and_spawned_children_join(
-    tmp_path: Path, database: Path, agents: Agents
-) -> None:
+def test_forked_and_spawned_children_join(tmp_path: Path, database: Path, agents: Agents) -> None:
     code = """
     import multiprocessing, os, signal, sys
     import tracelet_otel

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import NamedTuple
 
+import numpy as np
+import psutil
 import pytest
 
+from tests.delivery.otlp.receiver import Protocol, receiver
 from tests.session.test_folders_across_processes import written
+from tests.support import event_files
+from tests.support import mlflow_content as mlflow
+from tests.support.agents import Agents
 from tests.support.scripts import run_script
 from tests.support.trackers import TRACKERS, backends, subjects_in
+from tracelet_otel import semconv
+from tracelet_otel.otlp.decoding import decode_attributes, decode_series
 
 SHAPES = """
 import multiprocessing, os, sys, threading
@@ -83,23 +94,32 @@ def loader(name):
 if __name__ == "__main__":
     with SummaryWriter("runs") as writer:
         writer.add_scalar("loss", 100.0, 0)
-        for shape in {shapes}:
-            shape(shape.__name__)
+        for shape in {shapes!r}.split():
+            globals()[shape](shape)
         writer.add_scalar("loss", 101.0, 1)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isolation", ["process", "thread"])
-def test_what_they_log_is_in_every_tracker(tmp_path: Path, database: Path, isolation: str) -> None:
+@pytest.mark.parametrize(
+    ("isolation", "shapes"),
+    [
+        ("process", "process executor pool bare fork_of_a_fork in_a_thread falls_through loader"),
+        ("thread", "executor bare"),
+    ],
+    ids=["process", "thread"],
+)
+def test_what_they_log_is_in_every_tracker(
+    tmp_path: Path, database: Path, isolation: str, shapes: str
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     with subjects_in(tmp_path, database) as subjects:
-        code = SHAPES.format(backends=backends(tmp_path), isolation=isolation)
+        code = SHAPES.format(backends=backends(tmp_path), isolation=isolation, shapes=shapes)
         done = run_script(work, code, zero_code=False, timeout=170)
         assert done.returncode == 0, done.stderr
         expected = written(work, "runs")
-        assert len(expected) == 1 + 1 + 7 + 7 + 1 + 3 + 1 + 1 + 4
+        assert {tag.partition("/")[0] for tag in expected} == {"loss", *shapes.split()}
         for name in TRACKERS:
             stored = {
                 tag: sorted((one.step, one.value) for one in points)
@@ -108,3 +128,339 @@ def test_what_they_log_is_in_every_tracker(tmp_path: Path, database: Path, isola
             }
             assert stored == expected, name
             assert subjects[name].status("forks") == "finished", name
+
+
+LIGHTNING = """
+import sys, warnings
+import lightning, torch
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.tensorboard import SummaryWriter
+import tracelet_otel
+
+warnings.filterwarnings("ignore")
+tracelet_otel.configure(backends={backends!r}, run_id="notebook")
+
+class Model(lightning.LightningModule):
+    def __init__(self, lr=0.125):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(4, 1)
+    def training_step(self, batch, index):
+        loss = self.layer(batch[0]).square().mean()
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+if {writes_first}:
+    with SummaryWriter("runs/notes") as writer:
+        writer.add_text("config", "before the fork")
+else:
+    tracelet_otel.log_params({{"seed": 1}})
+trainer = lightning.Trainer(
+    strategy={strategy!r}, devices=2, accelerator="cpu", max_epochs=2, log_every_n_steps=1,
+    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    default_root_dir="root",
+)
+trainer.fit(Model(), DataLoader(TensorDataset(torch.rand(32, 4)), batch_size=4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "writes_first"), [("ddp_notebook", False), ("ddp_fork", True)])
+def test_lightning_trains_in_forked_children(
+    tmp_path: Path, database: Path, strategy: str, writes_first: bool
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with subjects_in(tmp_path, database) as subjects:
+        code = LIGHTNING.format(backends=backends(tmp_path), strategy=strategy, writes_first=writes_first)
+        done = run_script(work, code, zero_code=False, timeout=170)
+        assert done.returncode == 0, done.stderr
+        (folder,) = {path.parent for path in work.glob("root/**/*tfevents*")}
+        expected = {
+            tag: {(point.step, np.float32(point.value)) for point in points}
+            for tag, points in event_files.points(folder).items()
+            if tag != "hp_metric"  # which the logger adds to the file by itself
+        }
+        assert len(expected["train/loss_step"]) == 8
+        for name in TRACKERS:
+            stored = {
+                tag.rpartition("version_0/")[2]: {(one.step, np.float32(one.value)) for one in points}
+                for tag, points in subjects[name].points("notebook").items()
+                if not tag.startswith("system/")
+            }
+            assert stored == expected, name
+            assert subjects[name].status("notebook") == "finished", name
+            params = subjects[name].params("notebook")
+            wanted = {"lr": "0.125"} if writes_first else {"lr": "0.125", "seed": "1"}
+            assert wanted.items() <= params.items(), name
+
+
+OTLP = """
+import multiprocessing, os, signal, sys, threading
+import tracelet_otel
+
+backend = {{"endpoint": {endpoint!r}, "protocol": {protocol!r}}}
+session = tracelet_otel.configure({{"otlp": backend}}, run_id="first")
+
+def forked(work):
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return child
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+"""
+
+
+class Told(NamedTuple):
+    """What a receiver was told by a script."""
+
+    done: CompletedProcess[str]
+    points: dict[tuple[str, str], list[tuple[int, float]]]
+    """By run and tag."""
+    statuses: list[tuple[str, str]]
+    """Runs and how they ended, in their order."""
+
+
+def told(folder: Path, script: str, *, protocol: Protocol = "http/protobuf", code: int = 0) -> Told:
+    """What a script logs, which finds its helpers above."""
+    with receiver(protocol) as inbox:
+        begin = OTLP.format(endpoint=inbox.endpoint, protocol=protocol)
+        done = run_script(folder, begin + textwrap.dedent(script), zero_code=False)
+    assert done.returncode == code, done.stderr
+    points: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for request in inbox.metrics:
+        for series in decode_series(request):
+            found = points.setdefault((series.run_id, series.tag), [])
+            found += [(point.step, point.value) for point in series.points]
+    ends = [decode_attributes(record.attributes) for record in inbox.events("status")]
+    return Told(
+        done,
+        {key: sorted(values) for key, values in points.items()},
+        [(str(end[semconv.RUN_ID]), str(end[semconv.RUN_STATUS])) for end in ends],
+    )
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_what_they_log_is_at_a_receiver(tmp_path: Path, protocol: Protocol) -> None:
+    script = """
+    def work(number):
+        tracelet_otel.log_scalar("child", float(number), number)
+
+    tracelet_otel.log_scalar("loss", 0.0, 0)
+    tracelet_otel.flush()  # its connection is there when the children begin
+    with multiprocessing.get_context("fork").Pool(2) as workers:
+        workers.map(work, range(9))
+    assert ended(forked(lambda: work(9))) == 0
+    tracelet_otel.log_scalar("loss", 1.0, 1)
+    """
+    found = told(tmp_path, script, protocol=protocol)
+    assert found.points == {
+        ("first", "loss"): [(0, 0.0), (1, 1.0)],
+        ("first", "child"): [(number, float(number)) for number in range(10)],
+    }
+    assert found.statuses == [("first", "finished")]
+
+
+def test_a_child_that_logs_nothing_starts_nothing(tmp_path: Path) -> None:
+    script = """
+    def work():
+        before = set(os.listdir("/proc/self/fd"))
+        assert session.flush() and tracelet_otel.flush()
+        assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1
+        assert set(os.listdir("/proc/self/fd")) == before
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert os._exit.__module__ == "posix"
+
+    for step in range(1000):
+        tracelet_otel.log_scalar("loss", float(step), step)
+    assert ended(forked(work)) == 0
+    child = os.fork()
+    if child == 0:
+        work()
+        sys.exit(3)
+    assert ended(child) == 3
+    """
+    found = told(tmp_path, script)
+    assert found.points == {("first", "loss"): [(step, float(step)) for step in range(1000)]}
+    assert found.statuses == [("first", "finished")]
+    assert found.done.stderr.count("tracelet-otel: ") == 2
+
+
+def test_nothing_of_the_parent_is_delivered_or_ended_by_a_child(tmp_path: Path) -> None:
+    script = """
+    def work():
+        assert session.flush()
+        tracelet_otel.log_scalar("child", 1.0, 0)
+        assert session.flush() and tracelet_otel.flush()
+        session.__exit__(None, None, None)
+        tracelet_otel.log_scalar("late", 1.0, 0)
+        tracelet_otel.shutdown("failed")
+
+    for step in range(1000):
+        tracelet_otel.log_scalar("loss", float(step), step)
+    assert ended(forked(work)) == 0
+    tracelet_otel.log_scalar("end", 1.0)
+    """
+    found = told(tmp_path, script)
+    assert found.points == {
+        ("first", "loss"): [(step, float(step)) for step in range(1000)],
+        ("first", "child"): [(0, 1.0)],
+        ("first", "end"): [(0, 1.0)],
+    }
+    assert found.statuses == [("first", "finished")]
+
+
+def test_a_child_goes_on_in_the_runs_that_it_was_forked_in(tmp_path: Path) -> None:
+    script = """
+    log = tracelet_otel.log_scalar
+    log("loss", 0.0)
+    with tracelet_otel.run(run_id="opened"):
+        log("loss", 10.0)
+        child = os.fork()
+        log("loss", 11.0 + (child == 0))
+    log("after", float(child == 0))
+    if child == 0:
+        with tracelet_otel.run(run_id="own"):
+            log("loss", 20.0)
+        log("after", 2.0)
+        tracelet_otel.shutdown()
+        os._exit(0)
+    assert ended(child) == 0
+    with tracelet_otel.run(run_id="unopened"):
+        assert ended(forked(lambda: log("loss", 30.0))) == 0
+    log("loss", 1.0)
+    """
+    found = told(tmp_path, script)
+    assert found.points == {
+        ("first", "loss"): [(0, 0.0), (1, 1.0)],
+        ("first", "after"): [(0, 0.0), (0, 1.0), (1, 2.0)],
+        ("opened", "loss"): [(0, 10.0), (1, 11.0), (1, 12.0)],
+        ("own", "loss"): [(0, 20.0)],
+        ("unopened", "loss"): [(0, 30.0)],
+    }
+    assert sorted(found.statuses) == [
+        ("first", "finished"),
+        ("opened", "finished"),
+        ("own", "finished"),
+        ("unopened", "finished"),
+    ]
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, "finished"), (3, "failed")])
+def test_the_child_of_a_mere_launcher_ends_its_run(tmp_path: Path, code: int, status: str) -> None:
+    script = f"""
+    child = os.fork()
+    if child == 0:
+        tracelet_otel.log_scalar("loss", 0.5, 0)
+        os._exit({code})
+    sys.exit(ended(child))
+    """
+    found = told(tmp_path, script, code=code)
+    assert found.points == {("first", "loss"): [(0, 0.5)]}
+    assert found.statuses == [("first", status)]
+    assert found.done.stderr.count("tracelet-otel: ") == 2
+
+
+def test_a_child_finds_no_lock_taken_and_no_module_half_imported(tmp_path: Path) -> None:
+    script = """
+    from tracelet_otel.foundation import forks, importing
+    sys.path.insert(0, ".")
+    with open("slow.py", "w") as file:
+        file.write("import threading, time; threading.current_thread().begun.set(); time.sleep(1)")
+
+    class Import(threading.Thread):
+        begun = threading.Event()
+        def run(self):
+            with importing.IMPORTING:
+                import slow
+
+    taken, end = threading.Event(), threading.Event()
+    def take():
+        from contextlib import ExitStack
+        with ExitStack() as stack:
+            for lock in forks._locks:
+                if lock is not importing.IMPORTING:
+                    stack.enter_context(lock)
+            taken.set()
+            end.wait()
+
+    def work():
+        import slow
+        tracelet_otel.log_scalar("bad", "text", 0)
+        for lock in forks._locks:
+            with lock:
+                pass
+        tracelet_otel.log_scalar("loss", 1.0, 1)
+
+    tracelet_otel.log_scalar("loss", 0.0, 0)
+    importing_thread, taking = Import(), threading.Thread(target=take)
+    taking.start()
+    taken.wait()
+    importing_thread.start()
+    importing_thread.begun.wait()
+    child = forked(work)
+    end.set()
+    assert ended(child) == 0
+    """
+    found = told(tmp_path, script)
+    assert found.points == {("first", "loss"): [(0, 0.0), (1, 1.0)]}
+
+
+def test_a_child_that_cannot_record_says_so_once(tmp_path: Path) -> None:
+    script = """
+    import resource
+    def work():
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        os.setuid(65534)
+        for step in range(3):
+            tracelet_otel.log_scalar("child", 1.0, step)
+
+    tracelet_otel.log_scalar("loss", 0.0, 0)
+    assert ended(forked(work)) == 0
+    """
+    found = told(tmp_path, script)
+    assert found.points == {("first", "loss"): [(0, 0.0)]}
+    assert found.done.stderr.count("is recorded") == 1
+
+
+def test_children_that_live_on_do_not_keep_the_agent(tmp_path: Path, database: Path, agents: Agents) -> None:
+    code = """
+    import os, sys, threading, time
+    import tracelet_otel
+    stop = threading.Event()
+    def log():
+        step = 0
+        while not stop.wait(0.0005):
+            tracelet_otel.log_scalar("loss", step / 7, step)
+            step += 1
+        print(step)
+    thread = threading.Thread(target=log)
+    thread.start()
+    tracelet_otel.flush()
+    for number in range(40):  # while requests are under way
+        if os.fork() == 0:
+            sys.stdout.close()
+            os.close(1)
+            os.close(2)
+            time.sleep(1000)
+            os._exit(0)
+        tracelet_otel.flush()
+    stop.set()
+    thread.join()
+    """
+    done = run_script(tmp_path, code, variables=agents.variables)
+    children = [one for one in psutil.process_iter() if str(tmp_path) in "".join(one.cmdline())]
+    assert len(children) == 40
+    assert done.returncode == 0, done.stderr
+    agents.wait_until_gone_without_a_trace()
+    assert all(child.is_running() for child in children)
+    for child in children:
+        child.kill()
+    stored = mlflow.points(database)["loss"]
+    assert [point.step for point in stored] == list(range(int(done.stdout)))

@@ -165,6 +165,7 @@ def _begin_again() -> None:
             _lifecycle = Lifecycle(_end, _hurry)
         except Exception as error:
             recording.install(None)
+            session.is_left = True
             say(f"nothing that process {os.getpid()} logs is recorded: {error!r}")
             return
         if _offers_providers:
