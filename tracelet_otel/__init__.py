@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracelet_otel import jobs as _jobs
 from tracelet_otel.api import (
     configure,
     flush,
@@ -23,6 +24,8 @@ from tracelet_otel.settings import ConfigurationError
 from tracelet_otel.version import VERSION
 
 __version__ = VERSION
+
+_jobs.watch()
 
 __all__ = [
     "ConfigurationError",

@@ -8,7 +8,7 @@ import functools
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,29 @@ import pytest
 
 from tests.support.scripts import run_script
 from tracelet_otel.foundation import guard
-from tracelet_otel.instrumentation import argparse as ours
-from tracelet_otel.instrumentation.argparse import ArgparseInstrumentor, captured, on_parsed
+from tracelet_otel.instrumentation import parameters
+from tracelet_otel.instrumentation.argparse import ArgparseInstrumentor
 
 
 @pytest.fixture(autouse=True)
 def instrumentor(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArgparseInstrumentor]:
-    monkeypatch.setattr(ours, "_captured", {})
+    monkeypatch.setattr(parameters, "_parsed", {})
     made = ArgparseInstrumentor()
     made.instrument()
     yield made
-    made.uninstrument()
-    on_parsed(None)
+    parameters.on_found(None)
+
+
+def captured() -> dict[str, Any]:
+    return parameters.command_line()[0]
+
+
+def on_parsed(seen: Callable[[Mapping[str, Any]], object] | None) -> None:
+    parameters.on_found(None if seen is None else lambda params, _: void(seen(params)))
+
+
+def void(_: object) -> None:
+    pass
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -187,7 +198,7 @@ def test_a_failure_costs_the_script_nothing(
     on_parsed(lambda params: params["absent"])
     assert isinstance(made.parse_args().x, Broken)
     assert captured() == {"x": "<Broken>", "y": 1}
-    assert "capturing a command line failed; training goes on: KeyError('absent')" in caplog.text
+    assert "recording parameters of argparse failed; training goes on: KeyError('absent')" in caplog.text
 
 
 def test_instrumenting_is_reversible(
@@ -232,8 +243,8 @@ def test_a_process_that_only_parses_opens_no_run(tmp_path: Path) -> None:
     done = run_script(
         tmp_path,
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--x', default=3)\n"
-        "from tracelet_otel.instrumentation.argparse import ArgparseInstrumentor, captured\n"
-        "ArgparseInstrumentor().instrument()\nprint(p.parse_args(), captured())",
+        "import tracelet_otel\nfrom tracelet_otel.instrumentation import parameters\n"
+        "print(p.parse_args(), parameters.command_line()[0])",
         zero_code=False,
     )
     assert done.returncode == 0, done.stderr

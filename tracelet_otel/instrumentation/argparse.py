@@ -1,49 +1,39 @@
 """Captures the command line that a script parses with ``argparse``, as parameters of its run.
 
 What is parsed is the script's own command line (``parse_args()``, or the same words given), not a text that a
-library has a parser for. Nothing is recorded here, and no run opened: :func:`captured` has what was parsed
-so far, and :func:`on_parsed` is told of each parse. Values that have the name or the form of a secret are
-masked, see :mod:`tracelet_otel.secrets.redaction`.
+library has a parser for, nor the command line of a launcher, see
+:mod:`tracelet_otel.instrumentation.callers`.
 
-Limits: jsonargparse (LightningCLI) parses by its own means and is not seen; of ``parse_intermixed_args`` only
-the options are.
+Limit: of ``parse_intermixed_args`` only the options are seen.
 """
 
 from __future__ import annotations
 
-import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation import callers, parameters
 from tracelet_otel.instrumentation.hooks import Call, Hooks, HooksInstrumentor, Target, around
-from tracelet_otel.recording import contents
-from tracelet_otel.secrets.redaction import redacted
-
-Callback = Callable[[Mapping[str, Any]], None]
 
 _parsing: ContextVar[bool] = ContextVar("tracelet_parsing", default=False)
-"""Whether a parse is under way: subcommands have parsers of their own."""
-_captured: dict[str, Any] = {}
-_callback: Callback | None = None
+"""Whether a parse is under way: subcommands have parsers of their own, and so have other libraries."""
 
 
-def captured() -> dict[str, Any]:
-    """The parameters of all parses so far, the last one's values where several have a name; JSON values."""
-    return dict(_captured)
+def parse(
+    source: str, call: Call, parser: Any, args: object, values_of: Callable[[Any], Mapping[str, Any]]
+) -> Any:
+    """Calls a parser's method, and says what it parsed.
 
-
-def on_parsed(callback: Callback | None) -> None:
-    """Has ``callback`` called with the parameters of each parse from now on; None: no more.
-
-    It is called on the thread that parses, after the parse and before the script has its result.
+    Args:
+        source: the hook.
+        call: the call to make.
+        parser: the parser.
+        args: the words that it was given, or None.
+        values_of: called with the call's result; returns the parameters.
     """
-    global _callback
-    _callback = callback
-
-
-def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **__: Any) -> Any:
     if _parsing.get():
         return call()
     token = _parsing.set(True)
@@ -52,12 +42,17 @@ def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **_
     finally:
         _parsing.reset(token)
     with Guard("capturing a command line"):
-        if args is None or (isinstance(args, (list, tuple)) and [*args] == sys.argv[1:]):
-            params = redacted(contents.plain(vars(result[0])))
-            _captured.update(params)
-            if (callback := _callback) is not None and params:
-                callback(params)
+        if parameters.is_own_command_line(args) and callers.is_users(parser):
+            parameters.parsed(source, values_of(result))
     return result
+
+
+def _parse_known_args(call: Call, parser: Any, args: object = None, *_: Any, **__: Any) -> Any:
+    return parse("argparse", call, parser, args, _values)
+
+
+def _values(result: tuple[Namespace, list[str]]) -> dict[str, Any]:
+    return vars(result[0])
 
 
 class ArgparseInstrumentor(HooksInstrumentor):

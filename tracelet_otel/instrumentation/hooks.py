@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import wrapt
@@ -33,12 +33,13 @@ silenced = _silenced.get
 
 
 class Wrap:
-    """One wrapper around a method. While it is off it calls what it wraps and does nothing else.
+    """One wrapper around a method or a module's function. While it is off it calls what it wraps, and does
+    nothing else.
 
     A plain function, not a ``wrapt.FunctionWrapper``: binding that costs more than some hooks may.
     """
 
-    def __init__(self, owner: type, name: str, make: Make) -> None:
+    def __init__(self, owner: type | ModuleType, name: str, make: Make) -> None:
         self.owner = owner
         self.name = name
         self.on = True
@@ -69,7 +70,7 @@ Make = Callable[[Callable[..., Any], Wrap], Callable[..., Any]]
 :class:`Wrap` tells it whether it is on."""
 
 
-def wrapped(before: Wrap | None, owner: type, name: str, make: Make) -> Wrap:
+def wrapped(before: Wrap | None, owner: type | ModuleType, name: str, make: Make) -> Wrap:
     """Has a method wrapped, of which at most one wrapper is on, so that nothing is recorded twice.
 
     Other tools may have wrapped the method before or after us. Taking ours away never takes theirs: where
@@ -77,19 +78,20 @@ def wrapped(before: Wrap | None, owner: type, name: str, make: Make) -> Wrap:
 
     Args:
         before: the method's last wrap, if there was one.
-        owner: the class, or a class derived from the one that has the method.
+        owner: the class, or a class derived from the one that has the method; or a module.
         name: the method's.
         make: called with the method as it is now.
     """
     # The module may have been imported again, unless a tool put a class derived from it in its place.
-    if before is not None and before.owner in owner.__mro__:
+    homes = owner.__mro__ if isinstance(owner, type) else (owner,)
+    if before is not None and before.owner in homes:
         home = before.owner
         if before.is_in_place():
             before.on = True
             return before
     else:
         # Wrapped where it is defined, or the wrapper would miss the class's other instances.
-        home = next(base for base in owner.__mro__ if name in vars(base))
+        home = next(base for base in homes if name in vars(base))
     if before is not None:
         before.remove()  # it is gone, or hidden in a wrap that does not show what it wraps
     return Wrap(home, name, make)
@@ -126,7 +128,7 @@ def _unbound(method: Any) -> Callable[..., Any]:
 
 
 class Target(NamedTuple):
-    """A method to wrap, in a module that may not be imported yet."""
+    """A method to wrap, in a module that may not be imported yet; without an owner, a function."""
 
     module: str
     owner: str
@@ -173,7 +175,7 @@ class Hooks:
                 if self._enabled and target.module == module.__name__:
                     # An exception here would make the user's import fail.
                     with Guard(f"hooking {target.module}.{target.owner}.{target.name}"):
-                        owner = getattr(module, target.owner)
+                        owner = getattr(module, target.owner) if target.owner else module
                         self._wraps[target] = wrapped(
                             self._wraps.get(target), owner, target.name, target.make
                         )

@@ -6,16 +6,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 
 from tracelet_otel import recording
 from tracelet_otel.delivery.summary import say
-from tracelet_otel.instrumentation import argparse
+from tracelet_otel.instrumentation import parameters
 from tracelet_otel.instrumentation.instrumentors import disabled
 from tracelet_otel.otlp.run_resources import described
 from tracelet_otel.recording.logged import json_event
@@ -28,6 +27,7 @@ from tracelet_otel.semconv import Status
 from tracelet_otel.session.children import finish_with_child
 from tracelet_otel.session.deliveries import BackendSignals, make_deliveries
 from tracelet_otel.session.ending import script_name, status_of
+from tracelet_otel.session.parameters import SessionParameters
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
@@ -43,7 +43,7 @@ class Session:
         end: called with the session and the status of its run where a ``with`` block around it ends.
         signals: which signals a backend gets that is not a tracker; both if it is not named.
         zero_code: started by ``opentelemetry-instrument``: a later ``configure()`` refines it.
-        continues: the session whose run goes on in this one.
+        continues: the session whose current run goes on in this one.
         declared_sdk: what a configuration file set up beside it.
 
     Raises:
@@ -72,9 +72,10 @@ class Session:
         """Whether this is a forked child in which it has not begun again."""
         if continues is not None and continues.run.opened and not _same_place(continues.settings, settings):
             continues = None  # a tracker cannot move a run that it has already
+        before = continues.scope.current() if continues is not None else None
         self.run = Run(
-            id=settings.run_id or (continues.run.id if continues else "") or launch.run_id,
-            name=settings.run_name or (continues.run.name if continues else ""),
+            id=settings.run_id or (before.id if before else "") or launch.run_id,
+            name=settings.run_name or (before.name if before else ""),
             project=settings.project,
             experiment=settings.experiment,
             tags=settings.tags,
@@ -82,9 +83,9 @@ class Session:
             on_open=self.opened,
         )
         self.run.owner = owner.process or self.run.owner
-        if continues is not None:
-            self.run.last_step.update(continues.run.last_step)
-            self.run.first_folder = continues.run.first_folder
+        if before is not None:
+            self.run.last_step.update(before.last_step)
+            self.run.first_folder = before.first_folder
         self._sharing = self.share(self.run)
         self.scope = RunScope(self.run)
         self._set_up(launch)
@@ -98,6 +99,7 @@ class Session:
             self.resource, self.run, interval=interval, media=self.media, scope=self.scope
         )
         self._ends_run = not self.joined and launch.rank in (None, 0)
+        self.parameters = SessionParameters(self.pipeline.recorder, owns_run=self._ends_run)
         self._deliveries = make_deliveries(settings, self.run, self.signals, ends_runs=self._ends_run)
         self._is_shown = False
         if declared_sdk is not None and declared_sdk.meter_provider is not None:
@@ -160,7 +162,7 @@ class Session:
     def record(self) -> None:
         """Begins to record."""
         recording.install(self._recorder)
-        argparse.on_parsed(self._parsed if self.records else None)
+        parameters.on_found(self.parameters.take if self.records else None)
 
     def start(self) -> None:
         """Begins to deliver what is recorded."""
@@ -183,7 +185,7 @@ class Session:
         """Ends the runs with ``status`` (None leaves them open), delivers, and says what became of it all."""
         if recording.current() is self._recorder:
             recording.install(None)
-            argparse.on_parsed(None)
+            parameters.on_found(None)
         for run in self.scope.all():
             run.ended = True  # here: a writer that is bound to it goes on to the next session's run
             if status is not None:
@@ -222,8 +224,7 @@ class Session:
             if self.pipeline.sampler is not None:
                 self.pipeline.sampler.start()
             self._sharing.start()
-            if self._ends_run and (arguments := argparse.captured()):
-                self._record_arguments(arguments)
+        self.parameters.opened(run)
         if not self._announced and self._deliveries:
             self._announced = True
             names = ", ".join(name for delivery in self._deliveries for name in delivery.backends)
@@ -236,14 +237,6 @@ class Session:
                 environment.environment_record(now, gpus=not disabled("gpu"))
             ).encode()
         return self._described
-
-    def _parsed(self, arguments: Mapping[str, Any]) -> None:
-        if self.run.opened and not self.run.ended and self._ends_run:
-            self._record_arguments(arguments)
-
-    def _record_arguments(self, arguments: Mapping[str, Any]) -> None:
-        payload = json.dumps(dict(arguments)).encode()
-        self.pipeline.recorder.event(json_event("params", payload, self.run))
 
     def share(self, run: Run) -> RunSharing:
         """What has child processes join a run, once it is started."""

@@ -52,7 +52,8 @@ class RunSharing:
 
     def stop(self) -> None:
         """Takes back what :meth:`start` did."""
-        for name, value in self._before.items():
+        is_ours = os.environ.get(RUN_ID_VARIABLE) == self._run.id  # not a run's that was entered since
+        for name, value in self._before.items() if is_ours else ():
             if value is None:
                 os.environ.pop(name, None)
             else:

@@ -1,0 +1,1 @@
+"""Hooks into Hydra: the composed configuration of each job."""

@@ -1,0 +1,1 @@
+"""Hooks into tyro: what a script has it parse."""
