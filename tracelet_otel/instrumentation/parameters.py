@@ -1,9 +1,9 @@
 """What the hooks find out about a run's parameters, kept until a run is there to have them.
 
-There are two kinds. The command line that the script parsed describes the process: the run of every session
-has it, and a parse of other words forgets what was parsed before. The configuration of a job (Hydra's, a
-trial's) describes what the process does now. Nothing is recorded here, and no run opened. Values that have the name or
-the form of a secret are masked, see :mod:`tracelet_otel.secrets.redaction`.
+There are two kinds. The command line that the script parsed describes the process: every session's run has
+it, and a parse of other words forgets what was parsed before. The configuration of a job, of Hydra or of a
+trial, describes what the process does now. Nothing is recorded here, and no run opened. Values that have the
+name or the form of a secret are masked, see :mod:`tracelet_otel.secrets.redaction`.
 """
 
 from __future__ import annotations

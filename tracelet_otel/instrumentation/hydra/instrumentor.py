@@ -39,7 +39,9 @@ def _end(call: Call, _callbacks: Any, *args: Any, job_return: Any = None, **_: A
     finally:
         with _guard:
             has_failed = getattr(getattr(job_return, "status", None), "name", "") == "FAILED"
-            parameters.end_job(_open.pop(), private.RETURN_VALUE.get(job_return) if has_failed else None)
+            error = private.RETURN_VALUE.get(job_return) if has_failed else None
+            if _open:  # else we were imported during the job
+                parameters.end_job(_open.pop(), error)
 
 
 def resolved(config: Any) -> dict[str, Any]:
@@ -49,7 +51,6 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def _resolved(node: Any, written: Any) -> Any:
-    """Args: a configuration's node, and what it is without interpolation: they have the same members."""
     if isinstance(written, dict):
         members = cast("dict[Any, Any]", written)
         return {str(key): _member(node, key, value) for key, value in members.items()}
@@ -61,13 +62,13 @@ def _resolved(node: Any, written: Any) -> Any:
 
 def _member(node: Any, key: Any, written: Any) -> Any:
     try:
-        value: Any = node[key]
-        is_container = _omegaconf().OmegaConf.is_config(value)
-        if is_container and not isinstance(written, (dict, list)):  # an interpolation of a whole node
-            written = _omegaconf().OmegaConf.to_container(value, resolve=False)
+        value = node[key]
+        if not _omegaconf().OmegaConf.is_config(value):
+            return value
+        # Not `written`, which may be an interpolation of the whole node.
+        return _resolved(value, _omegaconf().OmegaConf.to_container(value, resolve=False))
     except Exception:  # a custom resolver may raise anything
         return written
-    return _resolved(value, written) if is_container else value
 
 
 def _omegaconf() -> Any:
