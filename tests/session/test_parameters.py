@@ -335,3 +335,67 @@ def test_each_run_block_has_what_was_found_inside(tmp_path: Path, database: Path
     )
     run(tmp_path, code)
     assert stored(database) == TWO_RUNS
+
+
+def test_transformers_the_arguments_of_a_trainer(tmp_path: Path, database: Path) -> None:
+    pytest.importorskip("transformers")
+    code = """
+    import torch
+    from transformers import HfArgumentParser, Trainer, TrainingArguments
+    import tracelet_otel
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, x, labels=None):
+            output = self.layer(x)
+            return {"loss": (output - labels).square().mean(), "logits": output}
+
+    words = ["--output_dir", "out", "--max_steps", "2", "--logging_steps", "1", "--use_cpu", "true"]
+    [arguments] = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(
+        [*words, "--report_to", "tensorboard", "--learning_rate", "0.5", "--hub_token", "xyz"]
+    )
+    tracelet_otel.configure()
+    arguments.weight_decay = 0.25
+    data = [{"x": torch.ones(2), "labels": torch.ones(1)} for _ in range(8)]
+    Trainer(model=Model(), args=arguments, train_dataset=data).train()
+    """
+    run(tmp_path, code, zero_code=False)
+    [(status, params, values)] = stored(database)
+    assert status == "FINISHED"
+    assert len(values["train/loss"]) == 2
+    assert {name: params[name] for name in ("learning_rate", "weight_decay", "max_steps", "hub_token")} == {
+        "learning_rate": "0.5",
+        "weight_decay": "0.25",
+        "max_steps": "2",
+        "hub_token": "***",
+    }
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("reuse", [False, True])
+def test_ray_each_trial_has_its_own_configuration(tmp_path: Path, database: Path, reuse: bool) -> None:
+    pytest.importorskip("ray")
+    code = f"""
+    import ray
+    from ray import tune
+    import tracelet_otel
+
+    def train(config):
+        tracelet_otel.log_scalar("loss", config["lr"] * 2, 0)
+        assert tracelet_otel.flush()
+
+    ray.init(num_cpus=1, include_dashboard=False)
+    tune.Tuner(
+        train,
+        param_space={{"lr": tune.grid_search([0.5, 0.25])}},
+        tune_config=tune.TuneConfig(reuse_actors={reuse}),
+        run_config=tune.RunConfig(storage_path={str(tmp_path / "results")!r}, verbose=0),
+    ).fit()
+    """
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{database}", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = run_script(tmp_path, code, variables=variables, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert [found[1:] for found in stored(database)] == [found[1:] for found in TWO_RUNS]

@@ -14,7 +14,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 _WRAPPERS = frozenset({"argparse", "jsonargparse", "simple_parsing", "tracelet_otel", "tyro", "wrapt"})
 """Packages that parse for their callers."""
@@ -49,13 +49,15 @@ _LAUNCHERS = frozenset(
 """Packages whose programs start the user's code or work for it."""
 
 Home = Literal["user", "library", "neutral"]
+_NONE: Final = object()
 
 
-def is_users(parser: object) -> bool:
+def is_users(parser: object = _NONE) -> bool:
     """Whether the parse that is under way is of the user's own command line.
 
     Args:
-        parser: the parser. A function that was given it, as its own methods are, parses for its caller.
+        parser: the parser, if there is one. A function that was given it, as its own methods are, parses for
+            its caller.
     """
     homes = [_home(frame) for frame in _outward() if not _parses_for_its_caller(frame, parser)]
     caller = next((home for home, _ in homes if home != "neutral"), "user")

@@ -26,7 +26,7 @@ def _make(function: Any, wrap: Wrap) -> Any:
 
 def _capture(call: Any) -> None:
     own = parameters.is_own_command_line(callers.argument("tyro", "args"))
-    if not own or not isinstance(call, partial) or not callers.is_users(None):
+    if not own or not isinstance(call, partial) or not callers.is_users():
         return
     values: dict[str, Any] = inspect.signature(call.func).bind(*call.args, **call.keywords).arguments
     root = values.get(private.ROOT_FIELD)
