@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +49,8 @@ class AgentClient:
     """For an agent that is started."""
     folder: str
     """The current folder of such an agent."""
-    ends_runs: bool
-    """Whether the end of this process is the end of the runs that it writes."""
+    ends_runs: Callable[[], bool]
+    """Whether the end of this process is the end of the runs that it writes; asked once there is a value."""
     spools: Path
     """Folder of the agent's spools, which are named after their backends."""
     patience: float
@@ -149,7 +149,7 @@ class AgentClient:
         with IMPORTING:
             import psutil
 
-        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self.ends_runs, self.patience)
+        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self.ends_runs(), self.patience)
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
         except (ValueError, DeliveryError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def make_delivery(
     run_id: str,
     state: Path,
     session: str,
-    ends_runs: bool,
+    ends_runs: Callable[[], bool],
 ) -> AgentDelivery:
     """The delivery to the agent of these backends, see :func:`isolated`. The first value starts the agent.
 

@@ -1,8 +1,8 @@
 """What the launcher of this process says: rank, world size, and an id that all ranks agree on.
 
-Sources: PyTorch documentation, "torchrun (Elastic Launch)", section "Environment Variables"; Slurm
-documentation, srun, section "OUTPUT ENVIRONMENT VARIABLES"; Kubernetes documentation, "Accessing the
-Kubernetes API from a Pod", and "Job", section "Completion mode".
+Sources: PyTorch documentation, "torchrun (Elastic Launch)", section "Environment Variables"; Lightning
+documentation, `LightningEnvironment`; Slurm documentation, srun, section "OUTPUT ENVIRONMENT VARIABLES";
+Kubernetes documentation, "Accessing the Kubernetes API from a Pod", and "Job", section "Completion mode".
 
 Kubernetes gives no run id: a job that is submitted again under its name would go on in the old run. Set
 ``TRACELET_RUN_ID`` there, for example from the job's label ``batch.kubernetes.io/controller-uid``.
@@ -53,6 +53,8 @@ class Launch(NamedTuple):
     run_id: str = ""
     local_rank: int | None = None
     """Rank among the processes of this machine, where the launcher says it."""
+    may_own: bool = True
+    """Whether a run that rank 0 does not log to may be this process's: on rank 0's machine, or the last."""
 
     @property
     def is_first_of_node(self) -> bool:
@@ -61,18 +63,24 @@ class Launch(NamedTuple):
 
 
 def detect() -> Launch:
-    """Reads torchrun's variables, else those of a Slurm job step.
+    """Reads torchrun's variables, else those of Lightning's own launcher or of a Slurm job step.
 
     Without them, or with one rank, the process is alone. A Slurm job that is requeued keeps its id, so its
     run is resumed.
     """
     if (world_size := _number("WORLD_SIZE")) is not None and (rank := _number("RANK")) is not None:
-        return Launch(rank, _torchrun_id(), _number("LOCAL_RANK")) if world_size > 1 else Launch()
+        may_own = rank == world_size - 1 or _number("GROUP_RANK") == 0
+        return Launch(rank, _torchrun_id(), _number("LOCAL_RANK"), may_own) if world_size > 1 else Launch()
+    # Lightning does not say RANK to the scripts that it starts, and their number for each node to nobody.
+    if world_size and world_size > 1 and "NODE_RANK" in os.environ and not _number("NODE_RANK"):
+        local_rank = _number("LOCAL_RANK")
+        return Launch(local_rank, "", local_rank)
     # Not SLURM_NTASKS, which is also set in a batch script that runs Python once, without srun.
     tasks, rank = _number("SLURM_STEP_NUM_TASKS"), _number("SLURM_PROCID")
     if tasks is None or rank is None or tasks < 2:
         return Launch()
-    return Launch(rank, _slurm_id(), _number("SLURM_LOCALID"))
+    may_own = rank == tasks - 1 or _number("SLURM_NODEID") == 0
+    return Launch(rank, _slurm_id(), _number("SLURM_LOCALID"), may_own)
 
 
 def describe() -> dict[str, Any]:

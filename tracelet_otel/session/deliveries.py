@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tracelet_otel.agent import isolation
 from tracelet_otel.backends.deliveries import make_delivery
@@ -23,7 +23,7 @@ BackendSignals = Mapping[str, frozenset[Signal]]
 
 
 def make_deliveries(
-    settings: Settings, run: Run, signals: BackendSignals, *, ends_runs: bool
+    settings: Settings, run: Run, signals: BackendSignals, *, ends_runs: Callable[[], bool]
 ) -> list[Delivery]:
     """The deliveries of one session of this process.
 

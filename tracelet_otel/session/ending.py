@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
+import time
 from pathlib import Path
 
 from tracelet_otel.semconv import Status
@@ -16,6 +18,12 @@ def status_of(error: BaseException | None) -> Status:
     # Lightning turns an interrupt into SystemExit(1).
     interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
     return "killed" if interrupted else "failed"
+
+
+def default_name(run_id: str) -> str:
+    """The name of a run without one: of the script, the time, and digits, as others may start with it."""
+    digits = hashlib.sha256(run_id.encode()).hexdigest()[:4]
+    return f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}-{digits}"
 
 
 def script_name() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -20,10 +20,10 @@ class SessionParameters:
 
     Args:
         recorder: of the session.
-        owns_run: whether this process is the one that describes the session's own run.
+        owns_run: whether this process describes the session's own run; known once that is open.
     """
 
-    def __init__(self, recorder: Recorder, *, owns_run: bool) -> None:
+    def __init__(self, recorder: Recorder, owns_run: Callable[[], bool]) -> None:
         self._recorder = recorder
         self._run = recorder.scope.default
         self._owns_run = owns_run
@@ -41,7 +41,7 @@ class SessionParameters:
             words: the command line that they were parsed from, if they were.
         """
         run = self._recorder.scope.current()
-        if run is self._run and not self._owns_run:
+        if run.opened and run is self._run and not self._owns_run():
             return
         if not run.opened:
             if words is None or run is not self._run:  # its own run asks for the command line itself
@@ -77,7 +77,7 @@ class SessionParameters:
         """Records what was found for a run that opens now."""
         params = self._waiting.pop(run, {})
         if run is self._run:
-            if not self._owns_run:
+            if not self._owns_run():
                 return
             parsed, words = parameters.command_line()
             params = {**parsed, **params}

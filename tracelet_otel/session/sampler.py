@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
@@ -49,10 +50,12 @@ class Sampler:
 
     Args:
         resource: describes this process and its run.
+        is_due: whether this process is the one to sample now.
     """
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, is_due: Callable[[], bool]) -> None:
         self._resource = resource
+        self._is_due = is_due
         self._samples: deque[MetricsData] = deque()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracelet-sampler", daemon=True)
@@ -74,6 +77,8 @@ class Sampler:
         reader: Reader | None = None
         while not self._stopped.wait(INTERVAL_S):
             with Guard("sampling the machine"):
+                if not self._is_due():
+                    continue
                 reader = reader or self._observe()
                 sample = reader.take()
                 if sample is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -26,7 +25,8 @@ from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import Status
 from tracelet_otel.session.children import finish_with_child
 from tracelet_otel.session.deliveries import BackendSignals, make_deliveries
-from tracelet_otel.session.ending import script_name, status_of
+from tracelet_otel.session.ending import default_name, status_of
+from tracelet_otel.session.ownership import Ownership
 from tracelet_otel.session.parameters import SessionParameters
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
@@ -98,28 +98,29 @@ class Session:
         self.pipeline = Pipeline(
             self.resource, self.run, interval=interval, media=self.media, scope=self.scope
         )
-        self._ends_run = not self.joined and launch.rank in (None, 0)
-        self.parameters = SessionParameters(self.pipeline.recorder, owns_run=self._ends_run)
-        self._deliveries = make_deliveries(settings, self.run, self.signals, ends_runs=self._ends_run)
+        self.ownership = Ownership(self.run.id, launch, self.joined, settings.ranks)
+        self.parameters = SessionParameters(self.pipeline.recorder, lambda: self.ownership.describes)
+        self._deliveries = make_deliveries(
+            settings, self.run, self.signals, ends_runs=lambda: self.ownership.ends
+        )
         self._is_shown = False
         if declared_sdk is not None and declared_sdk.meter_provider is not None:
             self.pipeline.join(declared_sdk.meter_provider)
             self._is_shown = declared_sdk.has_readers
-        if self._deliveries and not self.joined and launch.is_first_of_node:
-            self.pipeline.sampler = Sampler(self.resource)
-        self._recorder = self._make_recorder(launch)
+        if self._deliveries and self.ownership.may_measure:
+            self.pipeline.sampler = Sampler(self.resource, lambda: self.ownership.measures)
+        self._recorder = self._make_recorder()
         self._described: bytes | None = None
         self._announced = False
 
-    def _make_recorder(self, launch: launcher.Launch) -> recording.Recorder | None:
+    def _make_recorder(self) -> recording.Recorder | None:
         """What this process records into; None if nothing it logs is wanted."""
         recorder = self.pipeline.recorder
         recorder.checkpoints = self.settings.checkpoints
         if not self.records:  # without a backend nothing is recorded, so that nothing piles up
             return None
-        if self.settings.ranks == "all" or launch.rank in (None, 0):
-            return recorder
-        return RunOpener(recorder) if self.pipeline.sampler is not None else None
+        opener = RunOpener(recorder) if self.pipeline.sampler is not None else None
+        return recorder if self.ownership.is_recorded else opener
 
     @property
     def joined(self) -> bool:
@@ -198,6 +199,7 @@ class Session:
                 delivery.hand_on()
         # A signal is followed by a kill soon. A process that ends by itself waits for a backend that works.
         self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
+        self.ownership.close(has_ended=status is not None)
         self._sharing.stop()
         if self._announced:
             for line in (line for delivery in self._deliveries for line in delivery.lines()):
@@ -206,18 +208,18 @@ class Session:
     def end_run(self, run: Run, status: Status) -> None:
         """Ends one run, where this process is the one to end it."""
         run.ended = True
-        if not (run.joined or self.is_left) and (run is not self.run or self._ends_run):
+        if not (run.joined or self.is_left) and (run is not self.run or self.ownership.ends):
             self.pipeline.end_run(run, status)
 
     def opened(self, run: Run) -> None:
         """A run's first value came: tells the trackers, and the user once."""
+        self.ownership.open(run.id)
         if not run.name and not run.joined:
-            digits = hashlib.sha256(run.id.encode()).hexdigest()[:4]  # others may start in the same second
-            run.name = f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}-{digits}"
+            run.name = default_name(run.id)
         self.pipeline.runs.add(run)
         run.opened_at = time.time_ns()
         self.pipeline.recorder.event(json_event("run", run.description(), run, run.opened_at))
-        if self._ends_run and not run.joined and not disabled("environment"):
+        if self.ownership.describes and not run.joined and not disabled("environment"):
             now = environment.snapshot()
             self.pipeline.describe(run, lambda: self._environment(now))
         if run is self.run:

@@ -27,7 +27,6 @@ from tracelet_otel_exporters.shared.params import as_text, flatten
 from tracelet_otel_exporters.shared.record_content import (
     graph_file,
     json_object,
-    number_attribute,
     payload_or_file,
     read_artifact,
     text_attribute,
@@ -181,13 +180,12 @@ def _artifact(run: MLflowRun, record: Record) -> None:
 
 def _environment(run: MLflowRun, record: Record) -> None:
     environment = json_object(record)
-    rank = number_attribute(record, semconv.RANK)
     files = {"environment.json": record.read()}
     if packages := requirements(environment):
         files["requirements.txt"] = packages.encode()
     for name, content in files.items():
         stem, _, ending = name.partition(".")
-        path = f"tracelet/{stem}{f'_rank_{rank}' if rank else ''}.{ending}"
+        path = f"tracelet/{name}"
         if run.is_resumed or path in run.files:
             before = artifacts.read(run, path)
             if before is not None and before != content:
@@ -195,8 +193,7 @@ def _environment(run: MLflowRun, record: Record) -> None:
                 artifacts.write(run, f"tracelet/{stem}-{digest}.{ending}", before)
         artifacts.write(run, path, content)
         run.files[path] = ""
-    if not rank:
-        run.set_tags(_valid_tags(run, _environment_tags(environment)))
+    run.set_tags(_valid_tags(run, _environment_tags(environment)))
 
 
 def _environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:

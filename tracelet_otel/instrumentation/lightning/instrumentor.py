@@ -14,11 +14,13 @@ of each logger of a trainer            a trainer's logger directly
 `ModelSummary._summary`                the model summary that Lightning prints
 `Trainer._run`, `_FitLoop`,            spans: fit, epoch, validation, test, predict,
 `_EvaluationLoop`, `_PredictionLoop`   sanity_check
+`launch` of two launchers              the run opens here: the processes that they start join it
 =====================================  ======================================================
 
 ``Trainer(fast_dev_run=...)`` and the trials of Lightning's tuner record nothing: Lightning gives their
 metrics to no logger, and saves no checkpoints. Of several processes only the one with global rank 0
-records, as with Lightning's loggers.
+records, as with Lightning's loggers. A process that a strategy has spawned learns its rank after `_run`
+began, so the rank is asked for at each use.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from tracelet_otel.instrumentation.hooks import Hooks, HooksInstrumentor, Target, around
-from tracelet_otel.instrumentation.lightning import private
+from tracelet_otel.instrumentation.lightning import launchers, private
 from tracelet_otel.instrumentation.lightning.loggers import LoggerHooks
 from tracelet_otel.instrumentation.lightning.stages import StageHooks
 
@@ -52,6 +54,8 @@ class _LightningHooks(Hooks):
             private.PREDICT: stages.predict,
             private.SAVE_CHECKPOINT: stages.save_checkpoint,
             private.SUMMARY: stages.summarize,
+            private.SPAWN: launchers.spawn,
+            private.START_SCRIPTS: launchers.start_scripts,
         }
         super().__init__(
             [

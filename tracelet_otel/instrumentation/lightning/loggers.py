@@ -13,7 +13,7 @@ from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Call, Wrap, around, silence_loggers, silenced, wrapped
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
-from tracelet_otel.instrumentation.lightning.stages import current_stage, records
+from tracelet_otel.instrumentation.lightning.stages import current_stage, on_silent_rank, records
 from tracelet_otel.recording.contents import plain
 from tracelet_otel.recording.logged import json_event
 
@@ -80,7 +80,7 @@ class LoggerHooks:
     def _directly(
         self, record: Callable[..., None], call: Call, logger: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        if silenced() or logger not in self._loggers:
+        if silenced() or logger not in self._loggers or on_silent_rank():
             return call()
         with _guard:
             record(logger, *args, **kwargs)

@@ -44,6 +44,17 @@ SUMMARY: Final = LIGHTNING.optional(
     "the model's summary is not the one that Lightning prints",
 )
 
+_NO_LAUNCH = "the processes that it starts may write runs of their own"
+SPAWN: Final = LIGHTNING.optional(
+    "strategies.launchers.multiprocessing:_MultiProcessingLauncher.launch", _NO_LAUNCH
+)
+START_SCRIPTS: Final = LIGHTNING.optional(
+    "strategies.launchers.subprocess_script:_SubprocessScriptLauncher.launch", _NO_LAUNCH
+)
+START_METHOD: Final = LIGHTNING.optional(
+    "strategies.launchers.multiprocessing:_MultiProcessingLauncher._start_method", _NO_LAUNCH
+)
+
 FIRST_LOOP_ITER: Final = LIGHTNING.optional(
     f"{_CONNECTOR}._first_loop_iter", "metrics of an epoch are not on the span of their stage"
 )

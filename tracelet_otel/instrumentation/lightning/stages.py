@@ -47,13 +47,18 @@ class OpenSpan:
 
     def close(self, error: BaseException | None = None) -> None:
         """Makes the span's parent current again and ends the span, with the error that was raised in it."""
+        self.drop()
+        with _guard:
+            if error is not None and type(error).__name__ not in _NO_FAILURE:
+                record_failure(self.span, error)
+            metric_log().end(self.span)
+
+    def drop(self) -> None:
+        """Makes the span's parent current again. The span never ends, so nobody hears of it."""
         with _guard:
             if self._token is not None:
                 otel_context.detach(self._token)
                 self._token = None
-            if error is not None and type(error).__name__ not in _NO_FAILURE:
-                record_failure(self.span, error)
-            metric_log().end(self.span)
 
 
 @dataclass(slots=True)
@@ -82,12 +87,22 @@ class Stage:
         if epoch is not None:
             epoch.close(error)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether this process is the one of its trainer's that records, as far as it is known now.
+
+        A process that a strategy has spawned or forked learns its rank from the strategy, after `_run` began.
+        """
+        return bool(self.trainer.is_global_zero)
+
     def end(self, error: BaseException | None = None) -> None:
         """Records the last checkpoints, and ends the span of a fit."""
         with _guard:
             self.checkpoints.close()
-        if self.fit is not None:
+        if self.fit is not None and self.is_heard:
             self.fit.close(error)
+        elif self.fit is not None:
+            self.fit.drop()
 
 
 _stage: ContextVar[Stage | None] = ContextVar("tracelet_lightning_stage", default=None)
@@ -96,7 +111,13 @@ _stage: ContextVar[Stage | None] = ContextVar("tracelet_lightning_stage", defaul
 def current_stage() -> Stage | None:
     """The stage that this thread is in, if it is one that records."""
     stage = _stage.get()
-    return None if stage is None or stage.trial else stage
+    return None if stage is None or stage.trial or not stage.is_heard else stage
+
+
+def on_silent_rank() -> bool:
+    """Whether this thread is in a stage of a process that does not record, where loggers drop everything."""
+    stage = _stage.get()
+    return stage is not None and not stage.is_heard
 
 
 def records(trainer: Any) -> bool:
@@ -125,7 +146,7 @@ def _looped(call: Call, loop: Any, around: Callable[[Stage], AbstractContextMana
     before the trainer does, or again inside its run, with loggers and callbacks taken away.
     """
     stage = _stage.get()
-    if stage is None:
+    if stage is None or not stage.is_heard:
         return call()
     before = stage.trial
     stage.trial = before or not stage.running or any(loop is outer for outer in stage.loops)
@@ -177,10 +198,11 @@ class StageHooks:
         stage = _stage.get()
         if stage is not None and stage.trainer is trainer:
             stage.running = True
-            with _guard:
-                self._set_up(trainer)
-            with _guard:
-                self._ensure_summary(stage)
+            if stage.is_heard:
+                with _guard:
+                    self._set_up(trainer)
+                with _guard:
+                    self._ensure_summary(stage)
         return call()
 
     def fit(self, call: Call, loop: Any, *_: Any, **__: Any) -> Any:
