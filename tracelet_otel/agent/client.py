@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tracelet_otel.agent import last_word
 from tracelet_otel.agent.address import Address, launch
 from tracelet_otel.agent.protocol import (
     END_PATH,
@@ -60,6 +62,7 @@ class AgentClient:
 
     def __post_init__(self) -> None:
         self._source = uuid.uuid4().hex
+        self._last_word = self.address.socket.with_suffix(f".{self._source}")
         self._known = False
         """Whether the agent that listens knows this process."""
         self._lock = threading.Lock()
@@ -128,10 +131,9 @@ class AgentClient:
     def end(self) -> None:
         """Tells the agent that this process sends nothing more."""
         if self.agents:
-            try:
+            with contextlib.suppress(ValueError, DeliveryError):  # the agent notices the end of this process
                 self._ask("POST", END_PATH)
-            except (ValueError, DeliveryError):
-                return  # the agent notices the end of this process
+        last_word.withdraw(self._last_word)
 
     def close(self) -> None:
         """Has no connection to end: each request has its own."""
@@ -149,7 +151,11 @@ class AgentClient:
         with IMPORTING:
             import psutil
 
-        us = TrainingProcess(os.getpid(), psutil.Process().create_time(), self.ends_runs(), self.patience)
+        started = psutil.Process().create_time()
+        last_word.say_in(self._last_word)
+        us = TrainingProcess(
+            os.getpid(), started, self.ends_runs(), self.patience, last_word=str(self._last_word)
+        )
         try:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
         except (ValueError, DeliveryError):

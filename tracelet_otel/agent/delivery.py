@@ -44,6 +44,11 @@ class AgentDelivery(Delivery):
         """The names of the agent's backends."""
         return tuple(self._backends)
 
+    @property
+    def is_reached(self) -> bool:
+        """See :attr:`Delivery.is_reached`: whether an agent has answered."""
+        return bool(self.client.agents)
+
     def hand_on(self) -> None:
         """See :meth:`Delivery.hand_on`: the agent delivers what it has during the next session, too."""
         self._is_handed_on = True

@@ -32,6 +32,8 @@ class TrainingProcess:
     """Whether the end of the process is the end of the runs that it wrote."""
     patience: float
     """Seconds without progress after which the agent gives a backend up, once all processes are gone."""
+    last_word: str = ""
+    """File that says how the runs end if the process goes without a message; see :mod:`.last_word`."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from filelock import FileLock
 
+from tracelet_otel.agent import last_word
 from tracelet_otel.agent.address import SPOOL_PREFIX, Address
 from tracelet_otel.agent.endpoints import TrainingProcesses, add_endpoints
 from tracelet_otel.backends.names import SPOOLS
@@ -29,6 +30,7 @@ from tracelet_otel.gateway.backends import Backend, make_backend
 from tracelet_otel.gateway.http_app import App, HttpServer
 from tracelet_otel.gateway.intake import Intake
 from tracelet_otel.gateway.runs import Runs, status_request
+from tracelet_otel.semconv import Status
 from tracelet_otel.settings import ConfigurationError
 
 LOOK_S: Final = 0.5
@@ -74,8 +76,8 @@ class Agent:
         self._intake = Intake(self._backends, self._runs, media=None)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="tracelet-intake")
         self._deadline: float | None = None
-        self._orphaned = False
-        """Whether a process whose end is the end of runs has ended without a message."""
+        self._orphaned: Status | None = None
+        """The last word of a process whose end is the end of runs, and which has ended without a message."""
         self._alone_since = 0.0
         """Since when no process needs the agent; 0 while one needs it."""
 
@@ -150,25 +152,29 @@ class Agent:
         return self._processes.is_needed()
 
     def _look_after_runs(self) -> None:
-        if any(process.ends_runs for process in self._processes.lost()):
-            self._orphaned = True
-            if not self._processes.has_owner():
-                self._end_runs()  # at once, so that trackers show it; another rank's value opens them again
+        for process in self._processes.lost():
+            word = last_word.take(Path(process.last_word)) if process.last_word else "killed"
+            if process.ends_runs:
+                self._orphaned = word
+                if not self._processes.has_owner():
+                    self._end_runs(word)  # at once, so that trackers show it; a rank's value opens them again
         if self._processes.has_owner():
-            self._orphaned = False  # torchrun has started it again
+            self._orphaned = None  # torchrun has started it again
         if self._orphaned and not self.is_needed:
-            self._end_runs()  # at each check: a late process or request may have opened a run again
+            self._end_runs(
+                self._orphaned
+            )  # at each check: a late process or request may have opened a run again
 
     def _is_worth_waiting(self, backend: Backend, now: float) -> bool:
         link = backend.delivery.link
         moved = max(link.progress, self._alone_since)
         return now - moved < self._processes.patience or 0 < link.busy_for < CALL_S
 
-    def _end_runs(self) -> None:
-        """Ends the open runs as killed: the process that ends them was killed or has crashed."""
+    def _end_runs(self, status: Status) -> None:
+        """Ends the open runs: the process that ends them was killed or has crashed."""
         for info in self._runs.open():
             _log.warning("run %s: its process has ended without its status", info.id)
-            self._intake.take("logs", status_request(info, "killed", time.time_ns(), inferred=True))
+            self._intake.take("logs", status_request(info, status, time.time_ns(), inferred=True))
 
 
 def main() -> None:

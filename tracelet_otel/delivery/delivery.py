@@ -162,6 +162,11 @@ class Delivery:
         """The names of the backends that it serves."""
         return (self.name,)
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether what it is given survives this process soon, or never will."""
+        return True
+
     def hand_on(self) -> None:
         """The run goes on in another session of this process: its end need not be waited for here."""
 

@@ -36,6 +36,7 @@ from typing import Any, Final, NamedTuple
 
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.machine.gpu import visible_gpus
+from tracelet_otel.instrumentation.ray.script import task_script
 from tracelet_otel.resource import git, launcher
 from tracelet_otel.secrets.redaction import is_secret_name, redacted_command, redacted_text
 
@@ -68,6 +69,8 @@ class Snapshot(NamedTuple):
     variables: Mapping[str, str]
     module: str = ""
     """The package's name for ``python -m package``."""
+    script: str = ""
+    """The script, where the command line is a launcher's."""
 
 
 def snapshot() -> Snapshot:
@@ -76,9 +79,10 @@ def snapshot() -> Snapshot:
         folder = os.getcwd()  # noqa: PTH109 - a Path costs more
     except OSError:  # it was deleted
         folder = ""
+    script = task_script()
     module = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", "") or ""
     variables = {name: value for name, value in os.environ.items() if _is_allowed(name)}
-    return Snapshot([*getattr(sys, "argv", ())], folder, variables, module.removesuffix(".__main__"))
+    return Snapshot([*getattr(sys, "argv", ())], folder, variables, module.removesuffix(".__main__"), script)
 
 
 def environment_record(now: Snapshot | None = None, *, gpus: bool = True) -> dict[str, Any]:
@@ -140,9 +144,10 @@ def _git(now: Snapshot) -> dict[str, Any]:
 
 
 def _script(now: Snapshot) -> Path | None:
-    if not now.command or now.command[0] in ("", "-c", "-m", "-"):
+    name = now.script or (now.command[0] if now.command else "")
+    if name in ("", "-c", "-m", "-"):
         return None
-    path = Path(os.path.normpath(Path(now.working_dir or "/", now.command[0])))
+    path = Path(os.path.normpath(Path(now.working_dir or "/", name)))
     return path if path.is_file() else None
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from tracelet_otel.instrumentation.ray.script import task_script
 from tracelet_otel.semconv import Status
 
 
@@ -28,10 +29,10 @@ def default_name(run_id: str) -> str:
 
 def script_name() -> str:
     """The name of the running script, without its folder and ending."""
-    arguments = getattr(sys, "argv", None) or [""]
-    stem = Path(arguments[0]).stem
+    script = Path(task_script() or (getattr(sys, "argv", None) or [""])[0])
+    stem = script.stem
     if stem == "__main__":  # python -m package
-        stem = Path(arguments[0]).parent.name
+        stem = script.parent.name
     return stem if stem not in ("", "-c", "-m", "ipykernel_launcher") else "run"
 
 

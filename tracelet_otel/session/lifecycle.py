@@ -22,6 +22,7 @@ from typing import Any
 from tracelet_otel import recording
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.ray import tasks
 from tracelet_otel.recording.stand_ins import HoldingRecorder
 from tracelet_otel.semconv import Status
 from tracelet_otel.session.ending import interactive, keep_interrupted, last_error
@@ -75,8 +76,9 @@ class Lifecycle:
             with contextlib.suppress(OSError):
                 os.write(self._write, bytes([_SYNC]))
                 self._synced.wait(1)
-        if self._signalled:
-            return "killed"
+        task = tasks.status() or "killed"  # Ray stops a worker by a signal, also one that has done its work
+        if self._signalled or task == "failed":
+            return task
         error = last_error()
         if error is not None and error is not self._error_before and not interactive():
             return "killed" if isinstance(error, KeyboardInterrupt) else "failed"

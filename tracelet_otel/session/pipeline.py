@@ -142,6 +142,11 @@ class Pipeline:
         done = [delivery.flush(idle_timeout) for delivery in self.deliveries]
         return all(done)
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether what is collected goes on without this process, as far as it can."""
+        return all(delivery.is_reached for delivery in self.deliveries)
+
     def describe(self, run: Run, payload: Callable[[], bytes]) -> None:
         """Adds the environment's record to a run, made by ``payload()`` on this pipeline's thread."""
         self._undescribed.append((run, payload))

@@ -13,7 +13,7 @@ from tracelet_otel.foundation.forks import in_child
 from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.semconv import Status
-from tracelet_otel.session import providers
+from tracelet_otel.session import providers, workers
 from tracelet_otel.session.deliveries import BackendSignals
 from tracelet_otel.session.lifecycle import Lifecycle, uninterrupted
 from tracelet_otel.session.session import Session
@@ -99,6 +99,7 @@ def start(
             providers.offer_tracer_provider(span_exporters, new.resource)
             _offer_providers(new)
         instrumentors.instrument()
+        workers.watch(lambda: _session)
         return new
 
 
