@@ -64,7 +64,7 @@ from tracelet_otel.delivery.delivery import Delivery
 from tracelet_otel.delivery.destination import Batch, Receipt
 from tracelet_otel.instrumentation.tensorboard.instrumentor import TensorBoardInstrumentor
 from tracelet_otel.recording.media import MediaFolder
-from tracelet_otel.recording.run import Run
+from tracelet_otel.recording.run import Run, RunScope
 from tracelet_otel.session.pipeline import Pipeline
 
 BLOCK = 5_000
@@ -96,7 +96,9 @@ class Nowhere:
 
 
 def start_pipeline(run: Run, folder: Path, interval: float) -> Pipeline:
-    pipeline = Pipeline(Resource({}), run, interval=interval, media=MediaFolder(str(folder / "media")))
+    pipeline = Pipeline(
+        Resource({}), RunScope(run), interval=interval, media=MediaFolder(str(folder / "media"))
+    )
     pipeline.start([Delivery("nowhere", Nowhere(), max_queue_bytes=2**30)])
     recording.install(pipeline.recorder)
     return pipeline

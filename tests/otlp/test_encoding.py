@@ -15,7 +15,7 @@ from tracelet_otel.otlp.decoding import decode_records, decode_series, parse_log
 from tracelet_otel.otlp.records import Point, Record
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MediaFolder
-from tracelet_otel.recording.run import Run
+from tracelet_otel.recording.run import Run, RunScope
 from tracelet_otel.session.pipeline import Pipeline
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -23,7 +23,7 @@ TEXT = st.text(max_size=30)
 
 
 def pipeline(run: Run | None = None) -> Pipeline:
-    return Pipeline(Resource.create({}), run or Run(id="r"), interval=60, media=MediaFolder())
+    return Pipeline(Resource.create({}), RunScope(run or Run(id="r")), interval=60, media=MediaFolder())
 
 
 def collect(pipe: Pipeline) -> list[bytes]:

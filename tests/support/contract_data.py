@@ -28,7 +28,7 @@ from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.records import RunInfo
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MediaFolder
-from tracelet_otel.recording.run import Run
+from tracelet_otel.recording.run import Run, RunScope
 from tracelet_otel.semconv import Kind, Status
 from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.tracker.exporter import TrackerExporter
@@ -128,7 +128,7 @@ class Script:
         self.run = Run(id=run_id, rank=rank, **run)
         self.logged: list[LoggedPoint] = []
         folder = MediaFolder(str(media) if media else "")
-        self.pipeline = Pipeline(self.resource(), self.run, interval=3600, media=folder)
+        self.pipeline = Pipeline(self.resource(), RunScope(self.run), interval=3600, media=folder)
 
     def resource(self) -> Resource:
         """What describes the process."""

@@ -67,23 +67,14 @@ class Pipeline:
 
     Args:
         resource: describes this process and its run.
-        run: the run that values belong to outside any ``with run():``.
+        scope: the run that values belong to, and those that are entered.
         interval: seconds between two collections.
         media: where large payloads go.
-        scope: of the run; a new one if not given.
     """
 
-    def __init__(
-        self,
-        resource: Resource,
-        run: Run,
-        *,
-        interval: float,
-        media: MediaFolder,
-        scope: RunScope | None = None,
-    ) -> None:
-        self.scope = scope or RunScope(run)
-        self.runs = RunResources(resource, run)
+    def __init__(self, resource: Resource, scope: RunScope, *, interval: float, media: MediaFolder) -> None:
+        self.scope = scope
+        self.runs = RunResources(resource, scope.default)
         """The resource of each run."""
         self.deliveries: list[Delivery] = []
         self._interval = interval

@@ -95,9 +95,7 @@ class Session:
         self.media = MediaFolder(settings.media_dir)
         self.resource = _resource(self.run, declared_sdk)
         interval = settings.export_interval / 1000
-        self.pipeline = Pipeline(
-            self.resource, self.run, interval=interval, media=self.media, scope=self.scope
-        )
+        self.pipeline = Pipeline(self.resource, self.scope, interval=interval, media=self.media)
         self.ownership = Ownership(self.run.id, launch, self.joined, settings.ranks)
         self.parameters = SessionParameters(self.pipeline.recorder, lambda: self.ownership.describes)
         self._deliveries = make_deliveries(

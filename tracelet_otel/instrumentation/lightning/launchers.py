@@ -7,17 +7,14 @@ from typing import Any
 from tracelet_otel import recording
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Call
-from tracelet_otel.instrumentation.lightning import private
 
 _guard = Guard("the hook of Lightning's launchers")
 
 
 def spawn(call: Call, launcher: Any, *_: Any, trainer: Any = None, **__: Any) -> Any:
-    """Around `_MultiProcessingLauncher.launch`: `ddp_spawn`."""
+    """Around `_MultiProcessingLauncher.launch`: `ddp_spawn`, `ddp_fork`, `ddp_notebook`."""
     with _guard:
-        # A forked child goes on in the run of a parent that has not logged, and has its state.
-        if private.START_METHOD.get(launcher, "spawn") != "fork":
-            _open_run(trainer)
+        _open_run(trainer)
     return call()
 
 

@@ -51,9 +51,6 @@ SPAWN: Final = LIGHTNING.optional(
 START_SCRIPTS: Final = LIGHTNING.optional(
     "strategies.launchers.subprocess_script:_SubprocessScriptLauncher.launch", _NO_LAUNCH
 )
-START_METHOD: Final = LIGHTNING.optional(
-    "strategies.launchers.multiprocessing:_MultiProcessingLauncher._start_method", _NO_LAUNCH
-)
 
 FIRST_LOOP_ITER: Final = LIGHTNING.optional(
     f"{_CONNECTOR}._first_loop_iter", "metrics of an epoch are not on the span of their stage"
