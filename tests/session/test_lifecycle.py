@@ -151,7 +151,7 @@ def test_sigterm_in_a_long_c_call_still_ends_the_process(tmp_path: Path, databas
         LOG
         + """
 print("ready", flush=True)
-pow(3, 40_000_000)  # one C call, tens of seconds, in which no Python handler runs
+pow(3, 15_000_000)  # one C call, seconds, in which no Python handler runs
 """
     )
     script = write_script(tmp_path, code)
