@@ -271,7 +271,7 @@ def test_a_child_that_logs_nothing_starts_nothing(tmp_path: Path) -> None:
     script = """
     def work():
         before = set(os.listdir("/proc/self/fd"))
-        while len(os.listdir("/proc/self/task")) > 1:  # the SDK detects its resource anew, in a thread that ends
+        while len(os.listdir("/proc/self/task")) > 1:  # the SDK detects its resource in another
             time.sleep(0.001)
         assert session.flush() and tracelet_otel.flush()
         assert threading.active_count() == 1
