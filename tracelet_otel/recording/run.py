@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from typing import Any
 
 from tracelet_otel.recording.series import BoundSeries
 from tracelet_otel.secrets.redaction import redacted
@@ -71,6 +72,8 @@ class Run:
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}
         """The last step of each tag that was logged through the API."""
+        self.of_hooks: dict[str, Any] = {}
+        """What a hook keeps of the run, by the hook's name."""
 
     def open(self) -> None:
         """Opens the run if it is not open yet."""

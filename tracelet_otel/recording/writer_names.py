@@ -43,6 +43,12 @@ def series_tag(first_folder: str, folder: str, tag: str) -> str:
     return f"{place}{':' * (levels + 1)}/{name}"
 
 
+def absolute(folder: str) -> str:
+    """A writer's folder, absolute or a URL."""
+    # Not pathlib's, since it may be no path of this system.
+    return folder.rstrip("/") if "://" in folder else os.path.abspath(folder)  # noqa: PTH100
+
+
 def _of_add_scalars(first_folder: str, folder: str, tag: str) -> tuple[str, str] | None:
     """The folder of the writer and the name, where ``add_scalars`` wrote this.
 

@@ -32,6 +32,7 @@ from tracelet_otel.instrumentation.lightning.instrumentor import (
     PyTorchLightningInstrumentor,
 )
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.instrumentation.lightning.writers import Owner, writer_of
 from tracelet_otel.instrumentation.tensorboard.instrumentor import (
     TensorBoardInstrumentor,
     TensorBoardXInstrumentor,
@@ -439,6 +440,7 @@ def test_tuner_callbacks_record_the_training_and_no_trial(
     run(False)
     assert capture.written() == logger.seen
     capture.points.clear()
+    capture.scope = RunScope(Run())
     run(list_logger(pl))
     assert capture.written() == logger.seen
 
@@ -514,9 +516,9 @@ def test_a_device_value_changed_in_place_later_keeps_what_was_logged(
     pl: Any, instrumentor: Any, capture: Capture, tmp_path: Path
 ) -> None:
     value, step = on_device(1.0), on_device(5)
-    log = metric_log()
-    log.log({"a": value, "b": 2.5, "c": torch.tensor([1.0, 2.0]).as_subclass(DeviceTensor)}, step)
-    log.log({"a": value}, 6)
+    log, writer = metric_log(), writer_of(capture, Owner.of(make_trainer(pl, tmp_path)))
+    log.log(writer, {"a": value, "b": 2.5, "c": torch.tensor([1.0, 2.0]).as_subclass(DeviceTensor)}, step)
+    log.log(writer, {"a": value}, 6)
     value.mul_(100)
     step.add_(1)
     assert not capture.points

@@ -11,6 +11,7 @@ from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import recording, semconv
 from tracelet_otel.instrumentation.lightning.metrics import to_number
+from tracelet_otel.instrumentation.lightning.writers import Writer
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MAX_INLINE_BYTES
 from tracelet_otel.settings import CheckpointPolicy
@@ -28,6 +29,7 @@ class _Saved:
 
     callback: Any
     path: str
+    name: str
     step: int
     time_unix_nano: int
     score: float | None
@@ -42,14 +44,15 @@ class CheckpointLog:
     _unwritten: list[_Saved] = field(default_factory=list[_Saved])
     _last: dict[str, _Saved] = field(default_factory=dict[str, _Saved])
 
-    def saved(self, callback: Any, trainer: Any, path: str) -> None:
+    def saved(self, writer: Writer, callback: Any, trainer: Any, path: str) -> None:
         """Records a save; one that ``AsyncCheckpointIO`` is still writing waits for :meth:`close`."""
         monitor = str(callback.monitor or "")
         score = callback.best_k_models.get(path, trainer.callback_metrics.get(monitor)) if monitor else None
         # Reading the score waits for nothing: saving has just waited for the whole state.
         value = number[0] if (number := to_number(score)) is not None else None
         best = path == callback.best_model_path
-        save = _Saved(callback, path, int(trainer.global_step), time_ns(), value, monitor, best)
+        name, step = _named(writer, callback, path), int(trainer.global_step)
+        save = _Saved(callback, path, name, step, time_ns(), value, monitor, best)
         self._last[path] = save
         if any(base.__name__ == "AsyncCheckpointIO" for base in type(trainer.strategy.checkpoint_io).__mro__):
             self._unwritten.append(save)
@@ -68,12 +71,15 @@ class CheckpointLog:
                     _record(save, upload=True)
 
 
-def _record(save: _Saved, *, upload: bool) -> None:
-    path, folder = Path(save.path), Path(str(save.callback.dirpath or ""))
+def _named(writer: Writer, callback: Any, saved: str) -> str:
+    path, folder = Path(saved), str(callback.dirpath or "")
     # With the folders below the callback's own that a metric's name may have made.
-    name = "checkpoints/" + (
-        path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-    )
+    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+    return writer.checkpoint(folder, name)
+
+
+def _record(save: _Saved, *, upload: bool) -> None:
+    path, name = Path(save.path), save.name
     attributes: dict[str, AnyValue] = {
         semconv.FILE_NAME: name,
         semconv.CHECKPOINT_PATH: save.path,

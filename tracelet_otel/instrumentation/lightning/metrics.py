@@ -23,8 +23,8 @@ from opentelemetry.trace import Span
 from tracelet_otel import recording, semconv
 from tracelet_otel.foundation.forks import in_child
 from tracelet_otel.foundation.guard import Guard
+from tracelet_otel.instrumentation.lightning.writers import Writer
 from tracelet_otel.recording.coercion import to_value
-from tracelet_otel.recording.run import Run
 
 if TYPE_CHECKING:
     import torch
@@ -37,18 +37,18 @@ _guard = Guard("reading metrics from a device")
 
 @dataclass(slots=True)
 class _Call:
-    """What the metrics of one call have in common. The recorder is kept: it may be replaced by the time."""
+    """What the metrics of one call have in common."""
 
-    recorder: recording.Recorder
-    run: Run
+    writer: Writer
     time_unix_nano: int
     span: Span | None
 
     def record(self, numbers: Mapping[str, tuple[float, bool]], step: int) -> None:
         """Records points, and their event on the span."""
-        scalar = self.recorder.scalar
+        # The writer's recorder: another one may be in use by the time.
+        writer, scalar = self.writer, self.writer.recorder.scalar
         for tag, (value, single) in numbers.items():
-            scalar((tag, value, step, self.time_unix_nano, single, self.run))
+            scalar((writer.metric(tag), value, step, self.time_unix_nano, single, writer.run))
         if self.span is not None and numbers:
             attributes: dict[str, float] = {tag: value for tag, (value, _) in numbers.items()}
             self.span.add_event(METRICS_EVENT, {**attributes, semconv.STEP: step}, self.time_unix_nano)
@@ -78,21 +78,19 @@ class MetricLog:
         self._waiting: deque[_Waiting | partial[None]] = deque()
         """Metrics, and the ends of spans whose metrics wait too."""
 
-    def log(self, metrics: Mapping[str, Any], step: Any, span: Span | None = None) -> None:
+    def log(self, writer: Writer, metrics: Mapping[str, Any], step: Any, span: Span | None = None) -> None:
         """Records metrics at one step.
 
         Args:
+            writer: whose they are.
             metrics: numbers and one-element tensors by tag; a nested mapping's are ``tag/name``, and
                 anything else is left out.
             step: an integer or a one-element tensor.
             span: gets an event with these metrics, if it records.
         """
-        recorder = recording.current()
-        if recorder is None:
-            return
         if span is not None and not span.is_recording():
             span = None
-        call = _Call(recorder, recorder.scope.current(), time_ns(), span)
+        call = _Call(writer, time_ns(), span)
         numbers: dict[str, tuple[float, bool]] = {}
         tensors: dict[str, torch.Tensor] = {}
         self._sort(metrics, numbers, tensors)

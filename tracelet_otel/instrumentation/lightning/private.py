@@ -66,3 +66,9 @@ LOG_HYPERPARAMS: Final = LIGHTNING.optional(
 HPARAMS_INITIAL: Final = LIGHTNING.optional(
     "core.module:LightningModule._hparams_initial", "hyperparameters are copied before they are recorded"
 )
+PREFIX: Final = LIGHTNING.optional(
+    "loggers.csv_logs:CSVLogger()._prefix", "metrics have no prefix that a logger gives them"
+)
+_NUMBERED: Final = "where several trainers have such a logger, they are told apart by numbers"
+MLFLOW_RUN: Final = LIGHTNING.optional("loggers.mlflow:MLFlowLogger()._run_name", _NUMBERED)
+WANDB_RUN: Final = LIGHTNING.optional("loggers.wandb:WandbLogger()._name", _NUMBERED)

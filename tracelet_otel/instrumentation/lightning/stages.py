@@ -19,6 +19,7 @@ from tracelet_otel.instrumentation.hooks import Call
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.instrumentation.lightning.checkpoints import CheckpointLog
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.instrumentation.lightning.writers import Owner, writer_of
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import SCOPE_NAME
 from tracelet_otel.secrets.spans import record_failure
@@ -240,9 +241,9 @@ class StageHooks:
         """Around `ModelCheckpoint._save_checkpoint`."""
         result = call()
         stage = current_stage()
-        if stage is not None and recording.current() is not None:
+        if stage is not None and (recorder := recording.current()) is not None:
             with _guard:
-                stage.checkpoints.saved(callback, trainer, filepath)
+                stage.checkpoints.saved(writer_of(recorder, Owner.of(trainer)), callback, trainer, filepath)
         return result
 
     def summarize(self, call: Call, callback: Any, *_: Any, **__: Any) -> Any:
@@ -283,6 +284,9 @@ class StageHooks:
 
     def _record_summary(self, stage: Stage, summary: object) -> None:
         stage.summarized = True
-        if recording.current() is not None:
+        if (recorder := recording.current()) is not None:
+            writer = writer_of(recorder, Owner.of(stage.trainer))
             text = str(summary).encode("utf-8", "backslashreplace")
-            recording.event(LoggedEvent("text", SUMMARY_TAG, 0, text, "text/plain"))
+            recorder.event(
+                LoggedEvent("text", writer.name(SUMMARY_TAG), 0, text, "text/plain", run=writer.run)
+            )

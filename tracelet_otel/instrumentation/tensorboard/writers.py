@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from tracelet_otel.instrumentation.tensorboard import private
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.run import Run
+from tracelet_otel.recording.writer_names import absolute
 
 STATE = "_tracelet"
 """Name of the attribute of an event-file writer that holds its :class:`WriterState`."""
@@ -92,18 +92,13 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
 def _new_state(recorder: Recorder, event_writer: Any) -> WriterState:
     closed = private.CLOSED.attribute
     closed = closed if hasattr(event_writer, closed) else ""
-    folder = _absolute(str(event_writer.get_logdir()))
+    folder = absolute(str(event_writer.get_logdir()))
     call = _outer_call(event_writer)
     if call is None:
         return WriterState(folder, folder, recorder.scope.current(), closed)
     outer = state_of(recorder, call.event_writer)
     # What `add_hparams` writes is the writer's own: there is one set of hyperparameters.
     return WriterState(folder if call.hparams is None else outer.folder, outer.home, outer.bound, closed)
-
-
-def _absolute(folder: str) -> str:
-    # Not pathlib's, since it may be no path of this system.
-    return folder.rstrip("/") if "://" in folder else os.path.abspath(folder)  # noqa: PTH100
 
 
 def event_writer_of(summary_writer: Any) -> Any:
