@@ -14,8 +14,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 import tracelet_otel
+from tracelet_otel import recording
 from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.instrumentation.lightning.metrics import metric_log
+from tracelet_otel.instrumentation.lightning.writers import Writer
 from tracelet_otel.instrumentation.machine import gpu
 from tracelet_otel.instrumentation.machine.nvml import nvml
 from tracelet_otel.otlp.decoding import decode_series, parse_metrics, system_points
@@ -119,13 +121,16 @@ def test_metrics_on_the_device_do_not_make_training_wait(tmp_path: Path) -> None
     with tracelet_otel.configure(backends={"file": {"path": tmp_path / "spool"}}, export_interval=3_600_000):
         tracelet_otel.log_scalar("warm-up", 0.0, 0)
         log = metric_log()
+        recorder = recording.current()
+        assert recorder is not None
+        writer = Writer(recorder, recorder.scope.current(), lambda: "", "")
         kept = torch.rand(200, device="cuda")
         changed = kept.clone()
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")  # any call that waits for the device raises
         try:
             for step in range(200):
-                log.log({"loss": changed[step], "half": changed[step].half()}, step)
+                log.log(writer, {"loss": changed[step], "half": changed[step].half()}, step)
                 changed[step] += 1.0  # in place, as an optimizer does: what was logged must not change
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -10,18 +10,18 @@ Of a logger only ``log_dir`` is asked for, and not before Lightning has made its
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.instrumentation.lightning import private
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.run import Run
 from tracelet_otel.recording.writer_names import absolute, series_tag
 
-_lock = threading.RLock()
+_lock = SharedLock()
 
 
 class Owner(NamedTuple):
