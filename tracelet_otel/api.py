@@ -20,6 +20,7 @@ from tracelet_otel.session.ending import status_of
 from tracelet_otel.session.session import Session
 from tracelet_otel.settings import (
     CheckpointPolicy,
+    ChildRuns,
     ConfigurationError,
     Isolation,
     RankPolicy,
@@ -35,6 +36,7 @@ def configure(
     experiment: str | None = None,
     run_name: str | None = None,
     run_id: str | None = None,
+    child_runs: ChildRuns | None = None,
     tags: Mapping[str, str] | None = None,
     export_interval: float | None = None,
     shutdown_timeout: float | None = None,
@@ -58,6 +60,7 @@ def configure(
         experiment: experiment (group of runs) inside the project.
         run_name: the run's name.
         run_id: the run's id; a run with this id is resumed.
+        child_runs: whether child processes ``join`` the run or have ``nested`` runs of their own.
         tags: the run's labels.
         export_interval: milliseconds between two collections.
         shutdown_timeout: seconds to wait at exit for a backend that takes nothing any more.
@@ -94,7 +97,8 @@ def run(
     """A run of its own for what is logged inside the block; for sweeps, several in a process.
 
     It opens with its first value and ends with the block: finished, or failed if an exception leaves it,
-    which passes through. Threads that are started inside log into it too.
+    which passes through. Threads that are started inside log into it too. Trackers show it as a child of the
+    run around it, that of an outer block or the session's, if that is open by then.
 
     Args:
         name: the run's name.
@@ -113,17 +117,15 @@ def run(
         yield Run(id=run_id or "", name=name or "")
         return
     default = session.run
-    new = Run(
+    scope = session.scope
+    previous = scope.entered()
+    new = (previous or default).below(
         id=run_id or "",
         name=name or "",
         project=default.project if project is None else project,
         experiment=default.experiment if experiment is None else experiment,
         tags={**default.tags, **(settings.tags if tags is not None else {})},
-        rank=default.rank,
-        on_open=session.opened,
     )
-    scope = session.scope
-    previous = scope.entered()
     scope.enter(new)
     sharing = session.share(new)
     sharing.start()

@@ -6,27 +6,26 @@ as OpenTelemetry specifies. A configuration file takes the variables' place, see
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, cast, get_args
 
-RUN_ID_VARIABLE = "TRACELET_RUN_ID"
-RUN_OWNER_VARIABLE = "TRACELET_RUN_OWNER"
-"""What children have to know of the open run of a process, which they join; see :class:`RunOwner`."""
+from tracelet_otel.run_owner import RUN_ID_VARIABLE, is_of_another_run
 
 _LARGEST = {"export_interval": 1e9, "shutdown_timeout": 1e6}
 """Beyond these the system's clocks cannot wait."""
 
+ChildRuns = Literal["join", "nested"]
 CheckpointPolicy = Literal["none", "best", "all"]
 Isolation = Literal["process", "thread"]
 RankPolicy = Literal["all", "zero"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
+    "child_runs": get_args(ChildRuns),
     "checkpoints": get_args(CheckpointPolicy),
     "isolation": get_args(Isolation),
     "ranks": get_args(RankPolicy),
@@ -58,6 +57,12 @@ class Settings:
     experiment: str = _setting("TRACELET_EXPERIMENT", "", "Experiment (group of runs) inside the project.")
     run_name: str = _setting(
         "TRACELET_RUN_NAME", "", "Name of the run; script, date, time and four digits if not set."
+    )
+    child_runs: ChildRuns = _setting(  # noqa: RUF009
+        "TRACELET_CHILD_RUNS",
+        "join",
+        "What processes do that a process with an open run starts: they `join` that run, or have `nested` "
+        "runs of their own, which trackers show as its children.",
     )
     run_id: str = _setting(
         RUN_ID_VARIABLE, "", "Id of the run; a run with this id is resumed. New if not set."
@@ -172,34 +177,12 @@ def resolve(arguments: Mapping[str, Any] | None = None) -> Settings:
             values[field.name] = _parse(field.name, given[field.name], f"argument {field.name}")
         elif _declared is not None and field.name in _declared:
             values[field.name] = _parse(field.name, _declared[field.name][0], source)
-        elif source == RUN_ID_VARIABLE and run_owner().process == os.getpid():
-            continue  # we set it ourselves, for our children
+        elif source == RUN_ID_VARIABLE and is_of_another_run(nested=values.get("child_runs") == "nested"):
+            continue
         elif source:
             text = os.environ[source].strip()
             values[field.name] = _parse(field.name, text, f"environment variable {source}")
     return Settings(**values)
-
-
-class RunOwner(NamedTuple):
-    """What :data:`RUN_OWNER_VARIABLE` says. We set it ourselves."""
-
-    process: int = 0
-    """The id of the process that opened the run and ends it; 0: there is none."""
-    run_id: str = ""
-    name: str = ""
-    """The run's name."""
-    first_folder: str = ""
-    """The first folder that a writer wrote the run to, absolute; empty while there is none."""
-    folder_file: str = ""
-    """The file in which the first folder will be."""
-
-
-def run_owner() -> RunOwner:
-    """The owner of the run that this process and its children write."""
-    try:
-        return RunOwner(*json.loads(os.environ.get(RUN_OWNER_VARIABLE) or "[]"))
-    except (ValueError, TypeError):  # not set by this version
-        return RunOwner()
 
 
 def state_folder(spool_dir: str = "") -> Path:

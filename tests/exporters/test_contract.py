@@ -621,6 +621,46 @@ def test_name_project_and_experiment(subject: Subject, new_client: NewClient, ru
     assert len(native_points(subject, run_id)) == 1
 
 
+def test_a_child_run_shows_its_parent(subject: Subject, new_client: NewClient, run_id: str) -> None:
+    parent = Script(run_id, name="sweep")
+    parent.log("loss", 0, 0.5)
+    child = Script(f"{run_id}-child", name="trial", parent=run_id, family="sweep-1234")
+    child.log("loss", 0, 0.25)
+    client = new_client()
+    client.send(parent.begin(), parent.collect())
+    parent.run.family = "sweep-1234"  # with its first child
+    client.send(parent.begin(), child.begin(), child.collect(), child.end("finished"))
+    grandchild = Script(f"{run_id}-grandchild", parent=f"{run_id}-child", family="sweep-1234")
+    grandchild.log("loss", 0, 0.125)
+    client.send(grandchild.begin(), grandchild.collect(), grandchild.end("failed"), parent.end("finished"))
+    client.close()
+    assert subject.parent(run_id) == ""
+    assert subject.parent(f"{run_id}-child") == run_id
+    assert subject.parent(f"{run_id}-grandchild") == f"{run_id}-child"
+    assert (subject.status(run_id), subject.status(f"{run_id}-child")) == ("finished", "finished")
+    assert subject.description(f"{run_id}-child")["name"] == "trial"
+    late = new_client()
+    child.log("loss", 1, 0.25)
+    late.send(child.collect(), child.end("finished"))  # of a process that was not told of the parent
+    late.close()
+    assert subject.parent(f"{run_id}-child") == run_id
+
+
+def test_a_parent_may_come_after_its_children(subject: Subject, new_client: NewClient, run_id: str) -> None:
+    names = [f"{run_id}-{number}" for number in range(2)]
+    for name in names:
+        child, client = Script(name, parent=run_id, family="late-5678"), new_client()
+        child.log("loss", 0, 0.25)
+        client.send(child.begin(), child.collect(), child.end("finished"))
+        client.close()
+    parent, client = Script(run_id, family="late-5678"), new_client()
+    parent.log("loss", 0, 0.5)
+    client.send(parent.begin(), parent.collect(), parent.end("finished"))
+    client.close()
+    assert [subject.parent(name) for name in names] == [run_id, run_id]
+    assert [subject.status(name) for name in names] == ["finished", "finished"]
+
+
 def test_odd_descriptions_open_a_run_each(subject: Subject, new_client: NewClient) -> None:
     client, prefix = new_client(), uuid.uuid4().hex[:8]
     odd = ("näme: with/odd \\ things?", "x" * 600, "a", ".", "..", " ", "tab\there", "100 %", "🔥", "a.b:c")

@@ -66,12 +66,23 @@ class AimSubject:
 
     def description(self, run_id: str) -> dict[str, str]:
         ours = self._run(run_id)["tracelet_run"]
-        assert self._props(run_id).experiment in (ours.get("experiment"), ours.get("project"), "default")
+        if not ours.get("parent"):
+            assert self._props(run_id).experiment in (ours.get("experiment"), ours.get("project"), "default")
         return {
             "name": self._props(run_id).name,
             "project": ours.get("project", ""),
             "experiment": ours.get("experiment", ""),
         }
+
+    def parent(self, run_id: str) -> str:
+        parent = self._run(run_id)["tracelet_run"].get("parent", "")
+        props = self._props(run_id)
+        assert [tag for tag in props.tags if tag.startswith("parent:")] == (
+            [f"parent:{run_hash(parent)}"] if parent else []
+        )
+        if parent:
+            assert props.experiment == self._props(parent).experiment != "default"
+        return parent
 
     def media(self, run_id: str) -> list[StoredMedia]:
         stored: list[StoredMedia] = []

@@ -84,6 +84,10 @@ class ClearMLSubject:
         first, _, rest = project.partition("/")
         return {"name": task["name"], "project": first, "experiment": rest}
 
+    def parent(self, run_id: str) -> str:
+        above = self.task(run_id).get("parent")
+        return self._properties(self.server.store.tasks[above])["tracelet_run_id"] if above else ""
+
     def media(self, run_id: str) -> list[StoredMedia]:
         samples = self._events(run_id, "training_debug_image")
         stored = [self._media(event, self._file(event["url"])) for event in samples]

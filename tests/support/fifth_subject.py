@@ -53,6 +53,9 @@ class FifthSubject:
         about = self._about(run_id)
         return {key: about[key] for key in ("name", "project", "experiment")}
 
+    def parent(self, run_id: str) -> str:
+        return self._about(run_id)["parent"]
+
     def media(self, run_id: str) -> list[StoredMedia]:
         return [
             StoredMedia(about["kind"], about["tag"], about["step"], content)

@@ -108,6 +108,10 @@ class MLflowSubject:
         project, _, experiment = run.experiment.partition("/")
         return {"name": run.name, "project": project, "experiment": experiment}
 
+    def parent(self, run_id: str) -> str:
+        above = mlflow_content.tags(self._database, self._run(run_id).id).get("mlflow.parentRunId")
+        return mlflow_content.tags(self._database, above)["tracelet.run.id"] if above else ""
+
     def media(self, run_id: str) -> list[StoredMedia]:
         original = self._names(self._run(run_id), "files")
         stored: list[StoredMedia] = []

@@ -57,6 +57,13 @@ class Subject(Protocol):
         """``name``, ``project`` and ``experiment`` as the tracker shows them."""
         ...
 
+    def parent(self, run_id: str) -> str:
+        """The id of the run that the tracker shows as its parent; empty for none.
+
+        Where a tracker groups runs, the parent is checked to be in the group too, once it is there.
+        """
+        ...
+
     def media(self, run_id: str) -> list[StoredMedia]:
         """What is shown natively."""
         ...

@@ -139,6 +139,14 @@ class WandbSubject:
         run = self.run(run_id)
         return {"name": run.display_name, "project": run.project, "experiment": run.run_group}
 
+    def parent(self, run_id: str) -> str:
+        parent = self.config(run_id)["tracelet"].get("parent", "")
+        run = self.run(run_id)
+        assert run.job_type == ("trial" if parent else "")
+        if parent:
+            assert run.run_group == self.run(parent).run_group != ""
+        return parent
+
     def media(self, run_id: str) -> list[StoredMedia]:
         found: list[StoredMedia] = []
         for log in self.logs(run_id):

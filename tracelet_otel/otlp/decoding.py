@@ -86,6 +86,7 @@ def resource_run(resource: Resource) -> RunInfo | None:
         name=str(attributes.get(semconv.RUN_NAME, "")),
         project=str(attributes.get(semconv.PROJECT, "")),
         experiment=str(attributes.get(semconv.EXPERIMENT, "")),
+        parent=str(attributes.get(semconv.PARENT, "")),
     )
 
 
@@ -292,4 +293,6 @@ def run_info(record: Record) -> RunInfo:
         project=str(description.get("project", "")),
         experiment=str(description.get("experiment", "")),
         tags={str(key): str(value) for key, value in tags.items()},
+        parent=str(description.get("parent", "")),
+        family=str(description.get("family", "")),
     )

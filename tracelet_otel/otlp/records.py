@@ -3,7 +3,8 @@
 The payload of a record, by kind (``mime_type`` is set on each):
 
 =============  =====================================================================================
-run            JSON ``{"name", "project", "experiment", "tags": {str: str}}``
+run            JSON ``{"name", "project", "experiment", "tags": {str: str}}``, and of a family of runs
+               ``"parent"`` and ``"family"``, see :class:`RunInfo`
 status         none; attribute ``tracelet.run.status`` is ``finished``, ``failed`` or ``killed``
 tags           JSON ``{name: value}``
 params         JSON object, nested objects and lists allowed
@@ -76,6 +77,10 @@ class RunInfo:
     project: str = ""
     experiment: str = ""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    parent: str = ""
+    """The id of the run whose child it is. That run may come later, or never."""
+    family: str = ""
+    """One text for a run that has children and all runs below it."""
 
 
 @dataclass(frozen=True, slots=True)

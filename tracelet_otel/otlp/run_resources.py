@@ -11,7 +11,7 @@ from opentelemetry.sdk.resources import Resource
 from tracelet_otel import semconv
 from tracelet_otel.recording.run import Run
 
-_OF_A_RUN = frozenset({semconv.RUN_ID, semconv.RUN_NAME, semconv.PROJECT, semconv.EXPERIMENT})
+_OF_A_RUN = frozenset({semconv.RUN_ID, semconv.RUN_NAME, semconv.PROJECT, semconv.EXPERIMENT, semconv.PARENT})
 
 
 def described(run: Run) -> dict[str, str]:
@@ -21,6 +21,7 @@ def described(run: Run) -> dict[str, str]:
         semconv.RUN_NAME: run.name,
         semconv.PROJECT: run.project,
         semconv.EXPERIMENT: run.experiment,
+        semconv.PARENT: run.parent,
     }
     return {name: value for name, value in found.items() if value}
 

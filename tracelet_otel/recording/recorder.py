@@ -23,6 +23,7 @@ from tracelet_otel.recording.run import Run, RunScope, clean_text
 from tracelet_otel.recording.series import POINT_KEY, SHOWN, BoundSeries, span_of
 from tracelet_otel.recording.writer_names import series_tag
 from tracelet_otel.secrets.redaction import redacted_json
+from tracelet_otel.semconv import Status
 from tracelet_otel.settings import CheckpointPolicy
 from tracelet_otel.version import VERSION
 
@@ -134,6 +135,15 @@ class Recorder:
         series.shown = value
         if self._set_elsewhere is not None:
             self._set_elsewhere(value, series.attributes)
+
+    def end_run(self, run: Run, status: Status) -> None:
+        """Records the final status of a run, if it ever opened."""
+        run.ended = True
+        if run.opened:
+            # One before the beginning, of a clock that was set back, would be taken for an earlier attempt's.
+            now = max(time_ns(), run.opened_at)
+            attributes = {semconv.RUN_STATUS: status}
+            self.event(LoggedEvent("status", attributes=attributes, time_unix_nano=now, run=run))
 
     def event(self, event: LoggedEvent) -> None:
         """Records anything that is not a scalar."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,6 +27,11 @@ def clean_text(text: str) -> str:
     return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def digits_of(run_id: str) -> str:
+    """Four digits that tell runs of one name from each other."""
+    return hashlib.sha256(run_id.encode()).hexdigest()[:4]
+
+
 class Run:
     """One run. It opens in the trackers with its first point or record, never before.
 
@@ -35,6 +42,9 @@ class Run:
         experiment: group inside the project.
         tags: its labels; secrets among them are masked.
         rank: this process's rank among several that write into the run, else None.
+        parent: id of the run whose child it is, if that is known before it opens.
+        family: what a run with child runs and all runs below it have in common, as trackers show it.
+        owner: the id of the process that opened it, and ends it; 0 for this one.
         on_open: called once, before the first point or record is recorded.
     """
 
@@ -47,6 +57,9 @@ class Run:
         experiment: str = "",
         tags: Mapping[str, str] | None = None,
         rank: int | None = None,
+        parent: str = "",
+        family: str = "",
+        owner: int = 0,
         on_open: Callable[[Run], None] | None = None,
     ) -> None:
         self.id = clean_text(id) or uuid.uuid4().hex
@@ -55,12 +68,15 @@ class Run:
         self.experiment = clean_text(experiment)
         self.tags = redacted({clean_text(key): clean_text(value) for key, value in (tags or {}).items()})
         self.rank = rank
-        self.owner = os.getpid()
+        self.parent = parent
+        self.family = family
+        self.owner = owner or os.getpid()
         """The id of the process that ends it."""
         self.opened = False
         self.ended = False
         self._opening = False
         self._on_open = on_open
+        self._above: Run | None = None
         self._lock = threading.RLock()
         self.opened_at = 0
         """Nanoseconds since 1970 of its description, of this process."""
@@ -70,6 +86,8 @@ class Run:
         """Says which folder is the first, of a process that would take the one that it is given."""
         self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
+        self.trials: Any = None
+        """Its trials, those of :mod:`tracelet_otel.instrumentation.tensorboard.trials`."""
         self.last_step: dict[str, int] = {}
         """The last step of each tag that was logged through the API."""
         self.of_hooks: dict[str, Any] = {}
@@ -99,6 +117,56 @@ class Run:
         self.opened = self._opening = False
         self._lock = threading.RLock()
 
+    def below(
+        self, *, id: str = "", name: str = "", project: str, experiment: str, tags: Mapping[str, str]
+    ) -> Run:
+        """A new run that is a child of this one; see :meth:`settle`."""
+        made = Run(
+            id=id,
+            name=name,
+            project=project,
+            experiment=experiment,
+            tags=tags,
+            rank=self.rank,
+            on_open=self._on_open,
+        )
+        made._above = self
+        return made
+
+    def settle(self) -> Run | None:
+        """Decides, as the run opens, whose child it is: that of the nearest run above it that is open by now.
+
+        Returns: the parent if this is the first sign that it has children, so that its description is new.
+        """
+        above = self._above
+        while above is not None and not above.opened:
+            if above.joined:
+                above.open()  # it is open, but no value of this process went into it yet
+            elif above._above is None:
+                self.parent, self.family = above.parent, above.family
+                return None
+            else:
+                above = above._above
+        if above is None:
+            return None
+        is_known = above.family != ""
+        self.parent, self.family = above.id, above.name_family()
+        return None if is_known or above.ended else above
+
+    def name_family(self) -> str:
+        """The run's family, which is named after the run that is the topmost of it."""
+        if not self.family:
+            digits = digits_of(self.id)
+            self.family = (
+                self.name if self.name.endswith(f"-{digits}") else f"{self.name}-{digits}".lstrip("-")
+            )
+        return self.family
+
+    def continue_from(self, before: Run) -> None:
+        """Goes on where ``before``, of this id or a new one, was."""
+        self.last_step.update(before.last_step)
+        self.first_folder, self.parent, self.family = before.first_folder, before.parent, before.family
+
     def attributes(self, tag: str) -> dict[str, str | int]:
         """The attributes of one tag's points. Opens the run."""
         if not self.opened:
@@ -125,9 +193,14 @@ class Run:
 
     def description(self) -> bytes:
         """The payload of the run's event."""
-        return json.dumps(
-            {"name": self.name, "project": self.project, "experiment": self.experiment, "tags": self.tags}
-        ).encode()
+        described: dict[str, object] = {
+            "name": self.name,
+            "project": self.project,
+            "experiment": self.experiment,
+            "tags": self.tags,
+        }
+        described |= {key: text for key in ("parent", "family") if (text := getattr(self, key))}
+        return json.dumps(described).encode()
 
 
 class RunScope:
@@ -156,6 +229,15 @@ class RunScope:
         self._active.append(run)
         self._entered.set(run)
         self.current_elsewhere = run
+
+    @contextmanager
+    def inside(self, run: Run) -> Generator[None]:
+        """Makes ``run`` the current one of this thread or task alone."""
+        token = self._entered.set(run)
+        try:
+            yield
+        finally:
+            self._entered.reset(token)
 
     def leave(self, run: Run, previous: Run | None) -> None:
         """Makes ``previous`` the current one again."""

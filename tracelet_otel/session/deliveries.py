@@ -36,7 +36,7 @@ def make_deliveries(
     Raises:
         ConfigurationError: a backend does not exist or cannot be used.
     """
-    info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags)
+    info = RunInfo(run.id, run.name, run.project, run.experiment, run.tags, run.parent, run.family)
     made: list[Delivery] = []
     name_of_session = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     state = state_folder(settings.spool_dir)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 import time
 from pathlib import Path
 
 from tracelet_otel.instrumentation.ray.script import task_script
+from tracelet_otel.recording.run import digits_of
 from tracelet_otel.semconv import Status
 
 
@@ -23,8 +23,7 @@ def status_of(error: BaseException | None) -> Status:
 
 def default_name(run_id: str) -> str:
     """The name of a run without one: of the script, the time, and digits, as others may start with it."""
-    digits = hashlib.sha256(run_id.encode()).hexdigest()[:4]
-    return f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}-{digits}"
+    return f"{script_name()}-{time.strftime('%Y%m%d-%H%M%S')}-{digits_of(run_id)}"
 
 
 def script_name() -> str:

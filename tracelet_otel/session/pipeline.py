@@ -22,7 +22,7 @@ from tracelet_otel.foundation.guard import Guard, log_once
 from tracelet_otel.otlp import encoding, splitting
 from tracelet_otel.otlp.run_resources import RunResources
 from tracelet_otel.recording.events import EventBuffer
-from tracelet_otel.recording.logged import LoggedEvent, json_event
+from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.reservoir import EXEMPLAR_FILTER, lossless_views
 from tracelet_otel.recording.run import Run, RunScope
@@ -144,13 +144,7 @@ class Pipeline:
 
     def end_run(self, run: Run, status: Status) -> None:
         """Records the final status of a run, if it ever opened."""
-        run.ended = True
-        if run.opened:
-            # One before the beginning, of a clock that was set back, would be taken for an earlier attempt's.
-            now = max(time.time_ns(), run.opened_at)
-            self.recorder.event(
-                LoggedEvent("status", attributes={semconv.RUN_STATUS: status}, time_unix_nano=now, run=run)
-            )
+        self.recorder.end_run(run, status)
 
     def stop(self, idle_timeout: float, deadline: float | None = None) -> None:
         """Collects what is left, delivers it and ends all threads; see :meth:`Delivery.close`."""

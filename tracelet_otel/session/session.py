@@ -23,6 +23,7 @@ from tracelet_otel.recording.stand_ins import RestartingRecorder, RunOpener
 from tracelet_otel.resource import environment, launcher
 from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import Status
+from tracelet_otel.session import lineage
 from tracelet_otel.session.children import finish_with_child
 from tracelet_otel.session.deliveries import BackendSignals, make_deliveries
 from tracelet_otel.session.ending import default_name, status_of
@@ -32,7 +33,7 @@ from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
 from tracelet_otel.session.sharing import RunSharing
-from tracelet_otel.settings import Settings, run_owner, state_folder
+from tracelet_otel.settings import Settings, state_folder
 
 
 class Session:
@@ -60,8 +61,8 @@ class Session:
         continues: Session | None = None,
         declared_sdk: DeclaredSdk | None = None,
     ) -> None:
-        launch = launcher.detect()
-        owner = run_owner()
+        place = lineage.of_process(settings)
+        launch, owner = place.launch, place.owner
         self.settings = settings
         self._end = end
         self.zero_code = zero_code
@@ -80,12 +81,13 @@ class Session:
             experiment=settings.experiment,
             tags=settings.tags,
             rank=launch.rank,
+            parent=place.parent,
+            family=place.family,
+            owner=place.owner.process,
             on_open=self.opened,
         )
-        self.run.owner = owner.process or self.run.owner
         if before is not None:
-            self.run.last_step.update(before.last_step)
-            self.run.first_folder = before.first_folder
+            self.run.continue_from(before)
         self._sharing = self.share(self.run)
         self.scope = RunScope(self.run)
         self._set_up(launch)
@@ -214,6 +216,10 @@ class Session:
         self.ownership.open(run.id)
         if not run.name and not run.joined:
             run.name = default_name(run.id)
+        if run is self.run and self.settings.child_runs == "nested":
+            run.name_family()
+        if (parent := run.settle()) is not None:
+            self.pipeline.recorder.event(json_event("run", parent.description(), parent))
         self.pipeline.runs.add(run)
         run.opened_at = time.time_ns()
         self.pipeline.recorder.event(json_event("run", run.description(), run, run.opened_at))

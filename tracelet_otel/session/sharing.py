@@ -1,6 +1,6 @@
 """Has child processes join a run, and every process of a run agree on its first folder.
 
-A child finds two environment variables: the run's id, and what :class:`~tracelet_otel.settings.RunOwner`
+A child finds two environment variables: the run's id, and what :class:`~tracelet_otel.run_owner.RunOwner`
 says. Where it was started before there was a first folder, a file settles which one that is.
 """
 
@@ -18,7 +18,7 @@ from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.process_ids import is_alive
 from tracelet_otel.recording.run import Run
-from tracelet_otel.settings import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, run_owner
+from tracelet_otel.run_owner import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, RunOwner, run_owner
 
 
 class RunSharing:
@@ -40,6 +40,7 @@ class RunSharing:
         if run.joined and owner.run_id == run.id:
             run.name = run.name or owner.name
             run.first_folder = run.first_folder or owner.first_folder
+            run.family = run.family or owner.family
             self._file = Path(owner.folder_file) if owner.folder_file else self._file
         run.choose_first_folder = self._choose
 
@@ -66,8 +67,8 @@ class RunSharing:
     def _tell(self) -> None:
         run = self._run
         if os.environ.get(RUN_ID_VARIABLE) == run.id:
-            known = [run.owner, run.id, run.name, run.first_folder, str(self._file)]
-            os.environ[RUN_OWNER_VARIABLE] = json.dumps(known)
+            told = RunOwner(run.owner, run.id, run.name, run.first_folder, str(self._file), run.family)
+            os.environ[RUN_OWNER_VARIABLE] = json.dumps(told)
 
     def _choose(self, folder: str) -> str:
         with self._lock:

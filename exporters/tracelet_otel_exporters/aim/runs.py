@@ -74,7 +74,12 @@ def open_run(store: Store, info: RunInfo) -> bool:
     described |= {name: text for name, text in texts.items() if text}
     if info.name and props.name != described["name"]:
         props.name = described["name"]
-    experiment = described.get("experiment") or described.get("project")
+    if info.parent:
+        above = run_hash(info.parent)
+        described |= {"parent": valid_text(info.parent), "parent_run": above}
+        if (tag := f"parent:{above}") not in props.tags:
+            props.add_tag(tag)
+    experiment = described.get("experiment") or described.get("project") or valid_text(info.family)
     if experiment and props.experiment != experiment:
         props.experiment = experiment
     write_params(store, {OURS: described})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ SETTLE_SECONDS: Final = 0.2
 """How long a new task waits for tasks of the same run that other ranks create at the same moment."""
 RUN_ID: Final = "tracelet_run_id"
 """The user property that holds the run's id."""
+PARENT: Final = "tracelet_run_parent"
+"""The user property that holds the id of the run's parent."""
 NAME: Final = "tracelet_run_name"
 """The user property that holds the run's exact name: ClearML strips names, and they have 3 characters."""
 MIN_NAME: Final = 3
@@ -29,7 +32,7 @@ PAGE: Final = 10_000
 """Events a request, ClearML's limit."""
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}")
-_FIELDS: Final = ("id", "name", "status", "created", "project", "tags", "hyperparams")
+_FIELDS: Final = ("id", "name", "status", "created", "project", "tags", "hyperparams", "parent")
 ENDS: Final[Mapping[Status, tuple[str, str]]] = {
     "finished": ("completed", ""),
     "failed": ("failed", "the run failed"),
@@ -55,6 +58,10 @@ class ClearMLRun:
     params: dict[str, str]
     """What ClearML has."""
     tags: dict[str, str] = field(default_factory=dict[str, str])
+    parent: str = ""
+    """The task of its parent, once ClearML was told."""
+    has_adopted: bool = False
+    """Whether children were looked for that came before it."""
     steps: dict[Name, Steps] = field(default_factory=dict[Name, Steps])
     """By scalar: what ClearML has."""
     aside: set[int] | None = None
@@ -127,6 +134,7 @@ def open_run(connection: ClearMLConnection, info: RunInfo) -> ClearMLRun:
         created=_seconds(task.get("created")),
         is_resumed=bool(found),
         params={name: str(item.get("value", "")) for name, item in sections.get("General", {}).items()},
+        parent=_id(task.get("parent")),
     )
     describe(run, info)
     if task["status"] != "in_progress":
@@ -140,7 +148,39 @@ def describe(run: ClearMLRun, info: RunInfo) -> None:
         run.call("update", name=_task_name(info))
         _set_properties(run, {NAME: info.name})
     write_tags(run, info.tags)
+    _relate(run, info)
     run.info = info
+
+
+def _relate(run: ClearMLRun, info: RunInfo) -> None:
+    """Tells ClearML of the task's parent, and children that came before the task of their parent.
+
+    Each of the two is in ClearML before it looks for the other, so that one of them finds it.
+    """
+    connection = run.connection
+    if info.parent and not run.parent:
+        _set_properties(run, {PARENT: info.parent})
+        found = _by_property(connection, info.parent) or _by_task_id(connection, info.parent)
+        if found:
+            run.parent = found[0]["id"]
+            run.edit("edit", parent=run.parent, force=True)
+    if info.family and not run.has_adopted:
+        run.has_adopted = True
+        for child in _by_property(connection, info.id, PARENT):
+            if not _id(child.get("parent")):
+                with contextlib.suppress(ClearMLRefusedError):  # it was published, or deleted
+                    _adopt(connection, child["id"], child["status"], run.id)
+
+
+def _adopt(connection: ClearMLConnection, task: str, status: str, parent: str) -> None:
+    """Sets the parent of another task; one that has ended is put in progress for it, and ended again."""
+    end = next((end for end in ENDS.values() if end[0] == status), None)
+    if end is not None:
+        connection.call("tasks", "started", task=task, force=True, status_reason="", status_message="")
+    connection.call("tasks", "edit", task=task, parent=parent, force=True)
+    if end is not None:
+        reason = {"status_reason": end[1], "status_message": end[1]}
+        connection.call("tasks", end[0], task=task, force=True, **reason)
 
 
 def write_tags(run: ClearMLRun, tags: Mapping[str, object]) -> None:
@@ -195,16 +235,16 @@ def _set_properties(run: ClearMLRun, properties: Mapping[str, str]) -> None:
     run.call("edit_hyper_params", hyperparams=items, force=True)
 
 
-def _by_property(connection: ClearMLConnection, run_id: str) -> list[Mapping[str, Any]]:
-    """Tasks with this run's id, oldest first; every process sees the same order."""
+def _by_property(connection: ClearMLConnection, run_id: str, name: str = RUN_ID) -> list[Mapping[str, Any]]:
+    """Tasks with a run's id as a user property, oldest first; every process sees the same order."""
     text = clean(run_id)
     found = _tasks(
         connection,
         # the server ignores case, and has no other condition that takes any text
-        _all_={"fields": [f"hyperparams.properties.{RUN_ID}.value"], "pattern": f"^{re.escape(text)}$"},
+        _all_={"fields": [f"hyperparams.properties.{name}.value"], "pattern": f"^{re.escape(text)}$"},
         order_by=["created"],
     )
-    same = [task for task in found if task["hyperparams"]["properties"][RUN_ID]["value"] == text]
+    same = [task for task in found if task["hyperparams"]["properties"][name]["value"] == text]
     return sorted(same, key=lambda task: (str(task.get("created")), str(task["id"])))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracelet_otel.foundation.errors import PermanentError
 from tracelet_otel.otlp.records import RunInfo
-from tracelet_otel.semconv import RUN_ID
+from tracelet_otel.semconv import PARENT, RUN_ID
 from tracelet_otel_exporters.mlflow import names, private
 from tracelet_otel_exporters.mlflow.connection import MLflowConnection, MLflowRefusedError
 from tracelet_otel_exporters.shared import safe_names
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SETTLE_SECONDS: Final = 0.2
 """How long a new run waits for runs of the same id that other ranks create at the same moment."""
 
+PARENT_RUN: Final = "mlflow.parentRunId"
+"""MLflow's tag of a child run: MLflow's id of its parent."""
 MAX_EXPERIMENT_NAME: Final = 500
 MAX_TAG_VALUE: Final = 8000
 MAX_PER_REQUEST: Final = 100
@@ -55,6 +57,10 @@ class MLflowRun:
     """What MLflow has, which it never changes."""
     start_time_ms: int
     """When MLflow's run was created; that stays when it is resumed."""
+    parent: str = ""
+    """MLflow's id of its parent, once MLflow was told."""
+    has_adopted: bool = False
+    """Whether children were looked for that came before it."""
     values: dict[str, list[object]] = field(default_factory=dict[str, list[object]])
     """Full values of the parameters that MLflow has only a part of, oldest first."""
     long_tags: dict[str, str] = field(default_factory=dict[str, str])
@@ -93,11 +99,41 @@ class MLflowRun:
                 self.connection.store.log_batch(self.id, [], [], entities[start : start + MAX_PER_REQUEST])
 
 
+def relate(run: MLflowRun, info: RunInfo, others: Mapping[str, MLflowRun]) -> None:
+    """Tells MLflow of the run's parent, and children that came before the run of their parent.
+
+    Child and parent may come in any order, from processes that know nothing of each other: each is in MLflow
+    before it looks for the other, so that one of them finds it.
+
+    Args:
+        run: that is in MLflow.
+        info: its description, maybe a new one.
+        others: what is open here, by our ids: in whichever experiment.
+    """
+    connection = run.connection
+    if info.parent and not run.parent:
+        run.set_tags({PARENT: info.parent[:MAX_TAG_VALUE]})
+        if (known := others.get(info.parent)) is not None:
+            run.parent = known.id
+        else:
+            found = _by_tag(connection, run.experiment_id, info.parent)
+            found = found or _by_mlflow_id(connection, info.parent)
+            run.parent = found.info.run_id if found else ""
+        if run.parent:
+            run.set_tags({PARENT_RUN: run.parent})
+    if info.family and not run.has_adopted:
+        run.has_adopted = True
+        for child in _with_tag(connection, run.experiment_id, PARENT, info.id):
+            if PARENT_RUN not in child.data.tags:
+                with contextlib.suppress(MLflowRefusedError), connection.calls():  # it was deleted
+                    connection.client.set_tag(child.info.run_id, PARENT_RUN, run.id)
+
+
 def open_run(connection: MLflowConnection, info: RunInfo) -> MLflowRun:
     """Finds the run by its tag or its MLflow id, else creates it; a resumed run is running again."""
     with connection.calls():
         experiment = _experiment(connection, info)
-    run = _by_tag(connection, experiment, info.id) or _by_mlflow_id(connection, info.id)
+    run = _by_tag(connection, experiment.experiment_id, info.id) or _by_mlflow_id(connection, info.id)
     if run is None:
         run, is_resumed = _create(connection, experiment, info)
     else:
@@ -111,6 +147,7 @@ def open_run(connection: MLflowConnection, info: RunInfo) -> MLflowRun:
         is_resumed=is_resumed,
         params=dict(run.data.params),
         start_time_ms=int(run.info.start_time or 0),
+        parent=run.data.tags.get(PARENT_RUN, ""),
     )
 
 
@@ -171,15 +208,19 @@ def _artifact_location(connection: MLflowConnection, name: str) -> str | None:
     return (connection.folder / "mlruns" / safe_names.segment(name)).as_uri()
 
 
-def _by_tag(connection: MLflowConnection, experiment: Experiment, run_id: str) -> Run | None:
+def _by_tag(connection: MLflowConnection, experiment_id: str, run_id: str) -> Run | None:
     """The oldest run that is not deleted; every process finds the same one."""
+    found = _with_tag(connection, experiment_id, RUN_ID, run_id)
+    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+
+def _with_tag(connection: MLflowConnection, experiment_id: str, tag: str, run_id: str) -> list[Any]:
+    """Runs that have a run's id as a tag."""
     quote = '"' if "'" in run_id else "'"
     if quote in run_id:
         raise PermanentError(f"MLflow cannot search for a run id with both kinds of quotes: {run_id}")
-    query = f"tags.`{RUN_ID}` = {quote}{run_id}{quote}"
     with connection.calls():
-        found: list[Any] = connection.client.search_runs([experiment.experiment_id], query)
-    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+        return connection.client.search_runs([experiment_id], f"tags.`{tag}` = {quote}{run_id}{quote}")
 
 
 def _by_mlflow_id(connection: MLflowConnection, run_id: str) -> Run | None:
@@ -206,7 +247,7 @@ def _create(connection: MLflowConnection, experiment: Experiment, info: RunInfo)
     # All ranks log their first point at about the same time. Those that created a run too have
     # written it by now or in a moment; then all take the oldest.
     time.sleep(SETTLE_SECONDS)
-    oldest = _by_tag(connection, experiment, info.id)
+    oldest = _by_tag(connection, experiment.experiment_id, info.id)
     if oldest is None or oldest.info.run_id == created.info.run_id:
         return created, False
     with contextlib.suppress(MLflowRefusedError), connection.calls():

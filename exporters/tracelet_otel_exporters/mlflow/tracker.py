@@ -21,7 +21,7 @@ from tracelet_otel_exporters.mlflow import artifacts
 from tracelet_otel_exporters.mlflow.connection import MLflowConnection, errors, resolve
 from tracelet_otel_exporters.mlflow.points import samples, system_samples, write_samples
 from tracelet_otel_exporters.mlflow.records import WRITERS, write_tags
-from tracelet_otel_exporters.mlflow.runs import MLflowRun, Place, open_run
+from tracelet_otel_exporters.mlflow.runs import MLflowRun, Place, open_run, relate
 from tracelet_otel_exporters.shared import safe_names
 
 NAMES_FILE: Final = "tracelet/names.json"
@@ -93,6 +93,7 @@ class MLflowTracker:
                 with connection.calls():
                     connection.client.update_run(opened.id, name=run.name)
             write_tags(opened, run.tags)
+            relate(opened, run, self._runs)
             opened.info = run
             self._runs[run.id] = opened
         uri = _without_credentials(connection.uri)

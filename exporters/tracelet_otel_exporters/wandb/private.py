@@ -100,6 +100,9 @@ STATUS_CHECKER: Final = WANDB.optional(
     f"{_RUN}:Run()._run_status_checker",
     "W&B's threads go on after a run, and print what its server answers",
 )
+SETTINGS: Final = WANDB.optional(
+    f"{_RUN}:Run()._settings", "a run that gets child runs does not come into their group"
+)
 TEARDOWN_HOOKS: Final = WANDB.optional(
     f"{_RUN}:Run()._teardown_hooks", "the debug.log of a run that has ended stays open"
 )

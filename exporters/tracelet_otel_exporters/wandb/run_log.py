@@ -33,7 +33,7 @@ class Found:
     ledger: dict[str, dict[str, object]] = field(default_factory=dict[str, "dict[str, object]"])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Project, group, name and tags, by their names in ``wandb.Settings``."""
+    """Project, group, job type, name and tags, by their names in ``wandb.Settings``."""
     rows: int = 0
     """Of the history."""
 
@@ -60,7 +60,8 @@ def read(paths: Iterable[Path]) -> Found:
                 found.rows += 1
             elif kind == "run":
                 run = record.run
-                told = {"project": run.project, "run_group": run.run_group, "run_name": run.display_name}
+                told: dict[str, Any] = {"project": run.project, "run_group": run.run_group}
+                told |= {"run_name": run.display_name, "run_job_type": run.job_type}
                 told["run_tags"] = tuple(run.tags)
                 found.settings |= {name: value for name, value in told.items() if value}
                 _update(found.config, run.config)

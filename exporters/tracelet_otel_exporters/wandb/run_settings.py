@@ -17,6 +17,8 @@ FLUSH_SECONDS: Final = 0.1
 """How often ``wandb-core`` writes its buffers to the run's log; W&B's own is 15."""
 REACH_SECONDS: Final = 5.0
 """How long the server may take to answer at all."""
+TRIAL: Final = "trial"
+"""W&B's ``job_type`` of a child run, unless the user names one."""
 _ON: Final = (
     *("silent", "quiet", "disable_code", "disable_git", "disable_job_creation", "label_disable"),
     *("x_disable_meta", "x_disable_stats", "x_disable_machine_info"),
@@ -72,6 +74,12 @@ def reach(core: Core) -> None:
         raise TransientError(f"W&B answered {answer.status_code}")
 
 
+def group(core: Core, info: RunInfo) -> str | None:
+    """The group of a run: what the user says, else its family; None for W&B's default."""
+    name = info.experiment or core.settings.run_group or info.family
+    return names.group(name) if name else None
+
+
 def of_run(core: Core, options: Mapping[str, str], info: RunInfo, run_id: str) -> Any:
     """The ``wandb.Settings`` of one run, whose id at W&B is ``run_id``; ``options`` are those set in code."""
     import wandb
@@ -80,7 +88,8 @@ def of_run(core: Core, options: Mapping[str, str], info: RunInfo, run_id: str) -
     given: dict[str, Any] = {
         **options,
         "project": info.project or options.get("project"),
-        "run_group": names.group(info.experiment) if info.experiment else None,
+        "run_group": group(core, info),
+        "run_job_type": (core.settings.run_job_type or TRIAL) if info.parent else None,
         "run_name": info.name,
         "mode": mode,
     }

@@ -56,7 +56,8 @@ class WandbRun:
             self.note("project", names.project(self.info.project), self.info.project)
         if self.info.experiment:
             self.note("group", names.group(self.info.experiment), self.info.experiment)
-        self._update_config({"run_id": self.info.id, "tags": self._tags, "names": self._names})
+        described = {"run_id": self.info.id, "tags": self._tags, "names": self._names}
+        self._update_config(described | ({"parent": self.info.parent} if self.info.parent else {}))
         self._are_names_new = False
         self.set_tags(self.info.tags)
         with self.core.calls():
@@ -64,10 +65,17 @@ class WandbRun:
             self.wandb_run.define_metric("*", step_metric=STEP, step_sync=False)
 
     def update(self, info: RunInfo) -> None:
-        """Changes name and tags."""
+        """Changes name, group and tags."""
+        group = run_settings.group(self.core, info)
+        settings = private.SETTINGS.get(self.wandb_run, default=None)
         with self.core.calls():
-            if info.name and info.name != self.info.name:
+            if settings is not None and group and group != settings.run_group:
+                settings.run_group = group
+                self.wandb_run.name = info.name or self.wandb_run.name  # which tells W&B of the group too
+            elif info.name and info.name != self.info.name:
                 self.wandb_run.name = info.name
+        if info.parent and info.parent != self.info.parent:
+            self._update_config({"parent": info.parent})
         self.set_tags(info.tags)
         self.info = info
 

@@ -51,13 +51,13 @@ class JsonFolderTracker:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def open_run(self, run: RunInfo) -> str:
-        """Finds or creates the run's folder; an empty name, project or experiment keeps what was there."""
+        """Finds or creates the run's folder; what is empty keeps what was there."""
         path = self._path(run.id) / "run.json"
         with _Errors():
             about: dict[str, Any] = (
                 json.loads(path.read_bytes()) if path.exists() else {"id": run.id, "tags": {}}
             )
-            for key in ("name", "project", "experiment"):
+            for key in ("name", "project", "experiment", "parent"):
                 about[key] = getattr(run, key) or about.get(key, "")
             about["tags"].update(run.tags)
             about["status"] = "running"
