@@ -62,7 +62,6 @@ class Session:
         declared_sdk: DeclaredSdk | None = None,
     ) -> None:
         place = lineage.of_process(settings)
-        launch, owner = place.launch, place.owner
         self.settings = settings
         self._end = end
         self.zero_code = zero_code
@@ -75,12 +74,12 @@ class Session:
             continues = None  # a tracker cannot move a run that it has already
         before = continues.scope.current() if continues is not None else None
         self.run = Run(
-            id=settings.run_id or (before.id if before else "") or launch.run_id,
+            id=settings.run_id or (before.id if before else "") or place.launch.run_id,
             name=settings.run_name or (before.name if before else ""),
             project=settings.project,
             experiment=settings.experiment,
             tags=settings.tags,
-            rank=launch.rank,
+            rank=place.launch.rank,
             parent=place.parent,
             family=place.family,
             owner=place.owner.process,
@@ -90,7 +89,7 @@ class Session:
             self.run.continue_from(before)
         self._sharing = self.share(self.run)
         self.scope = RunScope(self.run)
-        self._set_up(launch)
+        self._set_up(place.launch)
 
     def _set_up(self, launch: launcher.Launch) -> None:
         settings, declared_sdk = self.settings, self._declared_sdk

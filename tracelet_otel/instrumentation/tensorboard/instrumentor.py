@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from tracelet_otel import recording, semconv
 from tracelet_otel.foundation.guard import Guard
 from tracelet_otel.instrumentation.hooks import Call, Hooks, HooksInstrumentor, Target, Wrap, around, silenced
 from tracelet_otel.instrumentation.tensorboard import private
 from tracelet_otel.instrumentation.tensorboard.events import Scalar, Undecodable, decode, time_unix_nano
+from tracelet_otel.instrumentation.tensorboard.trials import Trial, trials_of
 from tracelet_otel.instrumentation.tensorboard.writers import (
     WritingCall,
     calling,
@@ -27,6 +28,7 @@ from tracelet_otel.instrumentation.tensorboard.writers import (
 )
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
+from tracelet_otel.semconv import Status
 
 _recorder = recording.current
 
@@ -55,8 +57,9 @@ def _record(recorder: Recorder, event_writer: Any, event: Any) -> None:
         if number or value.HasField("simple_value"):
             try:
                 state = event_writer._tracelet
-            except AttributeError:
-                state = state_of(recorder, event_writer)
+            except AttributeError:  # its first value, or one of an add_hparams
+                _record_all(recorder, event_writer, event)
+                return
             if state.closed and getattr(event_writer, state.closed):
                 return
             run = recorder.scope.entered()
@@ -78,19 +81,26 @@ def _record_all(recorder: Recorder, event_writer: Any, event: Any) -> None:
     if getattr(event_writer, private.CLOSED.attribute, False):
         return
     time = time_unix_nano(event)
+    call = calling.get()
+    trial = call.trial if call is not None else None
     for item in decode(event):
         with Guard("decoding a TensorBoard value"):
             state = state_of(recorder, event_writer)  # not before: a file's first event holds nothing
             run = state.run(recorder)
             if isinstance(item, Scalar):
+                if trial is not None:
+                    trial.recording(recorder, (item, event.step, time), str(event_writer.get_logdir()))
                 tag = state.name(recorder, run, item.tag)
                 recorder.scalar((tag, item.value, event.step, time, item.single, run))
                 continue
             record = item.record if isinstance(item, Undecodable) else item
-            if record.kind == "params" and (call := calling.get()) is not None:
+            record = record._replace(time_unix_nano=time, run=run)
+            if record.kind == "params" and call is not None:
                 record = with_types(record, call.hparams or {})
+            if trial is not None:
+                trial.recording(recorder, record, str(event_writer.get_logdir()))
             tag = state.name(recorder, run, record.tag) if record.tag else ""
-            recorder.event(record._replace(tag=tag, time_unix_nano=time, run=run))
+            recorder.event(record._replace(tag=tag))
             if isinstance(item, Undecodable):
                 raise item.error
 
@@ -112,7 +122,32 @@ def _add_scalars(call: Call, writer: Any, *_: Any, **__: Any) -> Any:
 
 
 def _add_hparams(call: Call, writer: Any, hparam_dict: Any = None, *_: Any, **__: Any) -> Any:
-    return _inside(call, WritingCall(writer, hparam_dict))
+    trial = None
+    with Guard("finding the trial of hyperparameters"):
+        trial = _trial(writer, hparam_dict)
+    described = WritingCall(writer, hparam_dict, trial)
+    if trial is None or (recorder := _recorder()) is None:
+        return _inside(call, described)
+    status: Status = "failed"
+    try:
+        with recorder.scope.inside(trial.run):
+            result = _inside(call, described)
+        status = "finished"
+        return result
+    finally:
+        with Guard("the end of a trial"):
+            trial.end(recorder, status)
+
+
+def _trial(writer: Any, hparams: Any) -> Trial | None:
+    if (recorder := _recorder()) is None or silenced() or not isinstance(hparams, dict):
+        return None
+    recorder.scope.current()  # which may start a session, and so another recorder
+    event_writer = event_writer_of(writer)
+    if (recorder := _recorder()) is None or event_writer is None:
+        return None
+    state = state_of(recorder, event_writer)
+    return trials_of(state.run(recorder)).find(state.folder, cast("dict[str, Any]", hparams))
 
 
 _EMBEDDING_FILES = {

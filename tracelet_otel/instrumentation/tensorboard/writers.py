@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.instrumentation.tensorboard import private
+from tracelet_otel.instrumentation.tensorboard.trials import Trial
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
 from tracelet_otel.recording.run import Run
@@ -28,6 +29,8 @@ class WritingCall(NamedTuple):
     writer: Any
     hparams: Mapping[str, Any] | None = None
     """Of ``add_hparams``; None for ``add_scalars``."""
+    trial: Trial | None = None
+    """Of ``add_hparams``: what its values are."""
 
     @property
     def event_writer(self) -> Any:
@@ -85,7 +88,9 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
         state = getattr(event_writer, STATE, None)
         if state is None:
             state = _new_state(recorder, event_writer)
-            setattr(event_writer, STATE, state)
+            call = _outer_call(event_writer)
+            if call is None or call.main_tag is not None:  # else each value is looked at: for its trial
+                setattr(event_writer, STATE, state)
         return state
 
 
