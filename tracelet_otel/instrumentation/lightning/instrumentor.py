@@ -8,7 +8,8 @@ behind those loggers are silenced for that call.
 =====================================  ======================================================
 `_LoggerConnector.log_metrics`         metrics of every stage; it is called without loggers too
 `log_metrics`, `log_hyperparams`       what callbacks (`LearningRateMonitor`) and users hand to
-of each logger of a trainer            a trainer's logger directly
+of each logger of a trainer            a trainer's logger directly; known since
+                                       `_LoggerConnector.on_trainer_init`
 `Trainer._run_stage`                   hyperparameters, once Lightning has given them to loggers
 `ModelCheckpoint._save_checkpoint`     checkpoints
 `ModelSummary._summary`                the model summary that Lightning prints
@@ -45,6 +46,7 @@ class _LightningHooks(Hooks):
         self.stages = stages = StageHooks(package, loggers.watch, loggers.record_params)
         hooks = {
             private.LOG_METRICS: loggers.log_metrics,
+            private.TRAINER_INIT: loggers.trainer_init,
             private.RUN: stages.run,
             private.RUN_STAGE: stages.run_stage,
             private.FIT: stages.fit,

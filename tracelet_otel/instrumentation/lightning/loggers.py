@@ -62,6 +62,14 @@ class LoggerHooks:
         writer = writer_of(recorder, Owner.of(trainer))
         metric_log().log(writer, metrics, chosen, stage.metrics_span() if stage is not None else None)
 
+    def trainer_init(self, call: Call, connector: Any, *_: Any, **__: Any) -> Any:
+        """Around `_LoggerConnector.on_trainer_init`, which gives a new trainer its loggers."""
+        result = call()
+        with _guard:
+            if connector.trainer.is_global_zero:
+                self.watch(connector.trainer)
+        return result
+
     def record_params(self, trainer: Any) -> None:
         """Records the hyperparameters that Lightning has given to the loggers, or would have given."""
         if trainer.enable_autolog_hparams:

@@ -16,6 +16,9 @@ _CONNECTOR: Final = "trainer.connectors.logger_connector.logger_connector:_Logge
 LOG_METRICS: Final = LIGHTNING.optional(
     f"{_CONNECTOR}.log_metrics", "metrics that Lightning hands to its loggers are not recorded"
 )
+TRAINER_INIT: Final = LIGHTNING.optional(
+    f"{_CONNECTOR}.on_trainer_init", "what loggers are handed before their trainer runs is not recorded"
+)
 RUN: Final = LIGHTNING.optional(
     "trainer.trainer:Trainer._run",
     "no spans, parameters, checkpoints and summaries of models; trials of the tuner are recorded",
