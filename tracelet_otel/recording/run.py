@@ -86,8 +86,6 @@ class Run:
         """Says which folder is the first, of a process that would take the one that it is given."""
         self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
-        self.trials: Any = None
-        """Its trials, those of :mod:`tracelet_otel.instrumentation.tensorboard.trials`."""
         self.last_step: dict[str, int] = {}
         """The last step of each tag that was logged through the API."""
         self.of_hooks: dict[str, Any] = {}

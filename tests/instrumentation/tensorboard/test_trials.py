@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_in_a_block_they_are_its_children(library: Library, captured: Captured, 
 def test_a_process_that_joins_a_run_leaves_its_parameters_alone(
     library: Library, captured: Captured, tmp_path: Path
 ) -> None:
-    captured.scope.default.joined = True
+    captured.scope.default.owner = os.getppid()
     with library.SummaryWriter(str(tmp_path)) as writer:
         writer.add_hparams({"lr": 1}, {"acc": 1})
     [(run_id, pair)] = pairs(captured).items()

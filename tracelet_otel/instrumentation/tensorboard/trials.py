@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.instrumentation.tensorboard.events import Scalar
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.recorder import Recorder
@@ -34,7 +34,7 @@ _TIMESTAMP: Final = re.compile(r"\d{9,}\.\d+")
 Value = LoggedEvent | tuple[Scalar, int, "int | None"]
 """A record, or a scalar with its step and time; with the writer's own tag."""
 
-_lock = threading.RLock()
+_lock = SharedLock()
 
 
 @dataclass
@@ -137,9 +137,8 @@ class Trials:
 def trials_of(run: Run) -> Trials:
     """The trials of a run."""
     with _lock:
-        if run.trials is None:
-            run.trials = Trials(run)
-        return run.trials
+        trials: Trials = run.of_hooks.setdefault("trials", Trials(run))
+        return trials
 
 
 def _comparable(value: Any) -> Any:

@@ -89,7 +89,7 @@ def state_of(recorder: Recorder, event_writer: Any) -> WriterState:
         if state is None:
             state = _new_state(recorder, event_writer)
             call = _outer_call(event_writer)
-            if call is None or call.main_tag is not None:  # else each value is looked at: for its trial
+            if call is None or call.hparams is None:  # else each value is looked at: for its trial
                 setattr(event_writer, STATE, state)
         return state
 
