@@ -66,14 +66,14 @@ class WandbRun:
 
     def update(self, info: RunInfo) -> None:
         """Changes name, group and tags."""
-        group = run_settings.group(self.core, info)
-        settings = private.SETTINGS.get(self.wandb_run, default=None)
+        settings = None
+        if info.family and info.family != self.info.family:
+            settings = private.SETTINGS.get(self.wandb_run)
         with self.core.calls():
-            if settings is not None and group and group != settings.run_group:
-                settings.run_group = group
+            if settings is not None:
+                settings.run_group = run_settings.group(self.core, info)
+            if settings is not None or (info.name and info.name != self.info.name):
                 self.wandb_run.name = info.name or self.wandb_run.name  # which tells W&B of the group too
-            elif info.name and info.name != self.info.name:
-                self.wandb_run.name = info.name
         if info.parent and info.parent != self.info.parent:
             self._update_config({"parent": info.parent})
         self.set_tags(info.tags)

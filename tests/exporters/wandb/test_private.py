@@ -65,6 +65,7 @@ def test_without_an_optional_name_the_rest_arrives(
         tracker.load()
         tracker.connect()
         tracker.open_run(info())
+        tracker.open_run(info(family="a family"))
         assert tracker.write_points("run-1", [series("loss", [0.1, 0.2])]).accepted == 2
         (tmp_path / "file").write_bytes(b"content")
         tracker.write_file("run-1", "a/file", tmp_path / "file")

@@ -14,6 +14,7 @@ import threading
 import time
 import wave
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -804,6 +805,22 @@ def online(server: WandbServer, tmp_path: Path) -> Iterator[Callable[[], WandbTr
     for tracker in made:
         tracker.close()
     assert cores() == set()
+
+
+@pytest.mark.parametrize("theirs", ["", "their group"])
+def test_online_a_run_comes_into_the_group_of_its_children(
+    online: Callable[[], WandbTracker], server: WandbServer, theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", theirs)
+    tracker, parent = online(), RunInfo("parent", "a name")
+    tracker.open_run(parent)
+    tracker.open_run(replace(parent, family="a name-1234"))
+    tracker.open_run(RunInfo("child", parent="parent", family="a name-1234"))
+    tracker.close_run("child", "finished")
+    tracker.close_run("parent", "finished")
+    group = theirs or "a name-1234"
+    assert (server.runs["parent"].group, server.runs["child"].group) == (group, group)
+    assert server.runs["parent"].display_name == "a name"
 
 
 def test_online_everything_arrives(online: Callable[[], WandbTracker], server: WandbServer) -> None:
