@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.instrumentation.conftest import Captured, Library
-from tracelet_otel.instrumentation.tensorboard.trials import trials_of
+from tracelet_otel.instrumentation.tensorboard.trials import Trial, trials_of
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import RUN_STATUS
 
 Pair = tuple[dict[str, Any], dict[str, list[float]]]
+
+
+def children(captured: Captured) -> list[Trial]:
+    """The trials that have child runs."""
+    return list(trials_of(captured.scope.default).others.values())
 
 
 def pairs(captured: Captured) -> dict[str, Pair]:
@@ -38,7 +43,7 @@ def test_each_trial_has_a_child_run(library: Library, captured: Captured, tmp_pa
     assert str([own, *children]) == str([trials[0], *trials])
     statuses = {record.run_id: record.attributes[RUN_STATUS] for record in captured.records("status")}
     assert statuses == dict.fromkeys(found, "finished")
-    names = sorted(child.run.name for child in trials_of(captured.scope.default).others.values())
+    names = sorted(child.run.name for child in children(captured))
     assert names == ["lr=0.25, hidden=128", "lr=0.5, hidden=64", "lr=1.0, hidden=32"]
 
 
@@ -47,9 +52,7 @@ def test_the_copy_of_the_first_trial_is_exact(library: Library, captured: Captur
         for epoch in range(3):
             writer.add_hparams({"lr": 0.1}, {"acc": epoch / 7}, global_step=epoch)
         writer.add_hparams({"lr": 0.2}, {})
-    [child] = [
-        trial.run.id for trial in trials_of(captured.scope.default).others.values() if "0.1" in trial.key
-    ]
+    [child] = [trial.run.id for trial in children(captured) if "0.1" in trial.key]
     by_run = {
         run: [point[1:] for point in captured.points() if point.run_id == run]
         for run in (captured.scope.default.id, child)
@@ -126,9 +129,7 @@ def test_a_name_shows_no_secret(library: Library, captured: Captured, tmp_path: 
     with library.SummaryWriter(str(tmp_path)) as writer:
         for key in ("canary-1", "canary-2"):
             writer.add_hparams({"api_key": key}, {})
-    assert "canary" not in str(
-        [trial.run.name for trial in trials_of(captured.scope.default).others.values()]
-    )
+    assert "canary" not in str([trial.run.name for trial in children(captured)])
 
 
 def test_a_name_that_the_script_gave(library: Library, captured: Captured, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_name_that_the_script_gave(library: Library, captured: Captured, tmp_p
     with library.SummaryWriter(str(tmp_path)) as writer:
         for lr in (1, 2):
             writer.add_hparams({"lr": lr}, {"acc": 1}, **{argument: f"trial{lr}"})
-    assert [trial.run.name for trial in trials_of(captured.scope.default).others.values()] == [
+    assert [trial.run.name for trial in children(captured)] == [
         "trial2",
         "trial1",
     ]
