@@ -1,4 +1,4 @@
-"""Folds that Lightning trains one after the other, in one process or in several: in every tracker what each fold's event files hold."""
+"""Folds that Lightning trains: in every tracker what each fold's event files hold, from one process or several."""
 
 from __future__ import annotations
 

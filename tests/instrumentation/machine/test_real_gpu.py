@@ -120,10 +120,9 @@ def test_a_run_has_the_gpu_and_its_exact_values(tmp_path: Path, monkeypatch: pyt
 def test_metrics_on_the_device_do_not_make_training_wait(tmp_path: Path) -> None:
     with tracelet_otel.configure(backends={"file": {"path": tmp_path / "spool"}}, export_interval=3_600_000):
         tracelet_otel.log_scalar("warm-up", 0.0, 0)
-        log = metric_log()
-        recorder = recording.current()
+        log, recorder = metric_log(), recording.current()
         assert recorder is not None
-        writer = Writer(recorder, recorder.scope.current(), lambda: "", "")
+        writer = Writer(recorder, recorder.scope.current(), str, prefix="")
         kept = torch.rand(200, device="cuda")
         changed = kept.clone()
         torch.cuda.synchronize()
