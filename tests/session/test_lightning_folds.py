@@ -1,4 +1,4 @@
-"""Folds that Lightning trains: in every tracker what each fold's event files hold, from one process or several."""
+"""Folds that Lightning trains, in one process or several: every tracker has what their event files hold."""
 
 from __future__ import annotations
 
