@@ -25,6 +25,9 @@ class RunOwner(NamedTuple):
     """The file in which the first folder will be."""
     family: str = ""
     """What the run and its child runs have in common; empty while it has none."""
+    launch: str = ""
+    """What the launcher says of the process that told this; see
+    :func:`tracelet_otel.resource.launcher.fingerprint`."""
 
 
 def run_owner() -> RunOwner:

@@ -59,17 +59,17 @@ def in_child(action: Callable[[], object]) -> None:
 
 
 def _before() -> None:
-    for lock in _locks:
+    for lock in tuple(_locks):  # a thread that is waited for may make one
         lock.before_fork()
 
 
 def _after() -> None:
-    for lock in _locks:
+    for lock in tuple(_locks):  # a thread that is waited for may make one
         lock.after_fork()
 
 
 def _forget() -> None:
-    for lock in _locks:
+    for lock in tuple(_locks):  # a thread that is waited for may make one
         lock.after_fork()
         lock.forget()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 from tracelet_otel.recording.series import BoundSeries
 from tracelet_otel.secrets.redaction import redacted
@@ -76,7 +77,9 @@ class Run:
         self.ended = False
         self._opening = False
         self._on_open = on_open
+        self._process = os.getpid()
         self._above: Run | None = None
+        self._below: WeakSet[Run] = WeakSet()
         self._lock = threading.RLock()
         self.opened_at = 0
         """Nanoseconds since 1970 of its description, of this process."""
@@ -84,6 +87,8 @@ class Run:
         """The first folder that a writer of any process wrote the run to, absolute; empty until then."""
         self.choose_first_folder: Callable[[str], str] | None = None
         """Says which folder is the first, of a process that would take the one that it is given."""
+        self.tell_children: Callable[[], None] | None = None
+        """Tells child processes its name and family again, if they join it."""
         self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}
@@ -110,10 +115,15 @@ class Run:
 
     def open_again(self, parent: int) -> None:
         """In a forked child: opens with the child's first value. If the parent has opened it, it ends it."""
+        if self._process == os.getpid():  # it is below several
+            return
+        self._process = os.getpid()
         if self.owner == parent and not (self.opened or self._opening):
             self.owner = os.getpid()
         self.opened = self._opening = False
         self._lock = threading.RLock()
+        for run in tuple(self._below):
+            run.open_again(parent)
 
     def below(
         self, *, id: str = "", name: str = "", project: str, experiment: str, tags: Mapping[str, str]
@@ -129,6 +139,7 @@ class Run:
             on_open=self._on_open,
         )
         made._above = self
+        self._below.add(made)
         return made
 
     def settle(self) -> Run | None:

@@ -83,6 +83,13 @@ def detect() -> Launch:
     return Launch(rank, _slurm_id(), _number("SLURM_LOCALID"), may_own)
 
 
+def fingerprint() -> str:
+    """What a launcher has said: the same in a process that it started and in those which that starts."""
+    names = ("RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+    slurm = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID")
+    return "|".join(os.environ.get(name, "") for name in (*names, *slurm))
+
+
 def describe() -> dict[str, Any]:
     """The launchers of this process and what they say, for people; empty where there is none.
 

@@ -48,6 +48,7 @@ def of_process(settings: Settings) -> Lineage:
         return Lineage(launch)
     if launch.rank is not None and not (launch.run_id or settings.run_id):
         return Lineage(launch._replace(run_id=above.run_id), above)
-    if launch.run_id == above.run_id:  # the variables of a launcher that started a process above
+    if launch.run_id and (launch.run_id == above.run_id or above.launch == launcher.fingerprint()):
+        # The variables of a launcher that started a process above.
         launch = Launch()
     return Lineage(launch, parent=above.run_id, family=above.family)

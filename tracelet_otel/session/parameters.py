@@ -33,6 +33,13 @@ class SessionParameters:
         if job := parameters.job():  # configure() is called inside the job
             self.take_job(job)
 
+    def go_on(self, before: SessionParameters, run: Run) -> None:
+        """Takes over what waits for runs to open; what waits for ``run`` is the session's own run's now."""
+        waiting = dict(before._waiting)
+        if (params := waiting.pop(run, None)) is not None:
+            waiting[self._run] = params
+        self._waiting.update(waiting)
+
     def take(self, params: Mapping[str, Any], words: parameters.CommandLine | None = None) -> None:
         """Records parameters with the run at hand, at once or when it opens.
 

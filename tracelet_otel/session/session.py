@@ -73,6 +73,8 @@ class Session:
         if continues is not None and continues.run.opened and not _same_place(continues.settings, settings):
             continues = None  # a tracker cannot move a run that it has already
         before = continues.scope.current() if continues is not None else None
+        if before is not None and before.joined and not place.joins:
+            before = None  # it is another process's, and this session's is not
         self.run = Run(
             id=settings.run_id or (before.id if before else "") or place.launch.run_id,
             name=settings.run_name or (before.name if before else ""),
@@ -89,7 +91,10 @@ class Session:
             self.run.continue_from(before)
         self._sharing = self.share(self.run)
         self.scope = RunScope(self.run)
+        self._launch, self._launched = place.launch, launcher.fingerprint()
         self._set_up(place.launch)
+        if continues is not None and before is not None:
+            self.parameters.go_on(continues.parameters, before)
 
     def _set_up(self, launch: launcher.Launch) -> None:
         settings, declared_sdk = self.settings, self._declared_sdk
@@ -139,13 +144,17 @@ class Session:
         if self._recorder is not None:
             silent = isinstance(self._recorder, RunOpener)
             self._recorder = None if silent else RestartingRecorder(begin_again)
-        if self.joined and self.settings.isolation == "thread":  # trackers' clients do not survive a fork
+        # The clients of trackers do not survive a fork.
+        if (self.joined or self._announced) and self.settings.isolation == "thread":
             self.settings = replace(self.settings, isolation="process")
         recording.install(self._recorder)
 
     def begin_again(self) -> None:
         """In a forked child: sets up everything anew, for the runs that were there at the fork."""
-        self._set_up(launcher.detect())
+        found = self.parameters
+        is_launched_anew = launcher.fingerprint() != self._launched
+        self._set_up(launcher.detect() if is_launched_anew else self._launch)
+        self.parameters.go_on(found, self.run)
         self.is_left = False
         if (current := self.scope.current()) is not self.run:
             self.share(current).start()
@@ -199,7 +208,7 @@ class Session:
         # A signal is followed by a kill soon. A process that ends by itself waits for a backend that works.
         self.pipeline.stop(timeout, time.monotonic() + timeout if status == "killed" else None)
         self.ownership.close(has_ended=status is not None)
-        self._sharing.stop()
+        self._sharing.stop(goes_on=status is None)
         if self._announced:
             for line in (line for delivery in self._deliveries for line in delivery.lines()):
                 say(str(line))
@@ -215,10 +224,12 @@ class Session:
         self.ownership.open(run.id)
         if not run.name and not run.joined:
             run.name = default_name(run.id)
-        if run is self.run and self.settings.child_runs == "nested":
-            run.name_family()
         if (parent := run.settle()) is not None:
             self.pipeline.recorder.event(json_event("run", parent.description(), parent))
+        if self.settings.child_runs == "nested":
+            run.name_family()
+        if run.tell_children is not None:
+            run.tell_children()
         self.pipeline.runs.add(run)
         run.opened_at = time.time_ns()
         self.pipeline.recorder.event(json_event("run", run.description(), run, run.opened_at))
@@ -228,7 +239,8 @@ class Session:
         if run is self.run:
             if self.pipeline.sampler is not None:
                 self.pipeline.sampler.start()
-            self._sharing.start()
+            if not run.joined or self.scope.current() is run:  # else the variables are a block's
+                self._sharing.start()
         self.parameters.opened(run)
         if not self._announced and self._deliveries:
             self._announced = True

@@ -18,6 +18,7 @@ from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.process_ids import is_alive
 from tracelet_otel.recording.run import Run
+from tracelet_otel.resource import launcher
 from tracelet_otel.run_owner import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, RunOwner, run_owner
 
 
@@ -43,6 +44,7 @@ class RunSharing:
             run.family = run.family or owner.family
             self._file = Path(owner.folder_file) if owner.folder_file else self._file
         run.choose_first_folder = self._choose
+        run.tell_children = self._tell
 
     def start(self) -> None:
         """Has children join from now on."""
@@ -51,8 +53,8 @@ class RunSharing:
         os.environ[RUN_ID_VARIABLE] = self._run.id
         self._tell()
 
-    def stop(self) -> None:
-        """Takes back what :meth:`start` did."""
+    def stop(self, *, goes_on: bool = False) -> None:
+        """Takes back what :meth:`start` did; ``goes_on``: the run does, in another session."""
         is_ours = os.environ.get(RUN_ID_VARIABLE) == self._run.id  # not a run's that was entered since
         for name, value in self._before.items() if is_ours else ():
             if value is None:
@@ -60,14 +62,22 @@ class RunSharing:
             else:
                 os.environ[name] = value
         self._before = {}
-        if not self._run.joined:
+        if not (goes_on or self._run.joined):
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
 
     def _tell(self) -> None:
         run = self._run
         if os.environ.get(RUN_ID_VARIABLE) == run.id:
-            told = RunOwner(run.owner, run.id, run.name, run.first_folder, str(self._file), run.family)
+            told = RunOwner(
+                process=run.owner,
+                run_id=run.id,
+                name=run.name,
+                first_folder=run.first_folder,
+                folder_file=str(self._file),
+                family=run.family,
+                launch=launcher.fingerprint(),
+            )
             os.environ[RUN_OWNER_VARIABLE] = json.dumps(told)
 
     def _choose(self, folder: str) -> str:

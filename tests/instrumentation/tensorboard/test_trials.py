@@ -15,7 +15,7 @@ from tracelet_otel.semconv import RUN_STATUS
 Pair = tuple[dict[str, Any], dict[str, list[float]]]
 
 
-def children(captured: Captured) -> list[Trial]:
+def child_trials(captured: Captured) -> list[Trial]:
     """The trials that have child runs."""
     return list(trials_of(captured.scope.default).others.values())
 
@@ -43,7 +43,7 @@ def test_each_trial_has_a_child_run(library: Library, captured: Captured, tmp_pa
     assert str([own, *children]) == str([trials[0], *trials])
     statuses = {record.run_id: record.attributes[RUN_STATUS] for record in captured.records("status")}
     assert statuses == dict.fromkeys(found, "finished")
-    names = sorted(child.run.name for child in children(captured))
+    names = sorted(child.run.name for child in child_trials(captured))
     assert names == ["lr=0.25, hidden=128", "lr=0.5, hidden=64", "lr=1.0, hidden=32"]
 
 
@@ -52,7 +52,7 @@ def test_the_copy_of_the_first_trial_is_exact(library: Library, captured: Captur
         for epoch in range(3):
             writer.add_hparams({"lr": 0.1}, {"acc": epoch / 7}, global_step=epoch)
         writer.add_hparams({"lr": 0.2}, {})
-    [child] = [trial.run.id for trial in children(captured) if "0.1" in trial.key]
+    [child] = [trial.run.id for trial in child_trials(captured) if "0.1" in trial.key]
     by_run = {
         run: [point[1:] for point in captured.points() if point.run_id == run]
         for run in (captured.scope.default.id, child)
@@ -129,7 +129,7 @@ def test_a_name_shows_no_secret(library: Library, captured: Captured, tmp_path: 
     with library.SummaryWriter(str(tmp_path)) as writer:
         for key in ("canary-1", "canary-2"):
             writer.add_hparams({"api_key": key}, {})
-    assert "canary" not in str([trial.run.name for trial in children(captured)])
+    assert "canary" not in str([trial.run.name for trial in child_trials(captured)])
 
 
 def test_a_name_that_the_script_gave(library: Library, captured: Captured, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_name_that_the_script_gave(library: Library, captured: Captured, tmp_p
     with library.SummaryWriter(str(tmp_path)) as writer:
         for lr in (1, 2):
             writer.add_hparams({"lr": lr}, {"acc": 1}, **{argument: f"trial{lr}"})
-    assert [trial.run.name for trial in children(captured)] == [
+    assert [trial.run.name for trial in child_trials(captured)] == [
         "trial2",
         "trial1",
     ]

@@ -104,6 +104,13 @@ class _Writers:
         """The root folder of the trainer that is at home in the run."""
         self._taken: set[str] = set()
 
+    def record_with(self, recorder: Recorder) -> None:
+        """Has all writers record with this recorder: a forked child has one of its own."""
+        if recorder is not self._recorder:
+            self._recorder = recorder
+            for writer in (*self._of_trainers.values(), *self._of_loggers.values()):
+                writer.recorder = recorder
+
     def of_trainer(self, owner: Owner) -> Writer:
         key = owner.first()
         writer = self._of_trainers.get(key)
@@ -153,6 +160,7 @@ def writer_of(recorder: Recorder, owner: Owner, logger: Any = None) -> Writer:
     run = recorder.scope.current()
     with _lock:
         writers: _Writers = run.of_hooks.setdefault("lightning", _Writers(recorder, run))
+        writers.record_with(recorder)
         if logger is None or logger is owner.first():
             return writers.of_trainer(owner)
         return writers.of_logger(owner, logger)

@@ -76,7 +76,7 @@ class Trial:
         """Is called after the ``add_hparams``."""
         with _lock:
             if self.run is not self.of.run:
-                if not self.run.ended:
+                if not (self.run.ended or self.run.joined):
                     recorder.end_run(self.run, status)
             elif self.of.first is self and not self.kept:
                 self.of.first = None  # the call failed before it wrote anything
