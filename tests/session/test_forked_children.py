@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -202,7 +203,7 @@ import multiprocessing, os, signal, sys, threading, time
 import tracelet_otel
 
 backend = {{"endpoint": {endpoint!r}, "protocol": {protocol!r}}}
-session = tracelet_otel.configure({{"otlp": backend}}, run_id="first")
+session = tracelet_otel.configure({{"otlp": backend}}, run_id="first" if len(sys.argv) == 1 else None)
 
 def forked(work):
     child = os.fork()
@@ -225,13 +226,16 @@ class Told(NamedTuple):
     """By run and tag."""
     statuses: list[tuple[str, str]]
     """Runs and how they ended, in their order."""
+    params: list[dict[str, Any]]
 
 
-def told(folder: Path, script: str, *, protocol: Protocol = "http/protobuf", code: int = 0) -> Told:
+def told(
+    folder: Path, script: str, *, protocol: Protocol = "http/protobuf", code: int = 0, zero_code: bool = False
+) -> Told:
     """What a script logs, which finds its helpers above."""
     with receiver(protocol) as inbox:
         begin = OTLP.format(endpoint=inbox.endpoint, protocol=protocol)
-        done = run_script(folder, begin + textwrap.dedent(script), zero_code=False)
+        done = run_script(folder, begin + textwrap.dedent(script), zero_code=zero_code)
     assert done.returncode == code, done.stderr
     points: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for request in inbox.metrics:
@@ -243,6 +247,7 @@ def told(folder: Path, script: str, *, protocol: Protocol = "http/protobuf", cod
         done,
         {key: sorted(values) for key, values in points.items()},
         [(str(end[semconv.RUN_ID]), str(end[semconv.RUN_STATUS])) for end in ends],
+        [json.loads(record.body.bytes_value) for record in inbox.events("params")],
     )
 
 
@@ -352,6 +357,54 @@ def test_a_child_goes_on_in_the_runs_that_it_was_forked_in(tmp_path: Path) -> No
         ("own", "finished"),
         ("unopened", "finished"),
     ]
+
+
+def test_inside_a_block_the_environment_names_the_blocks_run(tmp_path: Path) -> None:
+    script = """
+    tracelet_otel.log_scalar("loss", 0.0)
+    def work():
+        with tracelet_otel.run(run_id="block", name="named"):
+            tracelet_otel.log_scalar("inside", 1.0)  # opens the session's run in this process too
+            assert os.environ["TRACELET_RUN_ID"] == "block"
+            assert "named" in os.environ["TRACELET_RUN_OWNER"]
+        assert os.environ["TRACELET_RUN_ID"] == "first"
+    assert ended(forked(work)) == 0
+    """
+    found = told(tmp_path, script)
+    assert found.points == {("first", "loss"): [(0, 0.0)], ("block", "inside"): [(0, 1.0)]}
+    assert sorted(found.statuses) == [("block", "finished"), ("first", "finished")]
+
+
+def test_a_nested_child_leaves_the_run_of_its_parent_alone(tmp_path: Path) -> None:
+    """Its session was there before ``configure()``, as a part of the parent's run."""
+    script = """
+    import subprocess
+    if len(sys.argv) > 1:
+        nested = tracelet_otel.configure({"otlp": backend}, child_runs="nested")
+        assert nested.run.id != "first"
+        tracelet_otel.log_scalar("below", 1.0)
+    else:
+        tracelet_otel.log_scalar("loss", 0.0)
+        subprocess.run([sys.executable, __file__, "child"], check=True)
+        tracelet_otel.log_scalar("loss", 1.0)
+    """
+    found = told(tmp_path, script, zero_code=True)
+    assert found.points.pop(("first", "loss")) == [(0, 0.0), (1, 1.0)]
+    [(run, tag)] = found.points
+    assert tag == "below"
+    assert found.statuses == [(run, "finished"), ("first", "finished")]
+
+
+def test_parameters_that_are_found_before_the_first_value_of_a_child(tmp_path: Path) -> None:
+    script = """
+    from tracelet_otel.instrumentation import parameters
+    def work():
+        parameters.found("transformers_trainer", {"lr": 0.5})
+        tracelet_otel.log_scalar("loss", 0.0)
+    assert ended(forked(work)) == 0
+    """
+    found = told(tmp_path, script)
+    assert found.params == [{"lr": 0.5}]
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, "finished"), (3, "failed")])
