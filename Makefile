@@ -1,8 +1,8 @@
 # Everything sets itself up in .venv; a fresh machine needs Python >= 3.10, make and a package index.
 PYTHON ?= python3
 VENV := .venv
-# Two cores have room for three: tests wait for processes a third of the time.
-WORKERS ?= 3
+# Two cores have room for four: tests wait for processes half of the time. With six, some are too slow.
+WORKERS ?= 4
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
