@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support.scripts import run_script
-from tests.support.trackers import TRACKERS, backends, subjects_in
+from tests.support.trackers import TRACKERS, backends, scalars, subjects_in
 from tracelet_otel.recording.writer_names import series_tag
 
 ALONE = """
@@ -136,11 +136,7 @@ def test_a_folder_has_its_tags_in_any_process(
         assert done.returncode == 0, done.stderr
         possible = [written(work, folder) for folder in first]  # whichever of the children is the first
         for name in TRACKERS:
-            stored = {
-                tag: sorted((one.step, one.value) for one in points)
-                for tag, points in subjects[name].points("folders").items()
-                if not tag.startswith("system/")
-            }
+            stored = scalars(subjects[name], "folders")
             assert stored in possible, name
             possible = [stored]  # of which every tracker has the same
     assert not list(tmp_path.rglob("first-folders/*"))

@@ -30,6 +30,15 @@ def subjects_in(folder: Path, database: Path) -> Generator[dict[str, Subject]]:
             subject.close()
 
 
+def scalars(subject: Subject, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of what a run's script logged, sorted, by name."""
+    return {
+        tag: sorted((one.step, one.value) for one in points)
+        for tag, points in subject.points(run_id).items()
+        if not tag.startswith("system/")  # measurements of the machine
+    }
+
+
 def backends(folder: Path) -> dict[str, dict[str, str]]:
     """The options of the backends that :func:`subjects_in` made."""
     return {
