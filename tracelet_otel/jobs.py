@@ -49,7 +49,7 @@ def run_of_job(params: Mapping[str, Any], number: str, one_of_several: bool) -> 
     if session is None or (not one_of_several and session.parameters.take_job(params)):
         yield
         return
-    run = session.pipeline.scope.current()
+    run = session.scope.current()
     root = _roots.get(run.id) or (run.id, run.name)
     id = f"{root[0]}-{number}"
     _roots[id] = root

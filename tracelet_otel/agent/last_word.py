@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Final, cast, get_args
 
+from tracelet_otel.foundation.forks import in_child
 from tracelet_otel.semconv import Status
 
 _WIDTH: Final = 8
@@ -61,5 +62,4 @@ def _forget() -> None:
     _files.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+in_child(_forget)

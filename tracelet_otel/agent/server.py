@@ -161,9 +161,8 @@ class Agent:
         if self._processes.has_owner():
             self._orphaned = None  # torchrun has started it again
         if self._orphaned and not self.is_needed:
-            self._end_runs(
-                self._orphaned
-            )  # at each check: a late process or request may have opened a run again
+            # At each check: a late process or request may have opened a run again.
+            self._end_runs(self._orphaned)
 
     def _is_worth_waiting(self, backend: Backend, now: float) -> bool:
         link = backend.delivery.link

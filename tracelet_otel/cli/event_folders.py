@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import struct
 import uuid
 from collections.abc import Iterable, Iterator
@@ -15,13 +14,12 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import semconv
+from tracelet_otel.instrumentation.tensorboard.trials import TIMESTAMP
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.run import clean_text
 from tracelet_otel.recording.writer_names import series_tag
 
 _NAMESPACE: Final = uuid.UUID("c3a1e8a6-5d0f-5b8a-8d29-3c9f0f6a4b52")
-_TIME_STAMP: Final = re.compile(r"\d{9,11}\.\d+")
-"""What ``add_hparams`` calls its folder by default: ``str(time.time())``."""
 _FRAME_BYTES: Final = 16
 """Around each record of an event file: its length and two checksums."""
 _PROJECTOR: Final = "projector_config.pbtxt"
@@ -110,7 +108,7 @@ def tag_of(folder: str, tag: str) -> str:
 
     What ``add_hparams`` writes into a folder that is called by the time is the run's own.
     """
-    return tag if _TIME_STAMP.fullmatch(folder) else series_tag("/", f"/{folder}", tag)
+    return tag if TIMESTAMP.fullmatch(folder) else series_tag("/", f"/{folder}", tag)
 
 
 def events(file: EventFile, damage: Damage) -> Iterator[tuple[Any, int]]:

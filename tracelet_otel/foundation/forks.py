@@ -58,18 +58,22 @@ def in_child(action: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=action)
 
 
+def _all() -> tuple[SharedLock, ...]:
+    return tuple(_locks)  # a thread that a fork waits for may make one
+
+
 def _before() -> None:
-    for lock in tuple(_locks):  # a thread that is waited for may make one
+    for lock in _all():
         lock.before_fork()
 
 
 def _after() -> None:
-    for lock in tuple(_locks):  # a thread that is waited for may make one
+    for lock in _all():
         lock.after_fork()
 
 
 def _forget() -> None:
-    for lock in tuple(_locks):  # a thread that is waited for may make one
+    for lock in _all():
         lock.after_fork()
         lock.forget()
 

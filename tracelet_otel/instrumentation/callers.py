@@ -70,9 +70,21 @@ def argument(package: str, name: str) -> Any:
     """What the user's code gave to the function of a package that is under way; None: there is no such."""
     found = None
     for frame in _outward():
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+        if _package(frame) == package:
             found = frame.f_locals.get(name)
     return found
+
+
+def users_files() -> Iterator[str]:
+    """The files of the user's code that is under way, the innermost first."""
+    for frame in _outward():
+        path = frame.f_code.co_filename
+        if _package(frame) not in _WRAPPERS and _home(frame)[0] == "user" and Path(path).is_file():
+            yield path
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _outward() -> Iterator[FrameType]:
@@ -83,8 +95,7 @@ def _outward() -> Iterator[FrameType]:
 
 
 def _parses_for_its_caller(frame: FrameType, parser: object) -> bool:
-    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    if package in _WRAPPERS:
+    if _package(frame) in _WRAPPERS:
         return True
     code = frame.f_code
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

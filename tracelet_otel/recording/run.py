@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import threading
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
+from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.recording.series import BoundSeries
 from tracelet_otel.secrets.redaction import redacted
 from tracelet_otel.semconv import RANK, RUN_ID, TAG
@@ -80,7 +80,7 @@ class Run:
         self._process = os.getpid()
         self._above: Run | None = None
         self._below: WeakSet[Run] = WeakSet()
-        self._lock = threading.RLock()
+        self._lock = SharedLock()
         self.opened_at = 0
         """Nanoseconds since 1970 of its description, of this process."""
         self.first_folder = ""
@@ -121,7 +121,6 @@ class Run:
         if self.owner == parent and not (self.opened or self._opening):
             self.owner = os.getpid()
         self.opened = self._opening = False
-        self._lock = threading.RLock()
         for run in tuple(self._below):
             run.open_again(parent)
 

@@ -17,6 +17,7 @@ import os
 import socket
 import sys
 
+from tracelet_otel.foundation.forks import in_child
 from tracelet_otel.resource.launcher import Launch
 from tracelet_otel.settings import RankPolicy
 
@@ -150,5 +151,4 @@ def _forget() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+in_child(_forget)

@@ -26,7 +26,6 @@ from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.media import MediaFolder
 from tracelet_otel.recording.reservoir import EXEMPLAR_FILTER, lossless_views
 from tracelet_otel.recording.run import Run, RunScope
-from tracelet_otel.semconv import Status
 from tracelet_otel.session.sampler import Reader, Sampler
 
 LIVE_INTERVAL_S = 30.0
@@ -141,10 +140,6 @@ class Pipeline:
     def describe(self, run: Run, payload: Callable[[], bytes]) -> None:
         """Adds the environment's record to a run, made by ``payload()`` on this pipeline's thread."""
         self._undescribed.append((run, payload))
-
-    def end_run(self, run: Run, status: Status) -> None:
-        """Records the final status of a run, if it ever opened."""
-        self.recorder.end_run(run, status)
 
     def stop(self, idle_timeout: float, deadline: float | None = None) -> None:
         """Collects what is left, delivers it and ends all threads; see :meth:`Delivery.close`."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 
 from tracelet_otel import recording
 from tracelet_otel.delivery.otlp import forward
 from tracelet_otel.delivery.summary import say
-from tracelet_otel.foundation.forks import in_child
+from tracelet_otel.foundation.forks import SharedLock, in_child
 from tracelet_otel.instrumentation import instrumentors
 from tracelet_otel.otlp.json import Signal
 from tracelet_otel.semconv import Status
@@ -19,7 +18,7 @@ from tracelet_otel.session.lifecycle import Lifecycle, uninterrupted
 from tracelet_otel.session.session import Session
 from tracelet_otel.settings import Settings
 
-_lock = threading.RLock()
+_lock = SharedLock()
 _session: Session | None = None
 _lifecycle: Lifecycle | None = None
 _declared_sdk: providers.DeclaredSdk | None = None
@@ -145,9 +144,8 @@ def _hurry() -> None:
 
 def _forget() -> None:
     # In a forked child the session is the parent's, but for its runs; its threads are not there.
-    global _lifecycle, _lock
+    global _lifecycle
     _lifecycle = None
-    _lock = threading.RLock()
     if _session is not None:
         _session.leave_to_parent(_begin_again)
 

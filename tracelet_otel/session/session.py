@@ -217,7 +217,7 @@ class Session:
         """Ends one run, where this process is the one to end it."""
         run.ended = True
         if not (run.joined or self.is_left) and (run is not self.run or self.ownership.ends):
-            self.pipeline.end_run(run, status)
+            self.pipeline.recorder.end_run(run, status)
 
     def opened(self, run: Run) -> None:
         """A run's first value came: tells the trackers, and the user once."""

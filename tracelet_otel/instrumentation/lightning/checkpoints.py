@@ -11,7 +11,7 @@ from opentelemetry.util.types import AnyValue
 
 from tracelet_otel import recording, semconv
 from tracelet_otel.instrumentation.lightning.metrics import to_number
-from tracelet_otel.instrumentation.lightning.writers import Writer
+from tracelet_otel.instrumentation.lightning.writers import Writer, is_a
 from tracelet_otel.recording.logged import LoggedEvent
 from tracelet_otel.recording.media import MAX_INLINE_BYTES
 from tracelet_otel.settings import CheckpointPolicy
@@ -54,7 +54,7 @@ class CheckpointLog:
         name, step = _named(writer, callback, path), int(trainer.global_step)
         save = _Saved(callback, path, name, step, time_ns(), value, monitor, best)
         self._last[path] = save
-        if any(base.__name__ == "AsyncCheckpointIO" for base in type(trainer.strategy.checkpoint_io).__mro__):
+        if is_a(trainer.strategy.checkpoint_io, "AsyncCheckpointIO"):
             self._unwritten.append(save)
         else:
             _record(save, upload=_uploads("all"))

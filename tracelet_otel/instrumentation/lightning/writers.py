@@ -159,16 +159,18 @@ def writer_of(recorder: Recorder, owner: Owner, logger: Any = None) -> Writer:
     """The writer in the current run of a trainer's values, or of a further logger's alone."""
     run = recorder.scope.current()
     with _lock:
-        writers: _Writers = run.of_hooks.setdefault("lightning", _Writers(recorder, run))
+        writers: _Writers | None = run.of_hooks.get("lightning")
+        if writers is None:
+            writers = run.of_hooks["lightning"] = _Writers(recorder, run)
         writers.record_with(recorder)
         if logger is None or logger is owner.first():
             return writers.of_trainer(owner)
         return writers.of_logger(owner, logger)
 
 
-def is_a(logger: Any, name: str) -> bool:
-    """Whether a logger's class has, or derives from one of, this name, in whichever package."""
-    return any(base.__name__ == name for base in type(logger).__mro__)
+def is_a(thing: Any, name: str) -> bool:
+    """Whether its class has, or derives from one of, this name, in whichever package."""
+    return any(base.__name__ == name for base in type(thing).__mro__)
 
 
 def _log_dir(logger: Any) -> str:

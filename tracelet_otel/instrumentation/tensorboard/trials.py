@@ -28,8 +28,8 @@ MAX_KEPT: Final = 10_000
 """Values of a run's first trial that are kept for its child run, the latest ones."""
 MAX_NAME: Final = 100
 """Characters of a child run's name that is made of parameters."""
-_TIMESTAMP: Final = re.compile(r"\d{9,}\.\d+")
-"""The name of the sub-folder of an ``add_hparams`` that was given none."""
+TIMESTAMP: Final = re.compile(r"\d{9,11}\.\d+")
+"""The name of the sub-folder of an ``add_hparams`` that was given none: ``str(time.time())``."""
 
 Value = LoggedEvent | tuple[Scalar, int, "int | None"]
 """A record, or a scalar with its step and time; with the writer's own tag."""
@@ -62,7 +62,7 @@ class Trial:
         """
         with _lock:
             name = folder.replace("\\", "/").rpartition("/")[2]
-            if not _TIMESTAMP.fullmatch(name):
+            if not TIMESTAMP.fullmatch(name):
                 self.name = name
             if self.run is self.of.run:
                 self.kept.append(value)
@@ -137,7 +137,9 @@ class Trials:
 def trials_of(run: Run) -> Trials:
     """The trials of a run."""
     with _lock:
-        trials: Trials = run.of_hooks.setdefault("trials", Trials(run))
+        trials: Trials | None = run.of_hooks.get("trials")
+        if trials is None:
+            trials = run.of_hooks["trials"] = Trials(run)
         return trials
 
 
