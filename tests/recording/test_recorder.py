@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -157,3 +158,23 @@ def test_a_disabled_sdk_costs_nothing_and_breaks_nothing(monkeypatch: pytest.Mon
     recorded.log("loss", 1.0, 0)
     recorded.log("loss", 1.0, 1)
     assert recorded.collect() == {}
+
+
+def test_one_thread_makes_its_folder_the_first() -> None:
+    recorded, together = Recorded(), threading.Barrier(2, timeout=10)
+
+    def choose(folder: str) -> str:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # where two threads get here, both go on
+        return folder
+
+    recorded.run.choose_first_folder = choose
+    became: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: became.append(recorded.run.write_to("/runs/a"))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(became) == [False, True]

@@ -185,9 +185,12 @@ class Run:
         """Notes that a writer writes to a folder, absolute or a URL; returns whether it became the first."""
         if self.first_folder:
             return False
-        choose = self.choose_first_folder
-        self.first_folder = folder if choose is None else choose(folder)
-        return self.first_folder == folder
+        with self._lock:
+            if self.first_folder:  # another thread's point was faster
+                return False
+            choose = self.choose_first_folder
+            self.first_folder = folder if choose is None else choose(folder)
+            return self.first_folder == folder
 
     def next_step(self, tag: str) -> int:
         """The step of a value that was logged without one: the tag's last one plus one, from 0."""
