@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import psutil
@@ -51,12 +52,15 @@ class Agents:
     def finish(self, seconds: float = 90) -> None:
         """Ends all. Fails if one had to be killed, has left a file, or has logged a failure of ours.
 
-        One that was started while another was about to end, and that no process then uses, ends after 60 s.
+        One that was started while another was about to end, and that no process then uses, ends after 10 s.
         """
         _, left = psutil.wait_procs(self.alive(), seconds)
         for process in left:
+            process.send_signal(signal.SIGABRT)  # its log then says where it is
+        _, deaf = psutil.wait_procs(left, 10)
+        for process in deaf:
             process.kill()
-        psutil.wait_procs(left)
+        psutil.wait_procs(deaf)
         assert not left, f"agents are left:\n{self.log()}"
         check_failures(self.log())
         kept = [name for name in self.files() if not name.endswith(".log")]

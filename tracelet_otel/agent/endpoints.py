@@ -30,8 +30,10 @@ from tracelet_otel.gateway.http_messages import HttpError, Request, Response
 
 LEAST_PATIENCE_S: Final = 10.0
 """The agent waits at least this long for a tracker, however short training itself waits."""
-FIRST_PATIENCE_S: Final = 60.0
-"""How long an agent that no process has used yet waits for the process that started it."""
+FIRST_PATIENCE_S: Final = 10.0
+"""How long an agent that no process has used yet waits for the process that started it, which asks four times
+a second. It may never come: the agent before this one, which was about to end, may have served it.
+"""
 _STARTS_AGREE_S: Final = 2.0
 """The start of a process is known to a clock tick and a second of the boot time."""
 
@@ -43,7 +45,8 @@ class TrainingProcesses:
         self._lock = threading.Lock()
         self._present: dict[str, tuple[TrainingProcess, psutil.Process | None]] = {}
         self._known: set[str] = set()
-        self._since = time.monotonic()
+        self._since = 0.0
+        """When somebody first asked whether the agent is needed, which is once it serves."""
         self.patience = LEAST_PATIENCE_S
         """The longest of all; see :attr:`TrainingProcess.patience`."""
 
@@ -83,6 +86,7 @@ class TrainingProcesses:
     def is_needed(self) -> bool:
         """Whether a process is present, or the first one may still come."""
         with self._lock:
+            self._since = self._since or time.monotonic()
             may_come = not self._known and time.monotonic() - self._since < FIRST_PATIENCE_S
             return bool(self._present) or may_come
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import json
 import logging
 import shutil
@@ -184,6 +185,7 @@ def main() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(REDACTING)  # also what trackers' clients log
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()  # the log says where it was when it crashed, or hung and was sent SIGABRT
     key, *paths = config["address"]
     address = Address(key, *map(Path, paths))
     with _sole_agent(address) as is_sole:
