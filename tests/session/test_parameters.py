@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support import mlflow_content
+from tests.support.recorded import TO_A_FILE, recorded
 from tests.support.scripts import run_command, run_script, script_command, write_script
 from tests.support.trackers import TRACKERS, backends, subjects_in
+from tracelet_otel_exporters.shared.params import as_text, flatten
 
 pytestmark = pytest.mark.slow
 
 Run = tuple[str, dict[str, str], dict[str, list[float]]]
 
 
-def stored(database: Path) -> list[Run]:
-    """Status, parameters and values of each run, without the machine's."""
-    return sorted(
-        (
-            (
-                run.status,
-                mlflow_content.params(database, run.id),
-                {
-                    tag: [point.value for point in points]
-                    for tag, points in mlflow_content.points(database, run.id).items()
-                    if not tag.startswith("system/")
-                },
-            )
-            for run in mlflow_content.runs(database)
-        ),
-        key=str,
-    )
+def stored(folder: Path) -> list[Run]:
+    """Status, parameters as trackers show them, and values of each run."""
+    found = recorded(folder / "state")
+    return sorted(((run.status, flat(run.params), run.values) for run in found), key=str)
+
+
+def flat(params: dict[str, Any]) -> dict[str, str]:
+    return {name: as_text(value) for name, value in flatten(params)}
 
 
 def run(folder: Path, code: str, *arguments: str, zero_code: bool = True, returns: int = 0) -> str:
-    done = run_script(folder, code, *arguments, zero_code=zero_code)
+    done = run_script(folder, code, *arguments, zero_code=zero_code, variables=TO_A_FILE)
     assert done.returncode == returns, done.stderr
     return done.stderr
 
@@ -43,13 +36,11 @@ def run(folder: Path, code: str, *arguments: str, zero_code: bool = True, return
 JOB = """
 import hydra
 import tracelet_otel
-from torch.utils.tensorboard import SummaryWriter
 
 @hydra.main(version_base=None, config_path=None)
 def main(cfg):
     {configure}
-    with SummaryWriter(f"logs/{{cfg.lr}}") as writer:
-        writer.add_scalar("loss", cfg.lr * 2, 0)
+    tracelet_otel.log_scalar("loss", cfg.lr * 2, 0)
     if cfg.lr > 1:
         raise RuntimeError("diverged")
     return cfg.lr
@@ -60,18 +51,18 @@ PLAIN = JOB.format(configure="", call="main()")
 CONFIGURES = JOB.format(configure="tracelet_otel.configure(run_name=f'lr {cfg.lr}')", call="main()")
 SWEEP = ("-m", "+lr=0.5,0.25")
 TWO_RUNS: list[Run] = [
-    ("FINISHED", {"lr": "0.25"}, {"loss": [0.5]}),
-    ("FINISHED", {"lr": "0.5"}, {"loss": [1.0]}),
+    ("finished", {"lr": "0.25"}, {"loss": [0.5]}),
+    ("finished", {"lr": "0.5"}, {"loss": [1.0]}),
 ]
 
 
-def test_hydra_the_composed_configuration(tmp_path: Path, database: Path) -> None:
+def test_hydra_the_composed_configuration(tmp_path: Path) -> None:
     words = ["+lr=0.5", "+net={width:8,depth:${lr},api_key:xyz}", '+lost="${nowhere}"', "+copy=${net}"]
     run(tmp_path, PLAIN, *words, "hydra.verbose=true")
     expected = {"lr": "0.5", "lost": "${nowhere}"}
     for node in ("net", "copy"):
         expected |= {f"{node}/width": "8", f"{node}/depth": "0.5", f"{node}/api_key": "***"}
-    assert stored(database) == [("FINISHED", expected, {"loss": [1.0]})]
+    assert stored(tmp_path) == [("finished", expected, {"loss": [1.0]})]
 
 
 @pytest.mark.parametrize(
@@ -79,41 +70,39 @@ def test_hydra_the_composed_configuration(tmp_path: Path, database: Path) -> Non
     [(PLAIN, True), (CONFIGURES, True), (CONFIGURES, False)],
     ids=["zero code", "zero code and configure()", "configure()"],
 )
-def test_hydra_each_job_of_a_multirun_is_a_run(
-    tmp_path: Path, database: Path, code: str, zero_code: bool
-) -> None:
+def test_hydra_each_job_of_a_multirun_is_a_run(tmp_path: Path, code: str, zero_code: bool) -> None:
     run(tmp_path, code, *SWEEP, zero_code=zero_code)
-    assert stored(database) == TWO_RUNS
+    assert stored(tmp_path) == TWO_RUNS
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("code", "zero_code"), [(PLAIN, True), (CONFIGURES, False)], ids=["zero", "configure"]
 )
-def test_hydra_with_joblib(tmp_path: Path, database: Path, code: str, zero_code: bool, workers: int) -> None:
+def test_hydra_with_joblib(tmp_path: Path, code: str, zero_code: bool, workers: int) -> None:
     words = (*SWEEP, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}")
     run(tmp_path, code, *words, zero_code=zero_code)
-    assert stored(database) == TWO_RUNS
+    assert stored(tmp_path) == TWO_RUNS
 
 
-def test_hydra_a_job_that_fails_is_a_failed_run(tmp_path: Path, database: Path) -> None:
+def test_hydra_a_job_that_fails_is_a_failed_run(tmp_path: Path) -> None:
     run(tmp_path, PLAIN, "-m", "+lr=0.5,2", returns=1)
-    assert stored(database) == [
-        ("FAILED", {"lr": "2"}, {"loss": [4.0]}),
-        ("FINISHED", {"lr": "0.5"}, {"loss": [1.0]}),
+    assert stored(tmp_path) == [
+        ("failed", {"lr": "2"}, {"loss": [4.0]}),
+        ("finished", {"lr": "0.5"}, {"loss": [1.0]}),
     ]
 
 
-def test_hydra_what_follows_a_multirun_has_no_jobs_parameters(tmp_path: Path, database: Path) -> None:
+def test_hydra_what_follows_a_multirun_has_no_jobs_parameters(tmp_path: Path) -> None:
     call = "main()\ntracelet_otel.log_scalar('best', 0.5, 0)"
     run(tmp_path, JOB.format(configure="", call=call), *SWEEP)
-    assert stored(database) == [*TWO_RUNS[:1], TWO_RUNS[1], ("FINISHED", {}, {"best": [0.5]})]
+    assert stored(tmp_path) == [*TWO_RUNS[:1], TWO_RUNS[1], ("finished", {}, {"best": [0.5]})]
 
 
-def test_hydra_two_calls_in_a_process(tmp_path: Path, database: Path) -> None:
+def test_hydra_two_calls_in_a_process(tmp_path: Path) -> None:
     call = "import sys\nmain()\nsys.argv[1] = '+lr=0.25'\nmain()"
     run(tmp_path, JOB.format(configure="", call=call), "+lr=0.5")
-    assert stored(database) == TWO_RUNS
+    assert stored(tmp_path) == TWO_RUNS
 
 
 def test_all_trackers_have_the_parameters_of_each_job(tmp_path: Path, database: Path) -> None:
@@ -186,17 +175,17 @@ main(p.parse_args().seed)
     ids=["argparse", "tyro class", "tyro function", "tyro union", "jsonargparse function", "jsonargparse"],
 )
 def test_what_is_parsed_before_configure(
-    tmp_path: Path, database: Path, before: str, call: str, expected: dict[str, str]
+    tmp_path: Path, before: str, call: str, expected: dict[str, str]
 ) -> None:
     words = ["config"] if "Union" in call else []
     code = PARSES.format(before=before, call=call)
     run(tmp_path, code, *words, "--seed", "3", "--optimizer.lr", "0.5", zero_code=False)
-    [(status, params, values)] = stored(database)
-    assert (status, values) == ("FINISHED", {"loss": [3.0]})
+    [(status, params, values)] = stored(tmp_path)
+    assert (status, values) == ("finished", {"loss": [3.0]})
     assert {name: value for name, value in params.items() if name != "config"} == expected
 
 
-def test_each_session_has_the_command_line_that_was_parsed_for_it(tmp_path: Path, database: Path) -> None:
+def test_each_session_has_the_command_line_that_was_parsed_for_it(tmp_path: Path) -> None:
     code = """
     import argparse, sys
     import tracelet_otel
@@ -212,13 +201,13 @@ def test_each_session_has_the_command_line_that_was_parsed_for_it(tmp_path: Path
     """
     said = run(tmp_path, code, zero_code=False)
     assert "another command line" in said
-    assert stored(database) == [
-        ("FINISHED", {"lr": "0.25"}, {"loss": [0.5]}),
-        ("FINISHED", {"lr": "0.5", "first": "1"}, {"loss": [1.0]}),
+    assert stored(tmp_path) == [
+        ("finished", {"lr": "0.25"}, {"loss": [0.5]}),
+        ("finished", {"lr": "0.5", "first": "1"}, {"loss": [1.0]}),
     ]
 
 
-def test_a_switched_off_hook_records_nothing(tmp_path: Path, database: Path) -> None:
+def test_a_switched_off_hook_records_nothing(tmp_path: Path) -> None:
     code = PARSES.format(before="import tyro", call="tyro.cli(main)")
     done = run_script(
         tmp_path,
@@ -226,10 +215,10 @@ def test_a_switched_off_hook_records_nothing(tmp_path: Path, database: Path) -> 
         "--seed",
         "3",
         zero_code=False,
-        variables={"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "tyro"},
+        variables={"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "tyro", **TO_A_FILE},
     )
     assert done.returncode == 0, done.stderr
-    assert stored(database) == [("FINISHED", {}, {"loss": [3.0]})]
+    assert stored(tmp_path) == [("finished", {}, {"loss": [3.0]})]
 
 
 TRAINS = "import tracelet_otel\ntracelet_otel.log_scalar('loss', 1.0, 0)\n"
@@ -253,10 +242,10 @@ def installed(folder: Path, package: str, code: str) -> dict[str, str]:
     home.mkdir(parents=True)
     (home / "__init__.py").touch()
     (home / "program.py").write_text(code, encoding="utf-8")
-    return {"PYTHONPATH": str(home.parent)}
+    return {"PYTHONPATH": str(home.parent), **TO_A_FILE}
 
 
-def test_an_installed_programs_command_line(tmp_path: Path, database: Path) -> None:
+def test_an_installed_programs_command_line(tmp_path: Path) -> None:
     code = (
         "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--lr')\n"
         f"def main():\n    parser.parse_args()\nmain()\n{TRAINS}"
@@ -264,10 +253,10 @@ def test_an_installed_programs_command_line(tmp_path: Path, database: Path) -> N
     variables = installed(tmp_path, "trainer", code)
     command = [*script_command(Path("-m"), "trainer.program", "--lr", "0.5")]
     assert run_command(command, tmp_path, variables).returncode == 0
-    assert stored(database) == [("FINISHED", {"lr": "0.5"}, {"loss": [1.0]})]
+    assert stored(tmp_path) == [("finished", {"lr": "0.5"}, {"loss": [1.0]})]
 
 
-def test_a_librarys_parser_is_not_the_scripts(tmp_path: Path, database: Path) -> None:
+def test_a_librarys_parser_is_not_the_scripts(tmp_path: Path) -> None:
     code = """
 import argparse
 def ready():
@@ -279,19 +268,19 @@ def ready():
     script = write_script(tmp_path, f"from cluster.program import ready\nready()\n{TRAINS}")
     done = run_command(script_command(script, "--lr", "0.5"), tmp_path, variables)
     assert done.returncode == 0, done.stderr
-    assert stored(database) == [("FINISHED", {}, {"loss": [1.0]})]
+    assert stored(tmp_path) == [("finished", {}, {"loss": [1.0]})]
 
 
 @pytest.mark.parametrize("package", ["scalene", "submitit"])
-def test_a_launchers_command_line(tmp_path: Path, database: Path, package: str) -> None:
+def test_a_launchers_command_line(tmp_path: Path, package: str) -> None:
     variables = installed(tmp_path, package, TAKES_A_SCRIPT)
     script = write_script(tmp_path, TRAINS)
     done = run_command(script_command(Path("-m"), f"{package}.program", str(script)), tmp_path, variables)
     assert done.returncode == 0, done.stderr
-    assert stored(database) == [("FINISHED", {}, {"loss": [1.0]})]
+    assert stored(tmp_path) == [("finished", {}, {"loss": [1.0]})]
 
 
-def test_a_script_that_a_launcher_runs_has_its_own_command_line_alone(tmp_path: Path, database: Path) -> None:
+def test_a_script_that_a_launcher_runs_has_its_own_command_line_alone(tmp_path: Path) -> None:
     variables = installed(
         tmp_path, "unknown_launcher", TAKES_A_SCRIPT.replace("[script]", "[script, '--lr', '3']")
     )
@@ -303,10 +292,10 @@ def test_a_script_that_a_launcher_runs_has_its_own_command_line_alone(tmp_path: 
     command = script_command(Path("-m"), "unknown_launcher.program", str(script))
     done = run_command(command, tmp_path, variables)
     assert done.returncode == 0, done.stderr
-    assert stored(database) == [("FINISHED", {"lr": "3"}, {"loss": [1.0]})]
+    assert stored(tmp_path) == [("finished", {"lr": "3"}, {"loss": [1.0]})]
 
 
-def test_a_worker_process_of_joblib_has_no_parameters(tmp_path: Path, database: Path) -> None:
+def test_a_worker_process_of_joblib_has_no_parameters(tmp_path: Path) -> None:
     code = """
     import joblib
     def train(number):
@@ -316,28 +305,28 @@ def test_a_worker_process_of_joblib_has_no_parameters(tmp_path: Path, database: 
         joblib.Parallel(n_jobs=2)(joblib.delayed(train)(number) for number in range(2))
     """
     run(tmp_path, code)
-    assert {str(params) for _, params, _ in stored(database)} == {"{}"}
+    assert {str(params) for _, params, _ in stored(tmp_path)} == {"{}"}
 
 
-def test_pytest_has_no_parameters(tmp_path: Path, database: Path) -> None:
+def test_pytest_has_no_parameters(tmp_path: Path) -> None:
     write_script(tmp_path, f"def test_training():\n    {TRAINS.replace(chr(10), ';')}", "test_training.py")
     command = script_command(Path("-m"), "pytest", "-q", "-p", "no:cacheprovider", "test_training.py")
-    done = run_command(command, tmp_path)
+    done = run_command(command, tmp_path, TO_A_FILE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert stored(database) == [("FINISHED", {}, {"loss": [1.0]})]
+    assert stored(tmp_path) == [("finished", {}, {"loss": [1.0]})]
 
 
-def test_each_run_block_has_what_was_found_inside(tmp_path: Path, database: Path) -> None:
+def test_each_run_block_has_what_was_found_inside(tmp_path: Path) -> None:
     code = JOB.format(
         configure="",
         call="import sys\nfor rate in (0.5, 0.25):\n    sys.argv[1:] = [f'+lr={rate}']\n"
         "    with tracelet_otel.run(f'lr {rate}'):\n        main()",
     )
     run(tmp_path, code)
-    assert stored(database) == TWO_RUNS
+    assert stored(tmp_path) == TWO_RUNS
 
 
-def test_transformers_the_arguments_of_a_trainer(tmp_path: Path, database: Path) -> None:
+def test_transformers_the_arguments_of_a_trainer(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     code = """
     import torch
@@ -363,8 +352,8 @@ def test_transformers_the_arguments_of_a_trainer(tmp_path: Path, database: Path)
     Trainer(model=Model(), args=arguments, train_dataset=data).train()
     """
     run(tmp_path, code, zero_code=False)
-    [(status, params, values)] = stored(database)
-    assert status == "FINISHED"
+    [(status, params, values)] = stored(tmp_path)
+    assert status == "finished"
     assert len(values["train/loss"]) == 2
     assert {name: params[name] for name in ("learning_rate", "weight_decay", "max_steps", "hub_token")} == {
         "learning_rate": "0.5",
@@ -375,8 +364,8 @@ def test_transformers_the_arguments_of_a_trainer(tmp_path: Path, database: Path)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("reuse", [False, True])
-def test_ray_each_trial_has_its_own_configuration(tmp_path: Path, database: Path, reuse: bool) -> None:
+def test_ray_each_trial_has_its_own_configuration(tmp_path: Path) -> None:
+    """In workers of their own, and in one that Ray uses again."""
     pytest.importorskip("ray")
     code = f"""
     import ray
@@ -388,14 +377,17 @@ def test_ray_each_trial_has_its_own_configuration(tmp_path: Path, database: Path
         assert tracelet_otel.flush()
 
     ray.init(num_cpus=1, include_dashboard=False)
-    tune.Tuner(
-        train,
-        param_space={{"lr": tune.grid_search([0.5, 0.25])}},
-        tune_config=tune.TuneConfig(reuse_actors={reuse}),
-        run_config=tune.RunConfig(storage_path={str(tmp_path / "results")!r}, verbose=0),
-    ).fit()
+    for reuse, rates in ((False, [0.5, 0.25]), (True, [2, 4])):
+        tune.Tuner(
+            train,
+            param_space={{"lr": tune.grid_search(rates)}},
+            tune_config=tune.TuneConfig(reuse_actors=reuse),
+            run_config=tune.RunConfig(storage_path={str(tmp_path / "results")!r}, verbose=0),
+        ).fit()
     """
-    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{database}", "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", **TO_A_FILE}
     done = run_script(tmp_path, code, variables=variables, timeout=250)
     assert done.returncode == 0, done.stderr
-    assert [found[1:] for found in stored(database)] == [found[1:] for found in TWO_RUNS]
+    assert [found[1:] for found in stored(tmp_path)] == [
+        ({"lr": str(rate)}, {"loss": [rate * 2]}) for rate in (0.25, 0.5, 2, 4)
+    ]
