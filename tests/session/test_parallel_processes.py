@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.process import Gateway
 from tests.support.scripts import run_script
-from tests.support.trackers import TRACKERS, backends, subjects_in
+from tests.support.trackers import TRACKERS, backends, scalars, subjects_in
 
 POINTS = 3000
 """More than the microseconds between the first points of the two processes."""
@@ -40,17 +41,44 @@ if __name__ == "__main__":
 """
 
 
+EVERY = [(step, float(step)) for step in range(2 * POINTS)]
+
+
+def run_both(folder: Path, backends: object) -> None:
+    script = SCRIPT.format(backends=backends, points=POINTS)
+    done = run_script(folder, script, zero_code=False, timeout=170)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_with_one_tag(tmp_path: Path, database: Path) -> None:
     with subjects_in(tmp_path, database) as subjects:
-        script = SCRIPT.format(backends=backends(tmp_path), points=POINTS)
-        done = run_script(tmp_path, script, zero_code=False, timeout=170)
-        assert done.returncode == 0, done.stderr
+        run_both(tmp_path, backends(tmp_path))
         for name in TRACKERS:
-            stored = sorted(subjects[name].points("parallel")["loss"])
-            assert [(one.step, one.value) for one in stored] == [
-                (step, float(step)) for step in range(2 * POINTS)
-            ], name
+            assert scalars(subjects[name], "parallel")["loss"] == EVERY, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_two_processes_with_one_tag_by_a_gateway(tmp_path: Path, database: Path, protocol: str) -> None:
+    options = [
+        argument
+        for name, given in backends(tmp_path).items()
+        for key, value in given.items()
+        for argument in ("--option", f"{name}.{key}={value}")
+    ]
+    with (
+        subjects_in(tmp_path, database) as subjects,
+        Gateway(tmp_path, "--backends", ",".join(TRACKERS), *options) as gateway,
+    ):
+        address = gateway.grpc if protocol == "grpc" else gateway.http
+        run_both(tmp_path, {"otlp": {"endpoint": f"http://{address}", "protocol": protocol}})
+        for name in TRACKERS:
+            delivered = "tracelet_gateway_points_delivered_total"
+            gateway.wait_for(f'{delivered}{{otel_component_name="{name}"}}', 2 * POINTS + 2)
+        assert gateway.stop() == 0
+        for name in TRACKERS:
+            assert scalars(subjects[name], "parallel")["loss"] == EVERY, name
 
 
 def test_a_child_shows_the_name_of_the_run(tmp_path: Path) -> None:

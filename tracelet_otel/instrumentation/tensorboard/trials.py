@@ -3,7 +3,8 @@
 The first trial of a run belongs to the run itself. Once another one comes, each trial has a child run, the
 first one too: what was recorded of it is recorded again there. A trial is known by the writer's folder and
 its parameters: the same ones again, with later metrics, are the same trial, in every process. Where a process
-writes into another one's run, which may have a trial already, each trial has a child run.
+writes into another one's run, which may have a trial already, each trial has a child run. So it is in ranks but
+for rank 0.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class Trials:
         with _lock:
             if key in self.others:
                 return self.others[key]
-            is_joined = self.run.joined and self.run.rank is None
-            if self.first is None and not self.others and not is_joined:
+            is_alone = not (self.run.joined or self.run.rank)
+            if self.first is None and not self.others and is_alone:
                 self.first = Trial(self, key, folder, _name(params), self.run)
             if self.first is not None and self.first.key == key:
                 return self.first
