@@ -52,8 +52,9 @@ import lightning, torch
 from torch.utils.data import DataLoader, TensorDataset
 
 class Model(lightning.LightningModule):
-    def __init__(self, part):
+    def __init__(self, part, rate=0.5):
         super().__init__()
+        self.save_hyperparameters("rate")
         self.part = part
         self.layer = torch.nn.Linear(4, 1)
 
@@ -66,7 +67,7 @@ class Model(lightning.LightningModule):
         return self.layer(batch[0]).sum()
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.rate)
 
 def fit(folder, part=None, **options):
     logger = lightning.pytorch.loggers.TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
@@ -241,6 +242,11 @@ def stored(subject: Subject, runs: set[str], known: Iterable[tuple[str, str]]) -
     return found
 
 
+def rates(subject: Subject, runs: set[str]) -> list[str]:
+    """The model's hyperparameter, wherever it was recorded."""
+    return [value for run in runs for name, value in subject.params(run).items() if name.endswith("rate")]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SHAPES)
@@ -267,6 +273,12 @@ def test_every_value_is_in_every_tracker_under_its_writer(tmp_path: Path, databa
         assert [in_files[f"{work}/trials/{number}", "best"] for number in range(2)] == TRIALS
         runs = runs_of(tmp_path / "mlflow" / "mlflow.db")
         assert len(runs) == shape.runs
+        for run_id in runs:
+            assert [path.split("/")[-1] for path in subjects["mlflow"].files(run_id)].count(
+                "environment.json"
+            ) <= 1
         for tracker in TRACKERS:
             assert stored(subjects[tracker], runs, in_files) == in_files, tracker
+            if shape.method.startswith("ddp"):
+                assert rates(subjects[tracker], runs) == ["0.5"], tracker  # of rank 0 alone
             assert {subjects[tracker].status(run_id) for run_id in runs} == {"finished"}, tracker

@@ -8,13 +8,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, NamedTuple
 
-import numpy as np
 import psutil
 import pytest
 
 from tests.delivery.otlp.receiver import Protocol, receiver
 from tests.session.test_folders_across_processes import written
-from tests.support import event_files
 from tests.support import mlflow_content as mlflow
 from tests.support.agents import Agents
 from tests.support.scripts import run_script
@@ -36,16 +34,6 @@ def fold(name):
     with SummaryWriter(f"runs/{{name}}") as writer:
         for step in range(3):
             writer.add_scalar("loss", len(name) + step / 8, step)
-
-def process(name):
-    child = fork.Process(target=fold, args=(name,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-
-def executor(name):
-    with ProcessPoolExecutor(2, fork) as workers:
-        list(workers.map(fold, [f"{{name}}/{{number}}" for number in range(7)]))
 
 def pool(name):
     with fork.Pool(2) as workers:  # which ends its workers by SIGTERM
@@ -105,8 +93,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("isolation", "shapes"),
     [
-        ("process", "process executor pool bare fork_of_a_fork in_a_thread falls_through loader"),
-        ("thread", "executor bare"),
+        ("process", "pool bare fork_of_a_fork in_a_thread falls_through loader"),
+        ("thread", "pool bare"),
     ],
     ids=["process", "thread"],
 )
@@ -124,77 +112,6 @@ def test_what_they_log_is_in_every_tracker(
         for name in TRACKERS:
             assert scalars(subjects[name], "forks") == expected, name
             assert subjects[name].status("forks") == "finished", name
-
-
-LIGHTNING = """
-import sys, warnings
-import lightning, torch
-from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.tensorboard import SummaryWriter
-import tracelet_otel
-
-warnings.filterwarnings("ignore")
-tracelet_otel.configure(backends={backends!r}, run_id="notebook")
-
-class Model(lightning.LightningModule):
-    def __init__(self, lr=0.125):
-        super().__init__()
-        self.save_hyperparameters()
-        self.layer = torch.nn.Linear(4, 1)
-    def training_step(self, batch, index):
-        loss = self.layer(batch[0]).square().mean()
-        self.log("train/loss", loss, on_step=True, on_epoch=True)
-        return loss
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
-
-if {writes_first}:
-    with SummaryWriter("runs/notes") as writer:
-        writer.add_text("config", "before the fork")
-else:
-    tracelet_otel.log_params({{"seed": 1}})
-trainer = lightning.Trainer(
-    strategy={strategy!r}, devices=2, accelerator="cpu", max_epochs=2, log_every_n_steps=1,
-    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    default_root_dir="root",
-)
-trainer.fit(Model(), DataLoader(TensorDataset(torch.rand(32, 4)), batch_size=4))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "writes_first"), [("ddp_notebook", False), ("ddp_fork", True)])
-def test_lightning_trains_in_forked_children(
-    tmp_path: Path, database: Path, strategy: str, writes_first: bool
-) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    with subjects_in(tmp_path, database) as subjects:
-        code = LIGHTNING.format(backends=backends(tmp_path), strategy=strategy, writes_first=writes_first)
-        done = run_script(work, code, zero_code=False, timeout=170)
-        assert done.returncode == 0, done.stderr
-        (folder,) = {path.parent for path in work.glob("root/**/*tfevents*")}
-        expected = {
-            tag: {(point.step, np.float32(point.value)) for point in points}
-            for tag, points in event_files.points(folder).items()
-            if tag != "hp_metric"  # which the logger adds to the file by itself
-        }
-        assert len(expected["train/loss_step"]) == 8
-        for name in TRACKERS:
-            stored = {
-                tag.rpartition("version_0:::/")[2]: {(step, np.float32(value)) for step, value in points}
-                for tag, points in scalars(subjects[name], "notebook").items()
-            }
-            assert stored == expected, name
-            assert subjects[name].status("notebook") == "finished", name
-            params = subjects[name].params("notebook")
-            # Another writer was the first: this one's hyperparameters have their folder before them.
-            wanted = (
-                {"root/lightning_logs/version_0:::/lr": "0.125"}
-                if writes_first
-                else {"lr": "0.125", "seed": "1"}
-            )
-            assert wanted.items() <= params.items(), name
 
 
 OTLP = """

@@ -1,4 +1,4 @@
-"""Folds that Lightning trains, in one process or several: every tracker has what their event files hold."""
+"""Folds that Lightning trains, in one process: every tracker has what their event files hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.scripts import run_script
 from tests.support.trackers import TRACKERS, backends, scalars, subjects_in
 
 FOLDS = """
-import multiprocessing, warnings
+import warnings
 warnings.filterwarnings("ignore")
 import lightning.pytorch as pl
 import torch
@@ -48,25 +48,18 @@ def train(fold):
 
 if __name__ == "__main__":
     for fold in range(3):
-        if {spawned} and fold:  # the first one in this process
-            child = multiprocessing.get_context("spawn").Process(target=train, args=(fold,))
-            child.start()
-            child.join()
-        else:
-            train(fold)
+        train(fold)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("isolation", "spawned"), [("process", False), ("thread", False), ("process", True)])
-def test_each_fold_is_apart_in_every_tracker(
-    tmp_path: Path, database: Path, isolation: str, spawned: bool
-) -> None:
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_each_fold_is_apart_in_every_tracker(tmp_path: Path, database: Path, isolation: str) -> None:
     work = tmp_path / "work"
     work.mkdir()
     marks = ["", "fold1/version_0:::/", "fold2/version_0:::/"]
     with subjects_in(tmp_path, database) as subjects:
-        code = FOLDS.format(backends=backends(tmp_path), isolation=isolation, spawned=spawned)
+        code = FOLDS.format(backends=backends(tmp_path), isolation=isolation)
         done = run_script(work, code, zero_code=False, timeout=170)
         assert done.returncode == 0, done.stderr
         expected = {

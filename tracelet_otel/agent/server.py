@@ -25,6 +25,7 @@ from tracelet_otel.agent.address import SPOOL_PREFIX, Address
 from tracelet_otel.agent.endpoints import TrainingProcesses, add_endpoints
 from tracelet_otel.backends.names import SPOOLS
 from tracelet_otel.delivery.spool.spool import Durability
+from tracelet_otel.foundation.importing import say_own_process
 from tracelet_otel.foundation.locks import acquire, acquire_folder
 from tracelet_otel.foundation.logs import REDACTING, get_logger
 from tracelet_otel.gateway.backends import Backend, make_backend
@@ -185,6 +186,7 @@ def main() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(REDACTING)  # also what trackers' clients log
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    say_own_process()
     faulthandler.enable()  # the log says where it was when it crashed, or hung and was sent SIGABRT
     key, *paths = config["address"]
     address = Address(key, *map(Path, paths))

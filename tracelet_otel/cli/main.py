@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Ends the program with a line on stderr and the exit code 2 if the configuration is wrong."""
+        from tracelet_otel.foundation.importing import say_own_process
         from tracelet_otel.secrets.redaction import redacted_text
         from tracelet_otel.settings import ConfigurationError
 
+        say_own_process()
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:

@@ -23,6 +23,7 @@ from mlflow.entities import Metric, ViewType
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from tests.support.scripts import run_script
 from tracelet_otel import semconv
 from tracelet_otel.foundation.errors import PermanentError, TransientError
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
@@ -1007,3 +1008,22 @@ def test_processes_that_create_one_database_at_once(tmp_path: Path) -> None:
     for process in running:
         assert process.communicate() == (b"done [True]\n", b"")
     assert (tmp_path / "mlflow.db").is_file()
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_a_process_of_ours_imports_no_pandas(tmp_path: Path, database: Path, is_ours: bool) -> None:
+    """It takes a third of the memory. A process of the user has MLflow as it is."""
+    code = f"""
+    import sys
+    from pathlib import Path
+    from tracelet_otel.foundation.importing import say_own_process
+    from tracelet_otel_exporters.mlflow.connection import MLflowConnection
+    if {is_ours}:
+        say_own_process()
+    MLflowConnection("sqlite:///{database}", Path())
+    assert ("pandas" in sys.modules) is not {is_ours}
+    import mlflow.data, pandas
+    assert hasattr(mlflow.data, "from_pandas") is not {is_ours}
+    """
+    done = run_script(tmp_path, code, zero_code=False)
+    assert done.returncode == 0, done.stderr

@@ -3,8 +3,8 @@
 The first trial of a run belongs to the run itself. Once another one comes, each trial has a child run, the
 first one too: what was recorded of it is recorded again there. A trial is known by the writer's folder and
 its parameters: the same ones again, with later metrics, are the same trial, in every process. Where a process
-writes into another one's run, which may have a trial already, each trial has a child run. So it is in ranks but
-for rank 0.
+writes into another one's run, which may have a trial already, each trial has a child run. So it is in ranks,
+but for rank 0.
 """
 
 from __future__ import annotations
