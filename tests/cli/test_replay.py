@@ -244,7 +244,7 @@ def test_ctrl_c_ends_it_and_the_next_time_finishes_it(
             server.accept()[0].close()  # it has begun
             connection = server.accept()[0]
             replaying.send_signal(signal.SIGINT)
-            out, err = replaying.communicate(timeout=30)
+            out, err = replaying.communicate(timeout=90)
             connection.close()
     assert replaying.returncode == 130, (out, err)
     assert err == "stopping\n"

@@ -104,7 +104,7 @@ class Gateway:
         """Its address."""
         return self.heard("listening")["http"]
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout: float = 90) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
