@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import threading
 import wave
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 import tracelet_otel
 from tests.support import mlflow_content as mlflow
+from tracelet_otel.run_owner import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE
 from tracelet_otel.session import process
 from tracelet_otel.session.session import Session
 
@@ -150,6 +153,18 @@ def test_a_run_is_resumed_by_its_id(database: Path) -> None:
         with tracelet_otel.configure(run_id="attempt", project="p"):
             tracelet_otel.log_scalar("loss", float(step), step)
     assert [point.step for point in mlflow.points(database, only_run(database).id)["loss"]] == [0, 1]
+
+
+def test_what_ends_inside_a_block_leaves_no_run_for_children() -> None:
+    with contextlib.ExitStack() as blocks:
+        tracelet_otel.configure("file")
+        tracelet_otel.log_scalar("loss", 1.0)
+        for _ in range(2):
+            blocks.enter_context(tracelet_otel.run())
+            tracelet_otel.log_scalar("loss", 1.0)
+        assert RUN_ID_VARIABLE in os.environ
+        tracelet_otel.shutdown()
+    assert not {RUN_ID_VARIABLE, RUN_OWNER_VARIABLE} & os.environ.keys()
 
 
 def test_configure_again_ends_the_run_and_starts_anew(session: Session, database: Path) -> None:

@@ -21,6 +21,9 @@ from tracelet_otel.recording.run import Run
 from tracelet_otel.resource import launcher
 from tracelet_otel.run_owner import RUN_ID_VARIABLE, RUN_OWNER_VARIABLE, RunOwner, run_owner
 
+_covered: dict[str | None, dict[str, str | None]] = {}
+"""By the id of a run that ended while another was entered: the variables before it."""
+
 
 class RunSharing:
     """Tells this process's children of a run.
@@ -55,13 +58,17 @@ class RunSharing:
 
     def stop(self, *, goes_on: bool = False) -> None:
         """Takes back what :meth:`start` did; ``goes_on``: the run does, in another session."""
-        is_ours = os.environ.get(RUN_ID_VARIABLE) == self._run.id  # not a run's that was entered since
-        for name, value in self._before.items() if is_ours else ():
+        before, self._before = self._before, {}
+        if before and os.environ.get(RUN_ID_VARIABLE) != self._run.id:  # of a run entered since
+            _covered[self._run.id] = before
+            before = {}
+        while (run_id := before.get(RUN_ID_VARIABLE)) in _covered:
+            before = _covered.pop(run_id)
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        self._before = {}
         if not (goes_on or self._run.joined):
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
