@@ -388,6 +388,7 @@ def test_ray_each_trial_has_its_own_configuration(tmp_path: Path) -> None:
     variables = {"RAY_USAGE_STATS_ENABLED": "0", **TO_A_FILE}
     done = run_script(tmp_path, code, variables=variables, timeout=250)
     assert done.returncode == 0, done.stderr
-    assert [found[1:] for found in stored(tmp_path)] == [
+    # However soon Ray killed the workers.
+    assert sorted((found[1:] for found in stored(tmp_path)), key=str) == [
         ({"lr": str(rate)}, {"loss": [rate * 2]}) for rate in (0.25, 0.5, 2, 4)
     ]
