@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.scripts import run_script
 from tests.support.subject import Subject
-from tests.support.trackers import TRACKERS, backends, subjects_in
+from tests.support.trackers import TRACKERS, backends, run_ids, subjects_in
 
 BEGIN = """
 import json, os, subprocess, sys
@@ -107,15 +107,6 @@ def stored(subject: Subject, run_id: str) -> Stored:
         if not tag.startswith("system/")
     }
     return subject.parent(run_id), subject.status(run_id), subject.params(run_id), values
-
-
-def run_ids(tmp_path: Path) -> set[str]:
-    """Of every run that MLflow has: our ids."""
-    from tests.support import mlflow_content
-
-    database = tmp_path / "mlflow" / "mlflow.db"
-    runs = [run.id for run in mlflow_content.runs(database)]
-    return {mlflow_content.tags(database, run)["tracelet.run.id"] for run in runs}
 
 
 def run(tmp_path: Path, script: str, count: int = 0, **variables: str) -> None:

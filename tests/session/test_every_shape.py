@@ -12,10 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import event_files
-from tests.support import mlflow_content as mlflow
 from tests.support.scripts import run_script, write_script
 from tests.support.subject import Subject
-from tests.support.trackers import TRACKERS, backends, scalars, subjects_in
+from tests.support.trackers import TRACKERS, backends, run_ids, scalars, subjects_in
 from tracelet_otel.recording.writer_names import series_tag
 
 PART = """
@@ -221,10 +220,6 @@ def written(work: Path) -> Series:
     return found
 
 
-def runs_of(database: Path) -> set[str]:
-    return {mlflow.tags(database, run.id)["tracelet.run.id"] for run in mlflow.runs(database)}
-
-
 def stored(subject: Subject, runs: set[str], known: Iterable[tuple[str, str]]) -> Series:
     """What a tracker has, by the folders and tags that its names stand for."""
     found: Series = {}
@@ -271,7 +266,7 @@ def test_every_value_is_in_every_tracker_under_its_writer(tmp_path: Path, databa
         assert done.returncode == 0, done.stderr
         in_files = written(work)
         assert [in_files[f"{work}/trials/{number}", "best"] for number in range(2)] == TRIALS
-        runs = runs_of(tmp_path / "mlflow" / "mlflow.db")
+        runs = run_ids(tmp_path)
         assert len(runs) == shape.runs
         for run_id in runs:
             assert [path.split("/")[-1] for path in subjects["mlflow"].files(run_id)].count(

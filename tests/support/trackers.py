@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support import mlflow_content
 from tests.support.subject import Subject
 
 TRACKERS = ("mlflow", "wandb", "aim", "clearml")
@@ -37,6 +38,13 @@ def scalars(subject: Subject, run_id: str) -> dict[str, list[tuple[int, float]]]
         for tag, points in subject.points(run_id).items()
         if not tag.startswith("system/")  # measurements of the machine
     }
+
+
+def run_ids(folder: Path) -> set[str]:
+    """Our ids of every run that MLflow has, below a test's folder."""
+    database = folder / "mlflow" / "mlflow.db"
+    runs = mlflow_content.runs(database)
+    return {mlflow_content.tags(database, run.id)["tracelet.run.id"] for run in runs}
 
 
 def backends(folder: Path) -> dict[str, dict[str, str]]:

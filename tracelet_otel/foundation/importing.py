@@ -21,7 +21,6 @@ IMPORTING: Final = SharedLock(_PATIENCE_S)
 """Held while a tracker's client is imported, or anything else by a thread of ours. A fork waits for it: a
 child in which a module is half imported for ever can never import it."""
 
-
 _in_own_process = False
 
 

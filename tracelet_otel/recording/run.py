@@ -88,7 +88,7 @@ class Run:
         self.choose_first_folder: Callable[[str], str] | None = None
         """Says which folder is the first, of a process that would take the one that it is given."""
         self.tell_children: Callable[[], None] | None = None
-        """Tells child processes its name and family again, if they join it."""
+        """Tells child processes its name, family and first folder again, if they join it."""
         self.series: dict[str, BoundSeries] = {}
         """The series of each tag, the recorder's."""
         self.last_step: dict[str, int] = {}
@@ -190,6 +190,8 @@ class Run:
                 return False
             choose = self.choose_first_folder
             self.first_folder = folder if choose is None else choose(folder)
+            if self.tell_children is not None:
+                self.tell_children()
             return self.first_folder == folder
 
     def next_step(self, tag: str) -> int:

@@ -14,7 +14,6 @@ import os
 import threading
 from pathlib import Path
 
-from tracelet_otel.foundation.forks import SharedLock
 from tracelet_otel.foundation.guard import log_once
 from tracelet_otel.foundation.process_ids import is_alive
 from tracelet_otel.recording.run import Run
@@ -36,7 +35,6 @@ class RunSharing:
     def __init__(self, run: Run, state: Path) -> None:
         owner = run_owner()
         self._run = run
-        self._lock = SharedLock()
         self._before: dict[str, str | None] = {}
         # Ranks are apart by their rank, so each has a first folder of its own.
         digest = hashlib.sha256(f"{run.id}\n{run.rank}".encode()).hexdigest()[:32]
@@ -88,16 +86,12 @@ class RunSharing:
             os.environ[RUN_OWNER_VARIABLE] = json.dumps(told)
 
     def _choose(self, folder: str) -> str:
-        with self._lock:
-            if not self._run.first_folder:
-                try:
-                    self._run.first_folder = self._agreed(folder)
-                except (OSError, ValueError) as error:
-                    self._run.first_folder = folder
-                    if self._run.joined:
-                        log_once("first folder", logging.WARNING, "names may lack their folder: %s", error)
-                self._tell()
-            return self._run.first_folder
+        try:
+            return self._agreed(folder)
+        except (OSError, ValueError) as error:
+            if self._run.joined:
+                log_once("first folder", logging.WARNING, "names may lack their folder: %s", error)
+            return folder
 
     def _agreed(self, folder: str) -> str:
         """The folder that the run's processes agree on: what is in the file, or put there now."""
