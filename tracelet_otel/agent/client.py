@@ -152,7 +152,6 @@ class AgentClient:
             import psutil
 
         started = psutil.Process().create_time()
-        last_word.say_in(self._last_word)
         us = TrainingProcess(
             os.getpid(), started, self.ends_runs(), self.patience, last_word=str(self._last_word)
         )
@@ -160,6 +159,7 @@ class AgentClient:
             answer = self._ask("POST", SOURCE_PATH, asdict(us))
         except (ValueError, DeliveryError):
             return False
+        last_word.say_in(self._last_word)  # not before: nobody would remove the file of a process killed here
         agent = int(answer.get("agent", 0))
         if self.agents[-1:] != [agent]:
             self.agents.append(agent)

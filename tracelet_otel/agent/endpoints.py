@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
+from tracelet_otel.agent import last_word
 from tracelet_otel.agent.protocol import (
     END_PATH,
     LONGEST_WAIT_S,
@@ -68,9 +70,11 @@ class TrainingProcesses:
         return name in self._known
 
     def end(self, name: str) -> None:
-        """Removes a process that sends nothing more."""
+        """Removes a process that sends nothing more, and its last word, which is not needed then."""
         with self._lock:
-            self._present.pop(name, None)
+            given, _ = self._present.pop(name, (None, None))
+        if given is not None and given.last_word:
+            last_word.take(Path(given.last_word))  # the process may be killed before it can
 
     def lost(self) -> list[TrainingProcess]:
         """Removes the processes that ended without a message, and returns them."""
