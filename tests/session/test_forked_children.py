@@ -383,7 +383,7 @@ def test_a_child_finds_no_lock_taken_and_no_module_half_imported(tmp_path: Path)
     assert found.points == {("first", "loss"): [(0, 0.0), (1, 1.0)]}
 
 
-def test_a_child_that_cannot_record_says_so_once(tmp_path: Path) -> None:
+def test_what_a_child_cannot_record_is_said_there_and_counted_at_the_end(tmp_path: Path) -> None:
     script = """
     import resource
     def work():
@@ -391,13 +391,19 @@ def test_a_child_that_cannot_record_says_so_once(tmp_path: Path) -> None:
         os.setuid(65534)
         for step in range(3):
             tracelet_otel.log_scalar("child", 1.0, step)
+        tracelet_otel.log_text("text", "words")
+        assert not tracelet_otel.flush()
 
     tracelet_otel.log_scalar("loss", 0.0, 0)
-    assert ended(forked(work)) == 0
+    assert [ended(child) for child in [forked(work), forked(work)]] == [0, 0]
     """
     found = told(tmp_path, script)
     assert found.points == {("first", "loss"): [(0, 0.0)]}
-    assert found.done.stderr.count("is recorded") == 1
+    assert found.done.stderr.count("is recorded") == 2
+    closing = found.done.stderr.splitlines()[-1]
+    assert closing == (
+        "tracelet-otel: not recorded, of child processes that could not begin to: 6 points and 2 records"
+    )
 
 
 def test_children_that_live_on_do_not_keep_the_agent(tmp_path: Path, database: Path, agents: Agents) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from tracelet_otel import recording
 from tracelet_otel.delivery.otlp import forward
 from tracelet_otel.delivery.summary import say
 from tracelet_otel.foundation.forks import SharedLock, in_child
@@ -163,8 +162,7 @@ def _begin_again() -> None:
             session.start()
             _lifecycle = Lifecycle(_end, _hurry)
         except Exception as error:
-            recording.install(None)
-            session.is_left = True
+            session.give_up()
             say(f"nothing that process {os.getpid()} logs is recorded: {error!r}")
             return
         if _offers_providers:

@@ -33,6 +33,7 @@ from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
 from tracelet_otel.session.sharing import RunSharing
+from tracelet_otel.session.unrecorded import CountingRecorder, UnrecordedValues
 from tracelet_otel.settings import Settings, state_folder
 
 
@@ -91,6 +92,7 @@ class Session:
             self.run.continue_from(before)
         self._sharing = self.share(self.run)
         self.scope = RunScope(self.run)
+        self._unrecorded = UnrecordedValues()
         self._launch, self._launched = place.launch, launcher.fingerprint()
         self._set_up(place.launch)
         if continues is not None and before is not None:
@@ -159,6 +161,11 @@ class Session:
         if (current := self.scope.current()) is not self.run:
             self.share(current).start()
 
+    def give_up(self) -> None:
+        """In a forked child that cannot begin again: what it logs is counted, for the parent's last lines."""
+        self.is_left = True
+        recording.install(CountingRecorder(self._unrecorded, self.scope, self.media))
+
     def signals_for(self, settings: Settings) -> BackendSignals:
         """What a refining session inherits: the signals of the backends that both have."""
         return {name: kinds for name, kinds in self.signals.items() if name in settings.backends}
@@ -187,7 +194,7 @@ class Session:
             Whether everything was delivered or, if it never can be, dropped and counted.
         """
         if self.is_left:
-            return True
+            return not isinstance(recording.current(), CountingRecorder)
         return self.pipeline.flush(self.settings.shutdown_timeout if idle_timeout is None else idle_timeout)
 
     def stop(self, status: Status | None) -> None:
@@ -212,6 +219,8 @@ class Session:
         if self._announced:
             for line in (line for delivery in self._deliveries for line in delivery.lines()):
                 say(str(line))
+        if line := self._unrecorded.line():
+            say(line)
 
     def end_run(self, run: Run, status: Status) -> None:
         """Ends one run, where this process is the one to end it."""
