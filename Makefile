@@ -5,6 +5,7 @@ VENV := .venv
 WORKERS ?= 4
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
@@ -16,11 +17,12 @@ help: ## show this list
 
 install: $(INSTALLED) ## make .venv with everything in it
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt tests/transformers.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed: make PYTHON=/path/to/python ..." if sys.version_info < (3, 10) else 0)'
 	@echo "Installing into $(VENV); the first time takes a few minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[all,dev]' --constraint constraints.txt
+	@$(PIP) --editable '.[all,dev]'
+	@$(PIP) --requirement tests/transformers.txt --no-deps --upgrade --target $(VENV)/transformers
 	@touch $@
 
 demo: $(INSTALLED) ## train a small model and deliver what it logs; artefacts go to demo-output/

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tracelet_otel_exporters.shared.params import as_text, flatten
 
 pytestmark = pytest.mark.slow
 
+TRANSFORMERS = Path(sys.prefix, "transformers")
+"""Where ``make install`` puts it."""
 Run = tuple[str, dict[str, str], dict[str, list[float]]]
 
 
@@ -327,7 +330,8 @@ def test_each_run_block_has_what_was_found_inside(tmp_path: Path) -> None:
 
 
 def test_transformers_the_arguments_of_a_trainer(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
+    if not TRANSFORMERS.is_dir():
+        pytest.skip("transformers is not installed for it")
     code = """
     import torch
     from transformers import HfArgumentParser, Trainer, TrainingArguments
@@ -351,7 +355,9 @@ def test_transformers_the_arguments_of_a_trainer(tmp_path: Path) -> None:
     data = [{"x": torch.ones(2), "labels": torch.ones(1)} for _ in range(8)]
     Trainer(model=Model(), args=arguments, train_dataset=data).train()
     """
-    run(tmp_path, code, zero_code=False)
+    variables = {**TO_A_FILE, "PYTHONPATH": str(TRANSFORMERS)}
+    done = run_script(tmp_path, code, zero_code=False, variables=variables)
+    assert done.returncode == 0, done.stderr
     [(status, params, values)] = stored(tmp_path)
     assert status == "finished"
     assert len(values["train/loss"]) == 2
