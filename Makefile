@@ -29,6 +29,7 @@ demo: $(INSTALLED) ## train a small model and deliver what it logs; artefacts go
 	@$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## run every test
+	@$(BIN)/python -m compileall -q tracelet_otel exporters tests # once, not in each of the many processes
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED) ## check style, formatting, and that imports go one way

@@ -208,7 +208,7 @@ def test_the_ranks_of_a_node_share_one(
     done = subprocess.run(
         [sys.executable, *torchrun, str(script)],
         cwd=tmp_path,
-        env=agents.environment(**variables, OMP_NUM_THREADS="1"),
+        env=agents.environment(**variables),
         capture_output=True,
         text=True,
         timeout=115,

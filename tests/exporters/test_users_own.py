@@ -21,7 +21,7 @@ from tests.support.subject import Subject
 from tests.support.wandb_subject import records, rows
 
 SCRIPT = """
-import json, os
+import faulthandler, json, os
 ours = os.environ.pop("OURS", "")
 if ours:
     import tracelet_otel
@@ -57,7 +57,8 @@ for step in range(60):
     print("step", step)
 writer.close()
 print(mlflow.active_run().info.run_name, wandb.run is run, clearml.Task.current_task() is task)
-task.close()  # its own end was seen to wait for an answer for minutes, without us too
+faulthandler.dump_traceback_later(100)  # what waits then: ClearML's end was seen to, without us too
+task.close()
 raise ValueError("the end")
 """
 _OFTEN_OTHER = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*|\d{8}_\d{6}|127\.0\.0\.1:\d+|[0-9a-f]{32}")

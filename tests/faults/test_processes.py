@@ -153,5 +153,5 @@ journal.log("loss", range(50, 100))
 @pytest.mark.slow
 def test_torchrun_with_two_ranks(trial: Trial, places: dict[str, Place]) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    trial.run(RANKS, module=torchrun, variables={"OMP_NUM_THREADS": "1"})
+    trial.run(RANKS, module=torchrun)
     check(trial, places)

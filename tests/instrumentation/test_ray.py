@@ -1,4 +1,4 @@
-"""A run in a worker of Ray ends as its tasks did, however Ray ends the worker."""
+"""A run in a worker of Ray ends as its trial or its tasks did, however Ray ends the worker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from tests.support import event_files
 from tests.support.agents import Agents
 from tests.support.mlflow_subject import MLflowSubject
+from tests.support.recorded import TO_A_FILE, recorded
 from tests.support.scripts import run_script
-from tests.support.trackers import TRACKERS, backends, subjects_in
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,49 +20,36 @@ pytestmark = [
     pytest.mark.skipif(sys.version_info >= (3, 14), reason="there is no Ray for it"),
 ]
 
-TRIALS = """
-import os
+SCRIPT = """
+import asyncio, os, threading
 import ray
 from ray import tune
 import tracelet_otel
 
-def train(config):
+def configure(name):
+    tracelet_otel.configure(backends={"mlflow": {"tracking_uri": DATABASE}}, run_id=name, shutdown_timeout=60)
+
+def trial(config):
     from torch.utils.tensorboard import SummaryWriter
 
-    tracelet_otel.configure(backends={backends!r}, run_id=config["name"], shutdown_timeout=60)
-    with SummaryWriter(config["folder"] + "/" + config["name"]) as writer:
-        for step in range(1000 if config["name"] == "stopped" else 6):
+    name = config["name"]
+    configure(name)
+    with SummaryWriter(f"{FOLDER}/logs/{name}") as writer:
+        for step in range(1000 if name == "stopped" else 6):
             writer.add_scalar("loss", 0.5**step, step)
             if step in (3, 5, 8):  # Ray kills a worker 0.2 s after its trial: too soon for a busy machine
                 writer.flush()
                 tracelet_otel.flush(60)
-            if step == 3 and config["name"] == "raising":
+            if step == 3 and name == "raising":
                 raise ValueError
-            tune.report({{"step": step}})
+            tune.report({"step": step})
 
-if __name__ == "__main__":
-    ray.init(num_cpus=3, include_dashboard=False)
-    names = tune.grid_search(["done", "raising", "stopped"])
-    tuner = tune.Tuner(
-        train,
-        param_space={{"folder": os.path.abspath("logs"), "name": names}},
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=os.path.abspath("results"),
-            stop=lambda _, result: result["step"] == 8,
-            verbose=0,
-        ),
-    )
-    assert tuner.fit().num_errors == 1
-"""
-
-WORKERS = """
-import asyncio, threading
-import ray
-import tracelet_otel
+def bare_trial(config):
+    tracelet_otel.log_scalar("loss", config["lr"] * 2, 0)
+    assert tracelet_otel.flush(60)
 
 def log(name):
-    tracelet_otel.configure(backends={backends!r}, run_id=name, shutdown_timeout=60)
+    configure(name)
     for step in range(3):
         tracelet_otel.log_scalar("loss", step / 2, step)
 
@@ -98,8 +85,15 @@ class Gate:
     async def passed(self):
         await self.event.wait()
 
-if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False)
+def tune_with(function, name, values, stop=lambda _, result: False, **options):
+    return tune.Tuner(
+        function,
+        param_space={name: tune.grid_search(values)},
+        tune_config=tune.TuneConfig(**options),
+        run_config=tune.RunConfig(storage_path=f"{FOLDER}/results", stop=stop, verbose=0),
+    ).fit()
+
+def work_in_actors():
     actors = [Actor.remote() for _ in range(4)]
     gate = Gate.remote()
     actors[2].log_and_hang.remote("killed actor", gate)
@@ -110,50 +104,53 @@ if __name__ == "__main__":
     ray.get(actors[3].log.remote("exiting actor"))
     ray.wait([actors[3].__ray_terminate__.remote()])
     ray.wait([task.remote("broken task")])
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False)
+    stop = lambda _, result: result["step"] == 8
+    assert tune_with(trial, "name", ["done", "raising", "stopped"], stop).num_errors == 1
+    for reuse, rates in ((False, [0.5, 0.25]), (True, [2, 4])):
+        tune_with(bare_trial, "lr", rates, reuse_actors=reuse, max_concurrent_trials=1)
+    work_in_actors()
 """
+STATUSES = {
+    "done": "finished",
+    "raising": "failed",
+    "stopped": "finished",
+    "actor": "finished",
+    "broken actor": "failed",
+    "killed actor": "killed",
+    "exiting actor": "finished",
+    "broken task": "failed",
+}
 
 
-def variables(folder: str) -> dict[str, str]:
-    """Has Ray write nothing outside, and nothing of ours delivered before ``configure()``."""
-    return {"HOME": folder, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-
-
-def test_trials(tmp_path: Path, database: Path, agents: Agents) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    with subjects_in(tmp_path, database) as subjects, tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        code = TRIALS.format(backends=backends(tmp_path))
-        done = run_script(work, code, variables=variables(folder), timeout=300)
-        assert done.returncode == 0, done.stderr
-        agents.wait_until_gone()
-        for run_id, status in {"done": "finished", "raising": "failed", "stopped": "finished"}.items():
-            written = [
-                (point.step, point.value) for point in event_files.points(work / "logs" / run_id)["loss"]
-            ]
-            for name in TRACKERS:
-                stored = subjects[name].points(run_id)["loss"]
-                assert [(one.step, one.value) for one in stored] == written, (run_id, name)
-                assert subjects[name].status(run_id) == status, (run_id, name)
-            content = b"".join(subjects["mlflow"].files(run_id).values())
-            assert b'"entry_point": "' + str(work / "train.py").encode() in content
-
-
-def test_tasks_and_actors(tmp_path: Path, database: Path, agents: Agents) -> None:
+def test_trials_tasks_and_actors(tmp_path: Path, database: Path, agents: Agents) -> None:
+    given = {"FOLDER": str(tmp_path), "DATABASE": f"sqlite:///{database}"}
+    code = "".join(f"{key} = {value!r}\n" for key, value in given.items()) + SCRIPT
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        used = {"mlflow": {"tracking_uri": f"sqlite:///{database}"}}
-        code = WORKERS.format(backends=used)
-        done = run_script(tmp_path, code, variables=variables(folder), timeout=300)
+        variables = {
+            "HOME": folder,  # Ray writes nothing outside
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            **TO_A_FILE,  # for bare trials
+        }
+        done = run_script(tmp_path, code, variables=variables, timeout=350)
     assert done.returncode == 0, done.stderr
     agents.wait_until_gone()
     stored = MLflowSubject(tmp_path)
-    expected = {
-        "actor": "finished",
-        "broken actor": "failed",
-        "killed actor": "killed",
-        "exiting actor": "finished",
-        "broken task": "failed",
-    }
-    assert {run_id: stored.status(run_id) for run_id in expected} == expected
-    for run_id in expected:
-        points = stored.points(run_id)["loss"]
-        assert [(one.step, one.value) for one in points] == [(0, 0.0), (1, 0.5), (2, 1.0)], run_id
+    assert {run_id: stored.status(run_id) for run_id in STATUSES} == STATUSES
+    for run_id in STATUSES:
+        points = [(one.step, one.value) for one in stored.points(run_id)["loss"]]
+        if (logs := tmp_path / "logs" / run_id).exists():
+            assert points == [(one.step, one.value) for one in event_files.points(logs)["loss"]], run_id
+            assert stored.params(run_id) == {"name": run_id}  # its own, and no command line of Ray's
+            content = b"".join(stored.files(run_id).values())
+            assert b'"entry_point": "' + str(tmp_path / "train.py").encode() in content
+        else:
+            assert points == [(0, 0.0), (1, 0.5), (2, 1.0)], run_id
+    # Each trial has its own configuration, also in a worker that Ray uses again.
+    bare = [(run.params, run.values) for run in recorded(tmp_path / "state")]
+    expected = [({"lr": rate}, {"loss": [rate * 2]}) for rate in (0.25, 0.5, 2, 4)]
+    assert sorted(bare, key=str) == sorted(expected, key=str)

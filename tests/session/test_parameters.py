@@ -367,34 +367,3 @@ def test_transformers_the_arguments_of_a_trainer(tmp_path: Path) -> None:
         "max_steps": "2",
         "hub_token": "***",
     }
-
-
-@pytest.mark.timeout(300)
-def test_ray_each_trial_has_its_own_configuration(tmp_path: Path) -> None:
-    """In workers of their own, and in one that Ray uses again."""
-    pytest.importorskip("ray")
-    code = f"""
-    import ray
-    from ray import tune
-    import tracelet_otel
-
-    def train(config):
-        tracelet_otel.log_scalar("loss", config["lr"] * 2, 0)
-        assert tracelet_otel.flush()
-
-    ray.init(num_cpus=1, include_dashboard=False)
-    for reuse, rates in ((False, [0.5, 0.25]), (True, [2, 4])):
-        tune.Tuner(
-            train,
-            param_space={{"lr": tune.grid_search(rates)}},
-            tune_config=tune.TuneConfig(reuse_actors=reuse),
-            run_config=tune.RunConfig(storage_path={str(tmp_path / "results")!r}, verbose=0),
-        ).fit()
-    """
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", **TO_A_FILE}
-    done = run_script(tmp_path, code, variables=variables, timeout=250)
-    assert done.returncode == 0, done.stderr
-    # However soon Ray killed the workers.
-    assert sorted((found[1:] for found in stored(tmp_path)), key=str) == [
-        ({"lr": str(rate)}, {"loss": [rate * 2]}) for rate in (0.25, 0.5, 2, 4)
-    ]

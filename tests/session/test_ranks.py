@@ -41,7 +41,7 @@ def test_a_run_to_which_only_the_last_rank_logs(tmp_path: Path, database: Path) 
     with subjects_in(tmp_path, database) as subjects:
         command = script_command(write_script(work, LAST_RANK.format(backends=backends(tmp_path))))
         torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        done = run_command([*command[:2], *torchrun, *command[2:]], work, {"OMP_NUM_THREADS": "1"}, 170)
+        done = run_command([*command[:2], *torchrun, *command[2:]], work, timeout=170)
         assert done.returncode == 0, done.stderr
         written = [(point.step, point.value) for point in event_files.points(work / "logs")["loss"]]
         for name in TRACKERS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 OURS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "1",  # threads that wait for each other take the time of other tests
     "PYTHONUNBUFFERED": "1",
     "TRACELET_SHUTDOWN_TIMEOUT": "100",  # the patience that a busy machine needs
 }
