@@ -1,8 +1,8 @@
 # Everything sets itself up in .venv; a fresh machine needs Python >= 3.10, make and a package index.
 PYTHON ?= python3
 VENV := .venv
-# Two cores have room for four: tests wait for processes half of the time. With six, some are too slow.
-WORKERS ?= 4
+# Tests wait for processes half of the time: three keep two cores busy. With more, some are too slow.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
