@@ -81,14 +81,18 @@ def run_command(
     command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None, timeout: float = 100
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end. Fails if it says that anything of ours failed, whatever its exit code."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=clean_environment(**variables or {}),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=clean_environment(**variables or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        said = b"\n".join(filter(None, (error.stdout, error.stderr))).decode(errors="replace")
+        raise AssertionError(f"after {timeout} s it had said:\n{said}") from None
     check_failures(done.stderr)
     return done
