@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -205,3 +208,19 @@ def _flat(params: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def make_subject(folder: Path) -> AimSubject:
     """AIM in a folder of its own."""
     return AimSubject(folder)
+
+
+def empty_repository() -> Path:
+    """The ``.aim`` of an empty repository, to be copied: AIM takes seconds to make one."""
+    return Path(_repository().name, ".aim")
+
+
+@functools.cache
+def _repository() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="tests-aim-", dir="/tmp")  # not the test's, which is removed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of SQLAlchemy
+        tracker = AimTracker(folder.name)
+        tracker.load()
+        tracker.close()
+    return folder

@@ -16,7 +16,7 @@ TRACKERS = ("mlflow", "wandb", "aim", "clearml")
 
 @contextmanager
 def subjects_in(folder: Path, database: Path) -> Generator[dict[str, Subject]]:
-    """One of each; MLflow's has a copy of the database."""
+    """One of each; MLflow's has a copy of the database, and AIM's is an empty repository."""
     made: dict[str, Subject] = {}
     try:
         for name in TRACKERS:
@@ -24,7 +24,10 @@ def subjects_in(folder: Path, database: Path) -> Generator[dict[str, Subject]]:
             own.mkdir()
             if name == "mlflow":
                 shutil.copy(database, own / "mlflow.db")
-            made[name] = importlib.import_module(f"tests.support.{name}_subject").make_subject(own)
+            support = importlib.import_module(f"tests.support.{name}_subject")
+            if name == "aim":
+                shutil.copytree(support.empty_repository(), own / "repository" / ".aim")
+            made[name] = support.make_subject(own)
         yield made
     finally:
         for subject in made.values():

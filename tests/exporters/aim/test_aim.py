@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.aim_subject import AimSubject, make_subject
+from tests.support.aim_subject import AimSubject, empty_repository, make_subject
 from tests.support.subject import StoredPoint
 from tracelet_otel import semconv
 from tracelet_otel.foundation.errors import PermanentError, TransientError
@@ -85,27 +85,17 @@ class Server:
         self.process.wait()
 
 
-@pytest.fixture(scope="session")
-def made_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty repository, which takes AIM seconds to make."""
-    folder = tmp_path_factory.mktemp("aim")
-    tracker = AimTracker(folder)
-    tracker.load()
-    tracker.close()
-    return folder / ".aim"
-
-
 @pytest.fixture
-def local(tmp_path: Path, made_repository: Path) -> AimSubject:
+def local(tmp_path: Path) -> AimSubject:
     subject = make_subject(tmp_path)
-    shutil.copytree(made_repository, subject.folder / ".aim")
+    shutil.copytree(empty_repository(), subject.folder / ".aim")
     return subject
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, made_repository: Path) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server") / "repository"
-    shutil.copytree(made_repository, folder / ".aim")
+    shutil.copytree(empty_repository(), folder / ".aim")
     running = Server("server", folder, "/status/")
     yield running
     running.kill()
@@ -778,10 +768,10 @@ def test_a_repository_that_a_script_is_making_is_left_to_it(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("repo", [None, "..", "../.aim/", "~/project", "~/project/.aim"])
 def test_a_repository_is_found_from_the_folder_that_was_current(
-    repo: str | None, tmp_path: Path, made_repository: Path, monkeypatch: pytest.MonkeyPatch
+    repo: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    shutil.copytree(made_repository, tmp_path / "project" / ".aim")
+    shutil.copytree(empty_repository(), tmp_path / "project" / ".aim")
     (tmp_path / "project" / "below").mkdir()
     monkeypatch.chdir(tmp_path / "project" / "below")
     tracker = AimTracker(repo)
@@ -848,11 +838,9 @@ except TransientError:
 """
 
 
-def test_a_dead_server_and_its_return(
-    tmp_path: Path, made_repository: Path, new_tracker: Callable[..., AimTracker]
-) -> None:
+def test_a_dead_server_and_its_return(tmp_path: Path, new_tracker: Callable[..., AimTracker]) -> None:
     folder = tmp_path / "repository"
-    shutil.copytree(made_repository, folder / ".aim")
+    shutil.copytree(empty_repository(), folder / ".aim")
     server = Server("server", folder, "/status/")
     try:
         subject = AimSubject(tmp_path, f"aim://127.0.0.1:{server.port}")

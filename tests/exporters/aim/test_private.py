@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aim.ext.cleanup import AutoClean
 
-from tests.exporters.aim.test_aim import NOW, local, made_repository, new_tracker, png, remote, server
+from tests.exporters.aim.test_aim import NOW, local, new_tracker, png, remote, server
 from tests.support.aim_subject import AimSubject
 from tests.support.private_names import rename, uses_elsewhere
 from tests.support.scripts import run_script
@@ -19,7 +19,7 @@ from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoi
 from tracelet_otel_exporters.aim import private
 from tracelet_otel_exporters.aim.tracker import AimTracker
 
-__all__ = ["local", "made_repository", "new_tracker", "remote", "server"]  # fixtures
+__all__ = ["local", "new_tracker", "remote", "server"]  # fixtures
 
 _ON_DISK = [*private.AIM, *private.ON_DISK]
 _ON_SERVER = [*private.AIM, *private.ON_SERVER]
