@@ -22,7 +22,8 @@ $(INSTALLED): pyproject.toml constraints.txt tests/transformers.txt
 	@echo "Installing into $(VENV); the first time takes a few minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --editable '.[all,dev]'
-	@$(PIP) --requirement tests/transformers.txt --no-deps --upgrade --target $(VENV)/transformers
+	@rm -rf $(VENV)/transformers
+	@$(PIP) --requirement tests/transformers.txt --no-deps --target $(VENV)/transformers
 	@touch $@
 
 demo: $(INSTALLED) ## train a small model and deliver what it logs; artefacts go to demo-output/

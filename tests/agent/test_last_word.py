@@ -20,7 +20,12 @@ def test_a_process_killed_at_any_moment_leaves_no_file(
     import os, signal
     import tracelet_otel
     from tracelet_otel.agent import client, last_word
-    {moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    from tracelet_otel.agent.last_word import say_in
+    def die(*arguments):
+        if {moment!r} == "last_word.say_in":  # the agent knows the process, and the file is there
+            say_in(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+    {moment} = die
     tracelet_otel.configure(backends="mlflow")
     tracelet_otel.log_scalar("loss", 1.0, 1)
     """

@@ -57,7 +57,7 @@ for step in range(60):
     print("step", step)
 writer.close()
 print(mlflow.active_run().info.run_name, wandb.run is run, clearml.Task.current_task() is task)
-faulthandler.dump_traceback_later(100)  # what waits then: ClearML's end was seen to, without us too
+faulthandler.dump_traceback_later(100)  # shows what waits: ClearML's end was seen to hang, without us too
 task.close()
 raise ValueError("the end")
 """

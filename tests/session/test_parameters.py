@@ -330,7 +330,7 @@ def test_each_run_block_has_what_was_found_inside(tmp_path: Path) -> None:
 
 
 def test_transformers_the_arguments_of_a_trainer(tmp_path: Path) -> None:
-    if not TRANSFORMERS.is_dir():
+    if not (TRANSFORMERS / "transformers").is_dir():
         pytest.skip("transformers is not installed for it")
     code = """
     import torch

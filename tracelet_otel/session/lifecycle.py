@@ -149,6 +149,8 @@ class Lifecycle:
             return  # not ours to change: installed from C, or ignored on purpose
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
+        self._watcher = threading.Thread(target=self._watch, name="tracelet-signals", daemon=True)
+        self._watcher.start()  # first: a handler without it would hold the process back
         self._handler = self._on_sigterm
         signal.signal(signal.SIGTERM, self._handler)
         # Tells of signals whose Python handler the user replaces after us, and at once, even while the
@@ -156,8 +158,6 @@ class Lifecycle:
         before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         if before != -1:
             signal.set_wakeup_fd(before)
-        self._watcher = threading.Thread(target=self._watch, name="tracelet-signals", daemon=True)
-        self._watcher.start()
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._signalled = True

@@ -30,10 +30,10 @@ def session() -> Session | None:
 
 
 def ready_session() -> Session | None:
-    """The session in use, if any; in a forked child it has begun again."""
+    """The session in use, if it records; in a forked child it has begun again."""
     if _session is not None and _session.is_left:
         _begin_again()
-    return _session
+    return None if _session is not None and _session.is_given_up else _session
 
 
 def signals(metrics: Sequence[str], logs: Sequence[str] | None) -> BackendSignals:
@@ -154,7 +154,7 @@ def _begin_again() -> None:
     global _lifecycle
     with _lock:
         session = _session
-        if session is None or not session.is_left:
+        if session is None or not session.is_left or session.is_given_up:
             return
         try:
             session.begin_again()

@@ -33,7 +33,7 @@ from tracelet_otel.session.pipeline import Pipeline
 from tracelet_otel.session.providers import DeclaredSdk
 from tracelet_otel.session.sampler import Sampler
 from tracelet_otel.session.sharing import RunSharing
-from tracelet_otel.session.unrecorded import CountingRecorder, UnrecordedValues
+from tracelet_otel.session.unrecorded import UnrecordedChildren
 from tracelet_otel.settings import Settings, state_folder
 
 
@@ -71,6 +71,8 @@ class Session:
         self._process = os.getpid()
         self.is_left = False
         """Whether this is a forked child in which it has not begun again."""
+        self.is_given_up = False
+        """Whether this is a forked child in which it could not begin again."""
         if continues is not None and continues.run.opened and not _same_place(continues.settings, settings):
             continues = None  # a tracker cannot move a run that it has already
         before = continues.scope.current() if continues is not None else None
@@ -92,7 +94,7 @@ class Session:
             self.run.continue_from(before)
         self._sharing = self.share(self.run)
         self.scope = RunScope(self.run)
-        self._unrecorded = UnrecordedValues()
+        self._unrecorded = UnrecordedChildren()
         self._launch, self._launched = place.launch, launcher.fingerprint()
         self._set_up(place.launch)
         if continues is not None and before is not None:
@@ -162,9 +164,11 @@ class Session:
             self.share(current).start()
 
     def give_up(self) -> None:
-        """In a forked child that cannot begin again: what it logs is counted, for the parent's last lines."""
-        self.is_left = True
-        recording.install(CountingRecorder(self._unrecorded, self.scope, self.media))
+        """In a forked child that cannot begin again: nothing is recorded, and the parent will say so."""
+        self.is_left = self.is_given_up = True
+        recording.install(None)
+        parameters.on_found(None)
+        self._unrecorded.add()
 
     def signals_for(self, settings: Settings) -> BackendSignals:
         """What a refining session inherits: the signals of the backends that both have."""
@@ -191,10 +195,11 @@ class Session:
             idle_timeout: seconds to wait for a backend that takes nothing any more; None is the setting.
 
         Returns:
-            Whether everything was delivered or, if it never can be, dropped and counted.
+            Whether everything was delivered or, if it never can be, dropped and counted. False in a forked
+            child that could not begin to record.
         """
         if self.is_left:
-            return not isinstance(recording.current(), CountingRecorder)
+            return not self.is_given_up
         return self.pipeline.flush(self.settings.shutdown_timeout if idle_timeout is None else idle_timeout)
 
     def stop(self, status: Status | None) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import queue
 import random
 import shutil
 import signal
@@ -23,6 +24,7 @@ from tracelet_otel.delivery.destination import Batch
 from tracelet_otel.delivery.spool import SpoolFullError
 from tracelet_otel.delivery.spool import spool as spools
 from tracelet_otel.delivery.spool.frame import Entry
+from tracelet_otel.delivery.spool.group_commit import GroupCommit
 from tracelet_otel.delivery.spool.queue import Queue
 from tracelet_otel.delivery.spool.reading import read
 from tracelet_otel.delivery.spool.segment import POSITION, Segment
@@ -251,28 +253,35 @@ def test_a_digest_is_no_way_out_of_the_folder(tmp_path: Path) -> None:
 
 def test_many_threads_share_a_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = queue_in(tmp_path)
-    real, calls = os.fsync, [0]
+    fsync, sync, calls = os.fsync, GroupCommit.sync, [0]
     begun, may_end = threading.Event(), threading.Event()
+    came = queue.Queue[None]()
 
     def slow(descriptor: int) -> None:
         calls[0] += 1
         begun.set()
         assert may_end.wait(30)
-        real(descriptor)
+        fsync(descriptor)
+
+    def counted(self: GroupCommit) -> None:
+        came.put(None)
+        sync(self)
+
+    def work(number: int) -> None:
+        spool.append(metrics(f"{number}", range(10)))
+        files(spool).sync()
 
     monkeypatch.setattr(os, "fsync", slow)
-    spool.append(metrics("first", range(1)))
-    threads = [threading.Thread(target=files(spool).sync) for _ in range(17)]
-    threads[0].start()
-    assert begun.wait(30)
-    for number in range(160):
-        spool.append(metrics(f"{number}", range(1)))
-    for thread in threads[1:]:
+    monkeypatch.setattr(GroupCommit, "sync", counted)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
         thread.start()
+        came.get(timeout=30)
+        assert begun.wait(30)  # the first holds the disk from here on
     may_end.set()
     for thread in threads:
         thread.join()
-    assert files(spool).points == 161
+    assert files(spool).points == 160
     assert calls[0] <= 4  # a file and its folder, once for the first and once for all others
     spool.close()
 
