@@ -47,6 +47,7 @@ def agents(temporary_folder: Path) -> Iterator[Agents]:
     with tempfile.TemporaryDirectory(prefix="agents-", dir=temporary_folder) as folder:
         made = Agents(Path(folder))
         yield made
+        sys.stderr.write(made.log())  # shown where the test has failed
         made.finish()
 
 

@@ -281,7 +281,7 @@ def test_every_value_is_in_every_tracker_under_its_writer(tmp_path: Path, databa
         in_files = written(work)
         assert [in_files[f"{work}/trials/{number}", "best"] for number in range(2)] == TRIALS
         runs = run_ids(tmp_path)
-        assert len(runs) == shape.runs
+        assert len(runs) == shape.runs, done.stderr
         files = [(run_id, path) for run_id in runs for path in subjects["mlflow"].files(run_id)]
         environments = Counter(run_id for run_id, path in files if "environment.json" in path)
         assert set(environments.values()) == {1}

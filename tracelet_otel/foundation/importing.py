@@ -47,6 +47,22 @@ def without(*packages: str) -> Generator[None]:
         sys.meta_path.remove(finder)
 
 
+@contextmanager
+def all_or_nothing(package: str) -> Generator[None]:
+    """In a process of ours, removes what an import of a package that fails leaves of it.
+
+    Python keeps the modules below it. Beside them MLflow and W&B cannot be imported again: the package, they
+    find, is partially initialized. So one error, such as no free descriptor, would cost the tracker for good.
+    """
+    try:
+        yield
+    except BaseException:
+        if _in_own_process and package not in sys.modules:
+            for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+                del sys.modules[name]
+        raise
+
+
 class _Absent(MetaPathFinder):
     def __init__(self, packages: Sequence[str]) -> None:
         self._packages = packages

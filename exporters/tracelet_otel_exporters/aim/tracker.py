@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError
-from tracelet_otel.foundation.importing import IMPORTING
+from tracelet_otel.foundation.importing import IMPORTING, all_or_nothing
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
@@ -71,7 +71,7 @@ class AimTracker:
     def load(self) -> None:
         """Imports AIM; a repository on disk is opened, or created, which takes AIM seconds."""
         is_remote = (self._repo or "").startswith("aim://")
-        with errors(), IMPORTING:
+        with errors(), IMPORTING, all_or_nothing("aim"):
             importlib.import_module("aim")
             private.check_version()
             (private.ON_SERVER if is_remote else private.ON_DISK).check()

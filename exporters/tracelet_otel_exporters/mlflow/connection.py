@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel.foundation.importing import IMPORTING, without
+from tracelet_otel.foundation.importing import IMPORTING, all_or_nothing, without
 from tracelet_otel.foundation.locks import acquire
 from tracelet_otel_exporters.mlflow import private
 from tracelet_otel_exporters.shared.client_errors import TRANSIENT_STATUS, ClientErrors, retry_after
@@ -155,9 +155,10 @@ def _import_mlflow() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     try:
         # The package mlflow-skinny has the client without them. They take a third of its memory.
-        with contextlib.suppress(ImportError), without("pandas", "pyarrow"):
+        with contextlib.suppress(ImportError), all_or_nothing("mlflow"), without("pandas", "pyarrow"):
             importlib.import_module("mlflow")
-        importlib.import_module("mlflow")
+        with all_or_nothing("mlflow"):
+            importlib.import_module("mlflow")
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

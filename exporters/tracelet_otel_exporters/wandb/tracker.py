@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tracelet_otel.foundation.errors import DeliveryError, PermanentError, TransientError
-from tracelet_otel.foundation.importing import IMPORTING
+from tracelet_otel.foundation.importing import IMPORTING, all_or_nothing
 from tracelet_otel.foundation.logs import get_logger
 from tracelet_otel.otlp.records import Point, Record, RunInfo, Series, SystemPoint
 from tracelet_otel.semconv import Status
@@ -86,7 +86,7 @@ class WandbTracker:
 
     def load(self) -> None:
         """Imports W&B and starts a ``wandb-core`` process."""
-        with errors(), IMPORTING:
+        with errors(), IMPORTING, all_or_nothing("wandb"):
             import wandb  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
             private.WANDB.check()
