@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import event_files
+from tests.support.agents import Agents
 from tests.support.scripts import run_script, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import TRACKERS, backends, run_ids, scalars, subjects_in
@@ -259,7 +260,9 @@ def rates(subject: Subject, runs: set[str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_value_is_in_every_tracker_under_its_writer(tmp_path: Path, database: Path, name: str) -> None:
+def test_every_value_is_in_every_tracker_under_its_writer(
+    tmp_path: Path, database: Path, agents: Agents, name: str
+) -> None:
     if name == "ray" and sys.version_info >= (3, 14):
         pytest.skip("there is no Ray for it")
     shape = SHAPES[name]
@@ -278,6 +281,7 @@ def test_every_value_is_in_every_tracker_under_its_writer(tmp_path: Path, databa
         zero_code = shape.method in ("ddp", "ddp_spawn")
         done = run_script(work, code, *shape.words, zero_code=zero_code, variables=variables, timeout=250)
         assert done.returncode == 0, done.stderr
+        agents.wait_until_gone()
         in_files = written(work)
         assert [in_files[f"{work}/trials/{number}", "best"] for number in range(2)] == TRIALS
         runs = run_ids(tmp_path)
