@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.instrumentation.conftest import Captured, Library
+from tracelet_otel import recording
 from tracelet_otel.instrumentation.tensorboard.trials import Trial, trials_of
+from tracelet_otel.recording.logged import json_event
 from tracelet_otel.recording.run import Run
 from tracelet_otel.semconv import RUN_STATUS
 
@@ -59,6 +61,24 @@ def test_the_copy_of_the_first_trial_is_exact(library: Library, captured: Captur
     }
     assert by_run[child] == by_run[captured.scope.default.id]
     assert len(by_run[child]) == 3
+
+
+def test_trials_of_two_threads_both_end_after_their_values(captured: Captured, tmp_path: Path) -> None:
+    recorder = recording.current()
+    assert recorder is not None
+    trials = trials_of(captured.scope.default)
+    first, second = (trials.find(f"{tmp_path}/{number}", {"lr": number}) for number in range(2))
+    for trial in (second, first):
+        params = json_event("params", b'{"lr": 0}', trial.run)
+        trial.recording(recorder, params, "1795915774.06")
+        recorder.event(params)
+    second.end(recorder, "finished")
+    first.recording(recorder, json_event("tags", b"{}", first.run), "1795915774.06")
+    first.end(recorder, "finished")
+    for child in child_trials(captured):
+        kinds = [one.kind for one in captured.records() if one.run_id == child.run.id]
+        assert [kind for kind in kinds if kind in ("params", "status")] == ["params", "status"]
+        assert kinds[-1] == "status"
 
 
 def test_the_same_parameters_are_the_same_trial(library: Library, captured: Captured, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class Trial:
     """What its values go to: the run of the trials itself, or a child run."""
     kept: deque[Value] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
     """What came of it, while it may yet get a child run."""
+    is_written: bool = False
+    """Whether the ``add_hparams`` has ended."""
 
     def recording(self, recorder: Recorder, value: Value, folder: str) -> None:
         """Is called before a value of the trial is recorded in its run.
@@ -76,9 +78,12 @@ class Trial:
     def end(self, recorder: Recorder, status: Status) -> None:
         """Is called after the ``add_hparams``."""
         with _lock:
+            self.is_written = True
             if self.run is not self.of.run:
                 if not (self.run.ended or self.run.joined):
                     recorder.end_run(self.run, status)
+            elif (child := self.of.others.get(self.key)) is not None:
+                child.end(recorder, status)
             elif self.of.first is self and not self.kept:
                 self.of.first = None  # the call failed before it wrote anything
 
@@ -104,6 +109,7 @@ class Trials:
             if self.first is None and not self.others and is_alone:
                 self.first = Trial(self, key, folder, _name(params), self.run)
             if self.first is not None and self.first.key == key:
+                self.first.is_written = False
                 return self.first
             return self._child(key, folder, _name(params))
 
@@ -120,7 +126,8 @@ class Trials:
             else:
                 scalar, step, time_unix_nano = value
                 recorder.scalar((scalar.tag, scalar.value, step, time_unix_nano, scalar.single, child.run))
-        child.end(recorder, "finished")
+        if first.is_written:  # else another thread is writing it, and ends the child run
+            child.end(recorder, "finished")
 
     def _child(self, key: str, folder: str, name: str) -> Trial:
         run = self.run
