@@ -413,6 +413,25 @@ def test_a_child_that_cannot_record_says_so_once_and_is_counted_at_the_end(tmp_p
     )
 
 
+def test_the_child_of_a_child_that_cannot_record_tries_again(tmp_path: Path) -> None:
+    script = """
+    def below():
+        tracelet_otel.log_scalar("below", 1.0, 0)
+
+    def work():
+        start, threading.Thread.start = threading.Thread.start, None
+        tracelet_otel.log_scalar("child", 1.0, 0)
+        threading.Thread.start = start
+        assert ended(forked(below)) == 0
+
+    tracelet_otel.log_scalar("loss", 0.0, 0)
+    assert ended(forked(work)) == 0
+    """
+    found = told(tmp_path, script)
+    assert found.points == {("first", "loss"): [(0, 0.0)], ("first", "below"): [(0, 1.0)]}
+    assert found.done.stderr.count("is recorded") == 1
+
+
 def test_children_that_live_on_do_not_keep_the_agent(tmp_path: Path, database: Path, agents: Agents) -> None:
     code = """
     import os, sys, threading, time

@@ -141,7 +141,7 @@ class Session:
         Args:
             begin_again: called with the child's first value; has to call :meth:`begin_again`.
         """
-        self.is_left = True
+        self.is_left, self.is_given_up = True, False
         for run in self.scope.all():
             run.open_again(self._process)
         self._process = os.getpid()
