@@ -12,7 +12,7 @@ from tests.support import event_files
 from tests.support.agents import Agents
 from tests.support.mlflow_subject import MLflowSubject
 from tests.support.recorded import TO_A_FILE, recorded
-from tests.support.scripts import run_script
+from tests.support.scripts import ray_in, run_script
 
 pytestmark = [
     pytest.mark.slow,
@@ -129,13 +129,7 @@ def test_trials_tasks_and_actors(tmp_path: Path, database: Path, agents: Agents)
     given = {"FOLDER": str(tmp_path), "DATABASE": f"sqlite:///{database}"}
     code = "".join(f"{key} = {value!r}\n" for key, value in given.items()) + SCRIPT
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        variables = {
-            "HOME": folder,  # Ray writes nothing outside
-            "RAY_TMPDIR": folder,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-            **TO_A_FILE,  # for bare trials
-        }
+        variables = {**ray_in(folder), **TO_A_FILE}  # a file has what bare trials log
         done = run_script(tmp_path, code, variables=variables, timeout=350)
     assert done.returncode == 0, done.stderr
     agents.wait_until_gone()

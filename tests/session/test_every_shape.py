@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support.agents import Agents
-from tests.support.scripts import run_script, write_script
+from tests.support.scripts import ray_in, run_script, write_script
 from tests.support.subject import Subject
 from tests.support.trackers import TRACKERS, backends, run_ids, scalars, subjects_in
 from tracelet_otel.recording.writer_names import series_tag
@@ -145,7 +145,7 @@ if __name__ == "__main__":
     from fitting import fit
 
     write("one", "started", 0, 1)
-    fit(f"{WORK}/lightning", part, is_tested=METHOD in ("ddp", "ddp_spawn"), strategy=METHOD, devices=2)
+    fit(f"{WORK}/lightning", part, is_tested=IS_TESTED, strategy=METHOD, devices=2)
 """
 
 TORCHRUN = (
@@ -269,17 +269,18 @@ def test_every_value_is_in_every_tracker_under_its_writer(
     work = tmp_path / "work"
     work.mkdir()
     with subjects_in(tmp_path, database) as subjects, tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        given = {"WORK": str(work), "BACKENDS": backends(tmp_path), "METHOD": shape.method}
-        code = "".join(f"{key} = {value!r}\n" for key, value in given.items()) + PART + shape.script
-        variables = {
-            "HOME": folder,
-            "RAY_TMPDIR": folder,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        is_tested = shape.method in ("ddp", "ddp_spawn")
+        given = {
+            "WORK": str(work),
+            "BACKENDS": backends(tmp_path),
+            "METHOD": shape.method,
+            "IS_TESTED": is_tested,
         }
+        code = "".join(f"{key} = {value!r}\n" for key, value in given.items()) + PART + shape.script
         write_script(work, FITTING, "fitting.py")
-        zero_code = shape.method in ("ddp", "ddp_spawn")
-        done = run_script(work, code, *shape.words, zero_code=zero_code, variables=variables, timeout=250)
+        done = run_script(
+            work, code, *shape.words, zero_code=is_tested, variables=ray_in(folder), timeout=250
+        )
         assert done.returncode == 0, done.stderr
         agents.wait_until_gone()
         in_files = written(work)
@@ -292,7 +293,7 @@ def test_every_value_is_in_every_tracker_under_its_writer(
         if shape.method.startswith("ddp"):
             assert len([path for _, path in files if "model_summary" in path]) == 1
             assert {value for _, value in in_files[f"{work}/lightning", "ranks"]} == {0.5}
-            assert ((f"{work}/lightning", "test") in in_files) == (shape.method in ("ddp", "ddp_spawn"))
+            assert ((f"{work}/lightning", "test") in in_files) == is_tested
         same = epochs_once if shape.method == "ddp_spawn" else dict
         for tracker in TRACKERS:
             assert same(stored(subjects[tracker], runs, in_files)) == same(in_files), tracker

@@ -30,8 +30,11 @@ def flat(params: dict[str, Any]) -> dict[str, str]:
     return {name: as_text(value) for name, value in flatten(params)}
 
 
-def run(folder: Path, code: str, *arguments: str, zero_code: bool = True, returns: int = 0) -> str:
-    done = run_script(folder, code, *arguments, zero_code=zero_code, variables=TO_A_FILE)
+def run(
+    folder: Path, code: str, *arguments: str, zero_code: bool = True, returns: int = 0, **variables: str
+) -> str:
+    variables |= TO_A_FILE
+    done = run_script(folder, code, *arguments, zero_code=zero_code, variables=variables)
     assert done.returncode == returns, done.stderr
     return done.stderr
 
@@ -355,9 +358,7 @@ def test_transformers_the_arguments_of_a_trainer(tmp_path: Path) -> None:
     data = [{"x": torch.ones(2), "labels": torch.ones(1)} for _ in range(8)]
     Trainer(model=Model(), args=arguments, train_dataset=data).train()
     """
-    variables = {**TO_A_FILE, "PYTHONPATH": str(TRANSFORMERS)}
-    done = run_script(tmp_path, code, zero_code=False, variables=variables)
-    assert done.returncode == 0, done.stderr
+    run(tmp_path, code, zero_code=False, PYTHONPATH=str(TRANSFORMERS))
     [(status, params, values)] = stored(tmp_path)
     assert status == "finished"
     assert len(values["train/loss"]) == 2

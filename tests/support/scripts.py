@@ -44,6 +44,16 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**environment, **OURS, **isolation, **extra}
 
 
+def ray_in(folder: str) -> dict[str, str]:
+    """In the environment of a script that uses Ray: it writes below a folder alone, and Tune logs nothing."""
+    return {
+        "HOME": folder,
+        "RAY_TMPDIR": folder,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    }
+
+
 def check_failures(said: str) -> None:
     """Fails if a process said that something of ours failed: tests in this process see that raised."""
     failures = [line for line in said.splitlines() if FAILED in line]
